@@ -1,0 +1,171 @@
+"""
+The boundary between the Python control plane and the Rust request path.
+
+Everything Python may ask of the engine is here; everything else in Rust is
+private.  All methods may be called from any thread and release the GIL while
+they wait.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, final
+
+class EngineError(Exception):
+    """What the engine refuses or fails at, with a canonical status code."""
+
+    code: int  # canonical code, as in google.rpc.Code; 3 is INVALID_ARGUMENT
+    message: str
+
+class ServerOptions(Protocol):
+    """What the engine reads once, when it is made; any object with these attributes."""
+
+    grpc_host: str  # address to bind, "0.0.0.0"
+    grpc_port: int | None  # None: no TCP listener; 0: any free port
+    grpc_socket_path: str  # "": no Unix socket
+    grpc_server_key: str  # PEM texts; "" and "": no TLS
+    grpc_server_cert: str
+    grpc_custom_ca: str  # PEM text of the client roots, ""
+    grpc_client_verify: bool  # a client must show a certificate of custom_ca
+    rest_port: int | None  # None: no REST; 0: any free port
+    rest_timeout_ms: int  # <= 0: none
+    rest_enable_cors: bool
+    io_threads: int  # 0: one for each core this process may use
+    compute_threads: int  # most runs at one time
+    enable_signature_method_name_check: bool
+    enable_serialization_as_tensor_content: bool
+    enable_grpc_healthcheck_service: bool
+    prometheus_path: str  # "": TensorFlow Serving's page is not served
+    metrics_path: str  # "": our own page is not served
+    max_message_bytes: int  # gRPC
+    max_body_bytes: int  # REST, before and after decompression
+
+@final
+class Servable:
+    """One loaded version, in whatever runtime; requests run on it once published."""
+
+    @property
+    def signature_def_map(self) -> bytes:
+        """Serialized tensorflow.serving.SignatureDefMap of the version."""
+
+    def predict(
+        self,
+        request: bytes,
+    ) -> bytes:
+        """
+        Run one serialized PredictRequest; for warm-up and tests.
+
+        The model name and version in the request are ignored.
+
+        Raises:
+            EngineError: what the request would have been answered over gRPC.
+        """
+
+    def in_use(self) -> bool:
+        """Return whether a request or a published snapshot still holds it."""
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """
+        Wait until nothing uses it, free it, and give its memory back to the system.
+
+        Returns False when something still used it after timeout_s seconds; the
+        servable then stays as it was and may be closed again.  Blocks.
+        """
+
+def load_tensorflow(library_directory: str) -> str:
+    """
+    Open the C library of an installed TensorFlow and return its version.
+
+    library_directory holds libtensorflow_cc.so.2.  Idempotent.  Takes a few
+    tenths of a second the first time.
+
+    Raises:
+        EngineError: FAILED_PRECONDITION when there is none that fits.
+    """
+
+def load_saved_model(
+    path: str, tags: Sequence[str], session_config: bytes, inter_op_in_caller: bool
+) -> Servable:
+    """
+    Open a SavedModel with TensorFlow's C API.
+
+    session_config is a serialized tensorflow.ConfigProto.  With
+    inter_op_in_caller a graph runs in the thread that asks for it where that is
+    faster; without it always on TensorFlow's inter-op pool.  Blocks, without the
+    GIL, on the calling thread and at its priority.
+
+    Raises:
+        EngineError: with TensorFlow's own code and text.
+    """
+
+class PythonServable(Protocol):
+    """
+    What the engine asks of a servable written in Python.
+
+    A tensor crosses as (DataType number, shape, data): data is a C-contiguous
+    buffer in the machine's byte order, or a list of bytes for DT_STRING.
+    """
+
+    def run(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, tuple[int, tuple[int, ...], object]],
+        outputs: Sequence[str],
+    ) -> Sequence[tuple[int, tuple[int, ...], object]]: ...
+
+def python_servable(servable: PythonServable, signature_def_map: bytes) -> Servable:
+    """Make a Python object a servable; it is called on threads of the engine's own."""
+
+@final
+class Engine:
+    """The two front ends, and the serving map that their requests read."""
+
+    def __init__(self, options: ServerOptions) -> None: ...
+    def publish(
+        self,
+        servables: Mapping[str, Mapping[int, Servable]],
+        labels: Mapping[str, Mapping[str, int]],
+    ) -> None:
+        """
+        Replace the whole serving map at once: name to version to servable, and labels.
+
+        A request that began before keeps what it resolved.  Never blocks.
+        """
+
+    def set_version_state(
+        self, name: str, version: int, state: int, code: int, message: str
+    ) -> None:
+        """Record what GetModelStatus answers; state and code as on the wire."""
+
+    def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
+        """
+        Say who carries out HandleReloadConfigRequest.
+
+        The handler gets the serialized ModelServerConfig and returns a canonical
+        code and text.  It is called on a thread of its own and may block.
+        """
+
+    def set_ready(self, ready: bool) -> None:
+        """Set what readiness probes see; false before the first load and while draining."""
+
+    def start_grpc(self) -> int | None:
+        """
+        Open the gRPC listeners and return the TCP port, None without one.
+
+        Raises:
+            EngineError: INVALID_ARGUMENT when an address cannot be bound.
+        """
+
+    def start_rest(self) -> int:
+        """Open the REST listener and return its port; raises as start_grpc does."""
+
+    def stop(self, grace_s: float) -> bool:
+        """
+        Stop accepting, finish what is in flight for up to grace_s seconds, close.
+
+        Returns whether everything had finished.  Blocks.
+        """
+
+    def metrics(self) -> str:
+        """Return the page served at metrics_path."""
+
+def bench(spec_json: str, progress: Callable[[float], None] | None = None) -> str:
+    """Drive a server with load as spec_json says and return the result as JSON."""
