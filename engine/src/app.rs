@@ -1,0 +1,129 @@
+//! What the front ends share: options, the serving map, version states, compute threads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+
+use crate::compute::Compute;
+use crate::inference::model_status::VersionStates;
+use crate::serving_map::{ServableHandle, ServingMap};
+use crate::servable::RunOptions;
+use crate::status::{Result, Status};
+use crate::tensor::Tensor;
+
+/// What the engine is told once, when it is made; see `ServerOptions` in `_engine.pyi`.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "python", derive(pyo3::FromPyObject))]
+pub struct Options {
+    pub grpc_host: String,
+    pub grpc_port: Option<u16>,
+    pub grpc_socket_path: String,
+    pub grpc_server_key: String,
+    pub grpc_server_cert: String,
+    pub grpc_custom_ca: String,
+    pub grpc_client_verify: bool,
+    pub rest_port: Option<u16>,
+    pub rest_timeout_ms: i64,
+    pub rest_enable_cors: bool,
+    pub io_threads: usize,
+    pub compute_threads: usize,
+    pub enable_signature_method_name_check: bool,
+    pub enable_serialization_as_tensor_content: bool,
+    pub enable_grpc_healthcheck_service: bool,
+    pub prometheus_path: String,
+    pub metrics_path: String,
+    pub max_message_bytes: usize,
+    pub max_body_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            grpc_host: "0.0.0.0".to_owned(),
+            grpc_port: None,
+            grpc_socket_path: String::new(),
+            grpc_server_key: String::new(),
+            grpc_server_cert: String::new(),
+            grpc_custom_ca: String::new(),
+            grpc_client_verify: false,
+            rest_port: None,
+            rest_timeout_ms: 30_000,
+            rest_enable_cors: false,
+            io_threads: 0,
+            compute_threads: 0,
+            enable_signature_method_name_check: false,
+            enable_serialization_as_tensor_content: false,
+            enable_grpc_healthcheck_service: false,
+            prometheus_path: String::new(),
+            metrics_path: String::new(),
+            max_message_bytes: i32::MAX as usize,
+            max_body_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Who carries out a reload: takes a serialized `ModelServerConfig`, may block.
+pub type ReloadHandler = Arc<dyn Fn(Vec<u8>) -> Status + Send + Sync>;
+
+/// Everything a front end needs to answer requests.
+pub struct App {
+    pub options: Options,
+    pub map: ServingMap,
+    pub states: VersionStates,
+    pub compute: Compute,
+    pub ready: AtomicBool,
+    pub reload: RwLock<Option<ReloadHandler>>,
+}
+
+impl App {
+    pub fn new(options: Options) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if options.compute_threads == 0 { 4 * cores } else { options.compute_threads };
+        Self {
+            options,
+            map: ServingMap::default(),
+            states: VersionStates::default(),
+            compute: Compute::new(threads),
+            ready: AtomicBool::new(false),
+            reload: RwLock::default(),
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Run a servable on a compute thread. Feeds and fetches are names in its graph.
+    ///
+    /// The answer comes at the deadline at the latest, even when the run goes on.
+    ///
+    /// # Errors
+    /// What the runtime says, or DEADLINE_EXCEEDED.
+    pub async fn run(
+        &self,
+        handle: Arc<ServableHandle>,
+        feeds: Vec<(String, Tensor)>,
+        fetches: Vec<String>,
+        options: RunOptions,
+    ) -> Result<Vec<Tensor>> {
+        let run = self.compute.run(move || handle.servable.run(feeds, &fetches, options));
+        match options.deadline {
+            None => run.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), run)
+                .await
+                .unwrap_or_else(|_| Err(deadline_exceeded())),
+        }
+    }
+}
+
+fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("Timed out waiting for notification")
+}
+
+/// The deadline of a request that may take `timeout_ms` from now; none when that is not positive.
+pub fn deadline_after_ms(timeout_ms: i64) -> Option<Instant> {
+    let timeout = u64::try_from(timeout_ms).ok().filter(|&ms| ms > 0)?;
+    Instant::now().checked_add(Duration::from_millis(timeout))
+}

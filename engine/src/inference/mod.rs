@@ -1,0 +1,4 @@
+//! What the server can be asked, without a word of any protocol.
+
+pub mod model_status;
+pub mod predict;

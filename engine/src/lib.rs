@@ -1,0 +1,13 @@
+//! The request path of `servable`: everything between a socket and a model's answer.
+//!
+//! Layers, each knowing only those to its right: `frontend` → `inference` → (`batching` |
+//! `serving_map`) → `servable` → `tensor` → `status`. The Python module stands beside them.
+
+pub mod app;
+pub mod compute;
+pub mod frontend;
+pub mod inference;
+pub mod servable;
+pub mod serving_map;
+pub mod status;
+pub mod tensor;

@@ -1,0 +1,65 @@
+//! What requests are run on: any runtime that takes named tensors and gives named tensors back.
+
+#[cfg(feature = "python")]
+pub mod python;
+pub mod tensorflow;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::status::Result;
+use crate::tensor::{Shape, Tensor};
+
+/// What a SignatureDef says of one of its tensors. Nothing here is believed: the graph decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The tensor's name in the graph, such as `x:0`; empty when it has none (a sparse encoding).
+    pub name: String,
+    /// Number of `DataType`: possibly a reference type, or 0 where none was given.
+    pub dtype: i32,
+    /// Sizes, −1 where unknown; `None` for an unknown rank.
+    pub shape: Option<Shape>,
+}
+
+/// Named inputs, outputs and method of a servable.
+#[derive(Debug, Default)]
+pub struct Signature {
+    pub inputs: BTreeMap<String, TensorInfo>,
+    pub outputs: BTreeMap<String, TensorInfo>,
+    pub method_name: String,
+    /// Serialized `TensorProto`s of the inputs that may be left out.
+    pub defaults: BTreeMap<String, Bytes>,
+    /// The SignatureDef as text, for the messages that quote it.
+    pub text: String,
+}
+
+pub type Signatures = BTreeMap<String, Signature>;
+
+/// The signature that requests mean when they name none.
+pub const DEFAULT_SIGNATURE: &str = "serving_default";
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// When the answer is of no use any more.
+    pub deadline: Option<Instant>,
+}
+
+/// One loaded version. Called from several threads at once.
+pub trait Servable: Send + Sync {
+    fn signatures(&self) -> &Signatures;
+
+    /// Serialized `SignatureDefMap`, as metadata answers carry it.
+    fn signature_def_map(&self) -> &Bytes;
+
+    /// Feed tensors by their names in the graph and fetch others, in the order of `fetches`.
+    /// Blocks the calling thread.
+    fn run(
+        &self,
+        feeds: Vec<(String, Tensor)>,
+        fetches: &[String],
+        options: RunOptions,
+    ) -> Result<Vec<Tensor>>;
+}
