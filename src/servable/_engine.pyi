@@ -113,7 +113,6 @@ class PythonServable(Protocol):
 
 def python_servable(servable: PythonServable, signature_def_map: bytes) -> Servable:
     """Make a Python object a servable; it is called on threads of the engine's own."""
-
 @final
 class Engine:
     """The two front ends, and the serving map that their requests read."""

@@ -1,0 +1,5 @@
+"""Messages of xla/tsl/protobuf/coordination_config.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_messages
+
+define_messages(globals(), "xla/tsl/protobuf/coordination_config.proto")

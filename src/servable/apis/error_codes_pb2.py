@@ -1,0 +1,5 @@
+"""Messages of xla/tsl/protobuf/error_codes.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_messages
+
+define_messages(globals(), "xla/tsl/protobuf/error_codes.proto")

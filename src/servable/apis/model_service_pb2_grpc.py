@@ -1,0 +1,5 @@
+"""Services of tensorflow_serving/apis/model_service.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_services
+
+define_services(globals(), "tensorflow_serving/apis/model_service.proto")

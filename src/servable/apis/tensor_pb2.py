@@ -1,0 +1,5 @@
+"""Messages of tensorflow/core/framework/tensor.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_messages
+
+define_messages(globals(), "tensorflow/core/framework/tensor.proto")

@@ -1,0 +1,5 @@
+"""Messages of tensorflow_serving/config/thread_pool_factory_config.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_messages
+
+define_messages(globals(), "tensorflow_serving/config/thread_pool_factory_config.proto")

@@ -1,0 +1,5 @@
+"""Messages of google/protobuf/wrappers.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_messages
+
+define_messages(globals(), "google/protobuf/wrappers.proto")
