@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import re
 import subprocess
 import sys
 from concurrent import futures
@@ -51,12 +52,10 @@ def test_every_proto_file_has_its_module() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_module_exposes_what_its_stub_promises(name: str) -> None:
     module = importlib.import_module(f"servable.apis.{name}")
-    promised = {"DESCRIPTOR"} | {
-        line.removeprefix("class ").partition("(")[0].rstrip(":")
-        for line in (APIS / f"{name}.pyi").read_text().splitlines()
-        if line.startswith("class ")
-    }
+    stub = (APIS / f"{name}.pyi").read_text()
+    promised = set(re.findall(r"^(?:class |def )?(\w+)[:(]", stub, re.MULTILINE))
 
+    assert promised
     assert promised <= vars(module).keys()
 
 
