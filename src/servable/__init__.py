@@ -1,0 +1,1 @@
+"""A model server for TensorFlow models that speaks the TensorFlow Serving API."""

@@ -1,0 +1,385 @@
+"""
+The manager: takes what is aspired, and makes it so.
+
+One thread hears all events, asks the ServableStream concerned what follows, and
+has that done.  Whatever may block (estimates, loads, unloads) runs on two pools,
+and comes back as an event.  Nothing sleeps: retries are due times on a heap.
+
+    set_aspired_versions ─┐                      ┌─▶ event bus, serving map
+    estimates, loads ─────┼─▶ inbox ─▶ stream ───┤
+    unloads, due times ───┘                      └─▶ load pool, unload pool
+"""
+
+import contextlib
+import heapq
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from servable.core.event_bus import EventBus
+from servable.core.loader import Loader
+from servable.core.loader_harness import RetryPolicy
+from servable.core.resources import ResourcePool
+from servable.core.servable_data import ServableData
+from servable.core.servable_id import ServableId
+from servable.core.servable_state import ManagerState, ServableState
+from servable.core.servable_stream import (
+    Effect,
+    PublishState,
+    Release,
+    Reserve,
+    RetryAt,
+    ServableStream,
+    Serve,
+    StartLoad,
+    StartUnload,
+    Withdraw,
+)
+from servable.core.serving_map import ServingMap
+from servable.core.version_policy import (
+    AspiredVersionPolicy,
+    AvailabilityPreservingPolicy,
+)
+from servable.core.worker_pool import Pool, WorkerPool
+from servable.errors import ResourceExhausted, ServingError, from_code, from_exception
+
+_log = logging.getLogger(__name__)
+
+
+class AspiredVersionsManager:
+    """
+    Owns all versions: loads, serves, unloads.  A Target of Loaders; thread-safe.
+
+    Args:
+        serving_map: gets what is READY, before AVAILABLE is published, and loses it
+            after UNLOADING was.
+        event_bus: gets every ServableState; subscribers run on the manager's thread.
+        policy: which step comes next in each stream.
+        retry_policy: when a load that failed is tried again.
+        resources: what loads reserve their memory in.
+        load_pool: where estimates and loads run; one thread when left out.
+        unload_pool: where unloads run and wait for the last handle.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        serving_map: ServingMap,
+        event_bus: EventBus[ServableState],
+        *,
+        policy: AspiredVersionPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
+        resources: ResourcePool | None = None,
+        load_pool: Pool | None = None,
+        unload_pool: Pool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._serving_map = serving_map
+        self._event_bus = event_bus
+        self._policy = policy or AvailabilityPreservingPolicy()
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._resources = resources or ResourcePool()
+        self._load_pool = load_pool or new_load_pool(0)
+        self._unload_pool = unload_pool or new_unload_pool(0)
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        # All below belongs to the manager's thread.
+        self._streams: dict[str, ServableStream] = {}
+        self._retries: list[tuple[float, ServableId]] = []
+        self._awaiting_resources: list[_Estimated] = []
+        self._holding: set[ServableId] = set()  # reserved, and loading or unloading
+        self._is_stopping = False
+        self._is_left = False
+        self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
+        self._is_empty = threading.Event()
+
+    def start(self) -> None:
+        """Begin to act; what was aspired before is done now."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """
+        Unload everything, wait for that, and end the manager's thread.
+
+        Returns False when something was still in use after *timeout_s* seconds; it
+        is then left as it is.  Only after `start`.  Blocks.
+        """
+        self._inbox.put(_Stop())
+        is_empty = self._is_empty.wait(timeout_s)
+        self._inbox.put(_Leave())
+        self._thread.join(timeout_s)
+        self._load_pool.close()
+        self._unload_pool.close()
+        return is_empty
+
+    def set_aspired_versions(
+        self, name: str, versions: Sequence[ServableData[Loader]]
+    ) -> None:
+        """Take *versions* as all that are wanted of *name*; see Target."""
+        for data in versions:
+            if data.id.name != name:
+                raise ValueError(f"{data.id} is no version of {name}")
+        self._inbox.put(_Aspired(name, tuple(versions)))
+
+    def process(self) -> float | None:
+        """
+        Handle all that has come in and is due, without waiting.
+
+        Returns when to call again though nothing has come in, None for never.  Only
+        for the manager's thread, and for tests in its place.
+        """
+        while True:
+            try:
+                self._handle(self._inbox.get_nowait())
+            except queue.Empty:
+                break
+        return self._handle_due(self._clock())
+
+    def _run(self) -> None:
+        while not self._is_left:
+            due_at = self.process()
+            timeout_s = None if due_at is None else max(due_at - self._clock(), 0.0)
+            with contextlib.suppress(queue.Empty):
+                self._handle(self._inbox.get(timeout=timeout_s))
+
+    def _handle(self, message: "_Message") -> None:
+        try:
+            self._dispatch(message)
+        except Exception:  # noqa: BLE001 - our fault must not stop other streams
+            _log.exception("The manager failed on %s", message)
+
+    def _dispatch(self, message: "_Message") -> None:
+        now = self._clock()
+        match message:
+            case _Aspired(name, versions):
+                wanted = () if self._is_stopping else versions
+                self._carry_out(self._stream(name).aspire(wanted, now))
+                self._forget_if_empty(name)
+            case _Estimated():
+                self._awaiting_resources.append(message)
+            case _LoadFinished(servable_id, error):
+                self._holding.discard(servable_id)
+                _log_load(servable_id, error)
+                stream = self._stream(servable_id.name)
+                self._carry_out(stream.load_finished(servable_id, error, now))
+                self._forget_if_empty(servable_id.name)
+            case _UnloadFinished(servable_id, error):
+                self._holding.discard(servable_id)
+                _log_unload(servable_id, error)
+                stream = self._stream(servable_id.name)
+                self._carry_out(stream.unload_finished(servable_id, error, now))
+                self._forget_if_empty(servable_id.name)
+            case _Stop():
+                self._is_stopping = True
+                for stream in list(self._streams.values()):
+                    self._carry_out(stream.aspire([], now))
+                    self._forget_if_empty(stream.name)
+            case _Leave():
+                self._is_left = True
+        self._reserve_waiting(now)
+        if self._is_stopping and not self._streams:
+            self._is_empty.set()
+
+    def _handle_due(self, now: float) -> float | None:
+        while self._retries and self._retries[0][0] <= now:
+            _, servable_id = heapq.heappop(self._retries)
+            if stream := self._streams.get(servable_id.name):
+                self._carry_out(stream.retry_due(servable_id, now))
+        times = [
+            self._retries[0][0] if self._retries else None,
+            self._load_pool.relieve(now),
+            self._unload_pool.relieve(now),
+        ]
+        return min((t for t in times if t is not None), default=None)
+
+    def _stream(self, name: str) -> ServableStream:
+        if name not in self._streams:
+            stream = ServableStream(name, self._policy, self._retry_policy)
+            self._streams[name] = stream
+        return self._streams[name]
+
+    def _forget_if_empty(self, name: str) -> None:
+        if self._streams[name].is_empty:
+            del self._streams[name]
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case PublishState(state):
+                    _log_state(state)
+                    self._event_bus.publish(state)
+                case Reserve(servable_id, loader, retry):
+                    _log_retry(servable_id, retry)
+                    self._load_pool.submit(self._estimating(servable_id, loader))
+                case StartLoad(servable_id, loader, retry):
+                    _log_retry(servable_id, retry)
+                    _log.info("Loading servable version %s", servable_id)
+                    self._holding.add(servable_id)
+                    self._load_pool.submit(self._loading(servable_id, loader))
+                case RetryAt(servable_id, due_at):
+                    heapq.heappush(self._retries, (due_at, servable_id))
+                case Serve(servable_id, loader):
+                    self._serving_map.add(servable_id, loader.servable())
+                case Withdraw(servable_id):
+                    self._serving_map.remove(servable_id)
+                case StartUnload(servable_id, loader):
+                    self._holding.add(servable_id)
+                    self._unload_pool.submit(self._unloading(servable_id, loader))
+                case Release(servable_id):
+                    self._resources.release(servable_id)
+
+    def _reserve_waiting(self, now: float) -> None:
+        """Give memory to those who wait for it, the first come first."""
+        while self._awaiting_resources:
+            request = self._awaiting_resources[0]
+            servable_id = request.id
+            stream = self._stream(servable_id.name)
+            if self._resources.reserve(servable_id, request.size_bytes):
+                _log.info(
+                    "Successfully reserved resources to load servable %s", servable_id
+                )
+                _log.info("Approving load for servable version %s", servable_id)
+                effects = stream.approve(servable_id, now)
+            elif self._holding:
+                return  # what is under way may give memory back
+            else:
+                error = ResourceExhausted(
+                    f"Insufficient resources to load servable {servable_id}"
+                )
+                effects = stream.refuse(servable_id, error, now)
+            del self._awaiting_resources[0]
+            self._carry_out(effects)
+            self._forget_if_empty(servable_id.name)
+
+    def _estimating(
+        self, servable_id: ServableId, loader: Loader
+    ) -> Callable[[], None]:
+        def estimate() -> None:
+            try:
+                size_bytes = loader.estimate_resources()
+            except BaseException as exc:  # noqa: BLE001 - it becomes the status
+                cause = from_exception(exc)
+                text = (
+                    "Error while attempting to reserve resources to load servable "
+                    f"{servable_id}: {cause.message}"
+                )
+                error = from_code(cause.code, text)
+                self._inbox.put(_LoadFinished(servable_id, error))
+            else:
+                self._inbox.put(_Estimated(servable_id, size_bytes))
+
+        return estimate
+
+    def _loading(self, servable_id: ServableId, loader: Loader) -> Callable[[], None]:
+        def load() -> None:
+            self._inbox.put(_LoadFinished(servable_id, _error_of(loader.load)))
+
+        return load
+
+    def _unloading(self, servable_id: ServableId, loader: Loader) -> Callable[[], None]:
+        def unload() -> None:
+            _log.info("Quiescing servable version %s", servable_id)
+            error = _error_of(loader.unload)
+            self._inbox.put(_UnloadFinished(servable_id, error))
+
+        return unload
+
+    def __repr__(self) -> str:
+        return f"<AspiredVersionsManager {list(self._streams.values())}>"
+
+
+def new_load_pool(num_load_threads: int) -> WorkerPool:
+    """Return a pool for that many loads at a time; 0 and less mean one."""
+    # A load that takes minutes is ordinary; after those, it may be a dead mount.
+    return WorkerPool("load", max(num_load_threads, 1), stall_s=30.0)
+
+
+def new_unload_pool(num_unload_threads: int) -> WorkerPool:
+    """Return a pool for that many unloads at a time; 0 and less mean one."""
+    # Requests that still run are what an unload waits for, and they may run long.
+    return WorkerPool("unload", max(num_unload_threads, 1), stall_s=0.5)
+
+
+def num_initial_load_threads() -> int:
+    """Return how many loads run at a time while a server starts."""
+    return 4 * (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Aspired:
+    name: str
+    versions: tuple[ServableData[Loader], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimated:
+    id: ServableId
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _LoadFinished:
+    id: ServableId
+    error: ServingError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _UnloadFinished:
+    id: ServableId
+    error: ServingError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    pass
+
+
+_Message: TypeAlias = (
+    _Aspired | _Estimated | _LoadFinished | _UnloadFinished | _Stop | _Leave
+)
+
+
+def _error_of(call: Callable[[], None]) -> ServingError | None:
+    try:
+        call()
+    except BaseException as exc:  # noqa: BLE001 - it becomes the status
+        return from_exception(exc)
+    return None
+
+
+def _log_state(state: ServableState) -> None:
+    if state.manager_state is ManagerState.AVAILABLE:
+        _log.info("Successfully loaded servable version %s", state.id)
+    elif state.error is not None:
+        _log.error(
+            "Encountered an error for servable version %s: %s",
+            state.id,
+            state.error.status_text,
+        )
+
+
+def _log_retry(servable_id: ServableId, retry: int) -> None:
+    if retry:
+        _log.info("Retrying of Loading servable: %s retry: %d", servable_id, retry)
+
+
+def _log_load(servable_id: ServableId, error: ServingError | None) -> None:
+    if error is not None:
+        _log.warning("Loading servable: %s failed: %s", servable_id, error.status_text)
+
+
+def _log_unload(servable_id: ServableId, error: ServingError | None) -> None:
+    if error is None:
+        _log.info("Done quiescing servable version %s", servable_id)
+        _log.info("Unloading just-loaded servable version %s", servable_id)
+        _log.info("Done unloading servable version %s", servable_id)

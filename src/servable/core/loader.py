@@ -1,0 +1,35 @@
+"""What the manager asks of anything that can load a servable."""
+
+from typing import Protocol
+
+
+class Loader(Protocol):
+    """
+    How to load and unload one version.
+
+    The manager calls at most one method of a Loader at a time, on threads of its
+    pools, and after a failed load may call `estimate_resources` and `load` again.
+    Any exception, of whatever class, counts as a failure with the status that
+    `servable.errors.from_exception` gives it.
+    """
+
+    def estimate_resources(self) -> int:
+        """Return how many bytes of memory the servable will need.  May block."""
+
+    def load(self) -> None:
+        """
+        Make the servable ready to be run, warm-up included.  May block.
+
+        A load that raises leaves nothing behind.
+        """
+
+    def servable(self) -> object:
+        """Return what requests are run on.  Only called after a load; never blocks."""
+
+    def unload(self) -> None:
+        """
+        Wait for the last handle of this servable, and free what it holds.
+
+        Called once after a load that succeeded, when no new handle can be taken.
+        May block for as long as a request runs.
+        """

@@ -1,0 +1,100 @@
+"""
+How much memory servables need, and whether there is as much.
+
+One kind of resource is known: bytes of memory.  Estimates are rough on purpose;
+without a limit they are only written down.
+"""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+from servable.core.servable_id import ServableId
+
+# What a SavedModel needs in memory for each byte of its files, as TF Serving has it.
+MEMORY_PER_FILE_BYTE = 1.2
+
+
+def estimate_from_files(path: str | os.PathLike[str], transient_bytes: int = 0) -> int:
+    """
+    Return the memory in bytes that the files under *path* will need once loaded.
+
+    Symbolic links are followed.  Blocks on the file system.
+
+    Args:
+        path: a version directory, or a single file.
+        transient_bytes: what is needed on top while loading.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    total = sum_of_file_sizes(path)
+    return int(total * MEMORY_PER_FILE_BYTE) + transient_bytes
+
+
+def sum_of_file_sizes(path: str | os.PathLike[str]) -> int:
+    """Return the bytes of all regular files under *path*; raises as os.stat does."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    stack = [Path(path)]
+    while stack:
+        current = stack.pop()
+        status = current.stat()
+        if stat.S_ISREG(status.st_mode):
+            total += status.st_size
+        elif stat.S_ISDIR(status.st_mode) and (key := _identity(status)) not in seen:
+            seen.add(key)  # a link may lead back up
+            stack.extend(current.iterdir())
+    return total
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+class ResourcePool:
+    """
+    Memory that servables reserve before they load.
+
+    Thread-safe.
+
+    Args:
+        limit_bytes: how much there is; None for no limit.
+    """
+
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        self._lock = threading.Lock()
+        self._limit_bytes = limit_bytes
+        self._reserved: dict[ServableId, int] = {}
+
+    @property
+    def reserved_bytes(self) -> int:
+        """How much is reserved by all servables together."""
+        with self._lock:
+            return sum(self._reserved.values())
+
+    def reserve(self, servable_id: ServableId, size_bytes: int) -> bool:
+        """
+        Reserve *size_bytes* for a servable in place of what it had, if there is room.
+
+        Returns whether it was done; if not, what the servable had is kept.
+        """
+        with self._lock:
+            others = sum(b for i, b in self._reserved.items() if i != servable_id)
+            if (
+                self._limit_bytes is not None
+                and others + size_bytes > self._limit_bytes
+            ):
+                return False
+            self._reserved[servable_id] = size_bytes
+            return True
+
+    def release(self, servable_id: ServableId) -> None:
+        """Give back what a servable has reserved; nothing if it has none."""
+        with self._lock:
+            self._reserved.pop(servable_id, None)
+
+    def __repr__(self) -> str:
+        limit = "no limit" if self._limit_bytes is None else f"{self._limit_bytes}"
+        return f"<ResourcePool {self.reserved_bytes} of {limit}>"

@@ -1,0 +1,414 @@
+"""
+Versions as directories: `<base path>/<number>`, looked at every so often.
+
+What a listing means is decided by pure functions at the top (`versions_among`, the
+policies); the Source below them looks, compares and tells its Target.  Servables
+do not know of each other: one whose base path is missing, broken or hangs is left
+as it is, and all others go on.
+"""
+
+import functools
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from servable.core.servable_data import ServableData
+from servable.core.servable_id import ServableId
+from servable.core.source import Target
+from servable.core.storage_path import StoragePath
+from servable.core.worker_pool import Pool, WorkerPool
+from servable.sources.directory_signature import (
+    Attempt,
+    Signature,
+    directory_signature,
+)
+
+_log = logging.getLogger(__name__)
+
+_INT64 = range(-(2**63), 2**63)
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*", re.ASCII)
+
+
+def version_number(name: str) -> int | None:
+    """Return the version that a directory *name* stands for, None for none."""
+    match = _NUMBER.fullmatch(name)
+    if match is None or len(match[1].lstrip("+-0")) > len(str(_INT64.stop)):
+        return None  # int() raises for what is much longer
+    number = int(match[1])
+    return number if number in _INT64 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """
+    What was found under a base path.
+
+    Attributes:
+        versions: number to the name of the child that stands for it.
+        duplicates: children that stand for a number that another one has.
+    """
+
+    versions: dict[int, str]
+    duplicates: tuple[str, ...] = ()
+
+
+def versions_among(names: Iterable[str]) -> Listing:
+    """
+    Return which of the children *names* are versions.
+
+    Any whole name that reads as a signed 64-bit integer is one, be it a directory
+    or not.  Of names for the same number the last counts.
+    """
+    versions: dict[int, str] = {}
+    duplicates: list[str] = []
+    for name in sorted(names):
+        number = version_number(name)
+        if number is None:
+            continue
+        if number in versions:
+            duplicates.append(versions[number])
+        versions[number] = name
+    return Listing(versions, tuple(duplicates))
+
+
+class ServableVersionPolicy(Protocol):
+    """Which of the versions that are there are aspired."""
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """Return those of *versions* to aspire, in the order to announce them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The *num_versions* highest numbers, highest first; 0 counts as 1."""
+
+    num_versions: int = 1
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """See ServableVersionPolicy."""
+        return sorted(versions, reverse=True)[: max(self.num_versions, 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every version."""
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """See ServableVersionPolicy."""
+        return list(versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Specific:
+    """The versions that are named, as far as they are there."""
+
+    versions: tuple[int, ...]
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """See ServableVersionPolicy."""
+        present = set(versions)
+        return [v for v in dict.fromkeys(self.versions) if v in present]
+
+
+@dataclass(frozen=True, slots=True)
+class ServableToMonitor:
+    """One servable stream on disk."""
+
+    servable_name: str
+    base_path: str
+    servable_version_policy: ServableVersionPolicy = field(default_factory=Latest)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystemStoragePathSourceConfig:
+    """
+    What to look at.
+
+    Attributes:
+        servables: in the order in which they are looked at.
+        servable_versions_always_present: finding no version at all is taken for a
+            fault of the file system, and unloads nothing.
+    """
+
+    servables: tuple[ServableToMonitor, ...] = ()
+    servable_versions_always_present: bool = False
+
+
+class FileSystemStoragePathSource:
+    """
+    Tells its Target which versions are on disk; a Source of StoragePath.
+
+    A version that is not available, because its load failed or runs, is looked at
+    more closely: when its files change and then stay the same for one look, it is
+    aspired with a new `attempt`.  Thread-safe.
+
+    Args:
+        config: what to look at; see `set_config`.
+        file_system_poll_wait_s: seconds between two looks; 0 looks once after each
+            change of the config, and less than 0 never.
+        is_available: whether requests can be sent to a version, and so nobody
+            needs to know whether its files change.
+        empty_listings_before_unload: how many looks in a row must find no version
+            before those that are loaded are un-aspired.
+        pool: where the file system is looked at.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: FileSystemStoragePathSourceConfig,
+        file_system_poll_wait_s: float = 1.0,
+        *,
+        is_available: Callable[[ServableId], bool] = lambda _: False,
+        empty_listings_before_unload: int = 1,
+        pool: Pool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._poll_wait_s = file_system_poll_wait_s
+        self._is_available = is_available
+        self._empty_listings_before_unload = empty_listings_before_unload
+        # A look that takes longer is at a file system that hangs; the others go on.
+        self._pool = pool or WorkerPool("file-system", 1, stall_s=0.5)
+        self._clock = clock
+        self._target: Target[StoragePath] | None = None
+        # Held while the Target is told, so that it hears all in the right order.
+        self._lock = threading.Lock()
+        self._config = config
+        self._monitors = _monitors(config, {})
+        self._wake = threading.Event()
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
+
+    def set_target(self, target: Target[StoragePath]) -> None:
+        """Begin to look, and tell *target*; the first look is at once."""
+        self._target = target
+        if self._poll_wait_s >= 0:
+            self._thread.start()
+
+    def set_config(self, config: FileSystemStoragePathSourceConfig) -> None:
+        """
+        Look at *config* from now on, beginning at once.
+
+        The Target hears before this returns that nothing is aspired any more of
+        the servables that are not in it.
+        """
+        with self._lock:
+            before, self._config = self._monitors, config
+            self._monitors = _monitors(config, before)
+            for name in before.keys() - self._monitors.keys():
+                self._tell(name, [])
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Look no more; nothing is un-aspired."""
+        with self._lock:
+            self._is_stopped = True
+        self._wake.set()
+        self._pool.close()
+
+    def poll(self) -> None:
+        """Look at everything once, on the caller's thread, and tell the Target."""
+        for monitor in self._begin_round():
+            self._look(monitor)
+
+    def _run(self) -> None:
+        while not self._is_stopped:
+            self._wake.clear()
+            for monitor in self._begin_round():
+                self._pool.submit(functools.partial(self._look, monitor))
+            self._wait_for_next_round()
+
+    def _wait_for_next_round(self) -> None:
+        now = self._clock()
+        next_at = now + self._poll_wait_s if self._poll_wait_s else None
+        while next_at is None or now < next_at:
+            times = [t for t in (next_at, self._pool.relieve(now)) if t is not None]
+            timeout_s = max(min(times) - now, 0.0) if times else None
+            if self._wake.wait(timeout_s):
+                return
+            now = self._clock()
+
+    def _begin_round(self) -> "list[_Monitor]":
+        with self._lock:
+            idle = [m for m in self._monitors.values() if not m.is_being_looked_at]
+            for monitor in idle:
+                monitor.is_being_looked_at = True
+            return idle
+
+    def _look(self, monitor: "_Monitor") -> None:
+        try:
+            found = _find_versions(monitor.servable)
+            self._announce(monitor, found, self._signatures(monitor, found.paths))
+        except _Inaccessible as exc:
+            monitor.note([(logging.ERROR, str(exc))])
+        finally:
+            with self._lock:
+                monitor.is_being_looked_at = False
+
+    def _announce(
+        self, monitor: "_Monitor", found: "_Found", signatures: dict[int, Signature]
+    ) -> None:
+        name = monitor.servable.servable_name
+        with self._lock:
+            if self._is_stopped or self._monitors.get(name) is not monitor:
+                return  # it was removed meanwhile, and the Target knows
+            versions = monitor.aspire(found.paths, signatures)
+            if versions or self._may_unload_all(monitor, found):
+                monitor.note(found.notes)
+                self._tell(name, versions)
+
+    def _signatures(
+        self, monitor: "_Monitor", paths: dict[int, str]
+    ) -> dict[int, Signature]:
+        """Return the signatures of the versions that are worth the look."""
+        name = monitor.servable.servable_name
+        return {
+            version: directory_signature(path)
+            for version, path in paths.items()
+            if version not in monitor.attempts
+            or not self._is_available(ServableId(name, version))
+        }
+
+    def _may_unload_all(self, monitor: "_Monitor", found: "_Found") -> bool:
+        if not found.is_empty:
+            return True  # the policy chose none of those that are there
+        if self._config.servable_versions_always_present:
+            name = monitor.servable.servable_name
+            text = f"Refusing to unload all versions for Servable: {name}"
+            monitor.note([*found.notes, (logging.WARNING, text)])
+            return False
+        if monitor.empty_listings < self._empty_listings_before_unload:
+            monitor.note(found.notes)
+            return False
+        return True
+
+    def _tell(self, name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
+        if self._target is not None:
+            self._target.set_aspired_versions(name, versions)
+
+    def __repr__(self) -> str:
+        return f"<FileSystemStoragePathSource {sorted(self._monitors)}>"
+
+
+class _Inaccessible(Exception):
+    """The file system does not let us see what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one look found: the versions to aspire, in order, and where they are."""
+
+    paths: dict[int, str]
+    is_empty: bool
+    notes: list[tuple[int, str]]
+
+
+class _Monitor:
+    """What is remembered of one servable between two looks."""
+
+    def __init__(self, servable: ServableToMonitor) -> None:
+        self.servable = servable
+        self.attempts: dict[int, Attempt] = {}
+        self.empty_listings = 0
+        self.is_being_looked_at = False
+        self._notes: set[tuple[int, str]] = set()
+
+    def aspire(
+        self, paths: dict[int, str], signatures: dict[int, Signature]
+    ) -> list[ServableData[StoragePath]]:
+        """Return the versions at *paths* as the Target is to hear of them."""
+        self.empty_listings = 0 if paths else self.empty_listings + 1
+        self.attempts = {v: self._attempt(v, signatures.get(v)) for v in paths}
+        return [
+            ServableData(
+                ServableId(self.servable.servable_name, version),
+                StoragePath(path),
+                attempt=(path, self.attempts[version].aspired),
+            )
+            for version, path in paths.items()
+        ]
+
+    def note(self, notes: list[tuple[int, str]]) -> None:
+        """Log those of *notes* that were not there at the last look."""
+        for level, text in notes:
+            if (level, text) not in self._notes:
+                _log.log(level, "%s", text)
+        self._notes = set(notes)
+
+    def _attempt(self, version: int, signature: Signature | None) -> Attempt:
+        before = self.attempts.get(version)
+        if before is None:
+            first = signature or frozenset()
+            return Attempt(first, first)
+        return before if signature is None else before.look(signature)
+
+
+def _monitors(
+    config: FileSystemStoragePathSourceConfig, before: dict[str, _Monitor]
+) -> dict[str, _Monitor]:
+    monitors: dict[str, _Monitor] = {}
+    for servable in config.servables:
+        known = before.get(servable.servable_name)
+        is_same = known is not None and known.servable == servable
+        monitor = known if known and is_same else _Monitor(servable)
+        monitors[servable.servable_name] = monitor
+    return monitors
+
+
+def _find_versions(servable: ServableToMonitor) -> _Found:
+    """Look for the versions of *servable*; raises _Inaccessible."""
+    name, base_path = servable.servable_name, servable.base_path
+    policy = servable.servable_version_policy
+    if isinstance(policy, Specific) and (paths := _all_there(base_path, policy)):
+        return _Found(paths, is_empty=False, notes=[])
+    listing = versions_among(_children(name, base_path))
+    chosen = policy.choose(listing.versions)
+    warnings = [
+        f"Several children of {base_path} stand for the same version of servable "
+        f"{name}: {duplicate!r} is not used"
+        for duplicate in listing.duplicates
+    ]
+    if isinstance(policy, Specific):
+        warnings += [
+            f"Version {version} of servable {name}, which was requested to be served "
+            "as a 'specific' version in the servable's version policy, was not found "
+            "in the file system"
+            for version in policy.versions
+            if version not in listing.versions
+        ]
+        if not policy.versions:
+            warnings.append(f"No specific versions of servable {name} are requested")
+    if not listing.versions:
+        warnings.append(
+            f"No versions of servable {name} found under base path {base_path}. "
+            "Did you forget to name your leaf directory as a number (eg. '/1/')?"
+        )
+    paths = {v: os.path.join(base_path, listing.versions[v]) for v in chosen}
+    notes = [(logging.WARNING, text) for text in warnings]
+    return _Found(paths, is_empty=not listing.versions, notes=notes)
+
+
+def _all_there(base_path: str, policy: Specific) -> dict[int, str]:
+    """Return the paths when every version is there under its plain number."""
+    paths = {v: os.path.join(base_path, str(v)) for v in policy.versions}
+    return paths if all(os.path.exists(path) for path in paths.values()) else {}
+
+
+def _children(name: str, base_path: str) -> list[str]:
+    try:
+        return os.listdir(base_path)
+    except FileNotFoundError:
+        problem = (
+            f"Could not find base path {base_path} for servable {name} "
+            f"with error NOT_FOUND: {base_path} not found"
+        )
+    except OSError as exc:
+        problem = f"Could not list base path {base_path} of servable {name}: {exc}"
+    raise _Inaccessible(
+        f"FileSystemStoragePathSource encountered a filesystem access error: {problem}"
+    )
