@@ -1,0 +1,1 @@
+"""Configuration: files in text format and flags in, frozen values out."""

@@ -1,0 +1,318 @@
+"""
+Everything a server is told when it starts, as one frozen value.
+
+The flags' units are turned here, once: durations are seconds.  The files that flags
+name are read later, by the functions that return what is in them, so that making a
+ServerOptions touches nothing.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self, cast
+
+from servable.config import (
+    batching_parameters,
+    model_server_config,
+    monitoring_config,
+    platform_config,
+    session_config,
+    ssl_config,
+)
+from servable.config.batching_parameters import BatchingParameters
+from servable.config.model_server_config import ModelServerConfig
+from servable.config.platform_config import TensorFlowConfig
+from servable.config.session_config import SessionFlags
+from servable.errors import InvalidArgument, Unimplemented
+
+_MAX_PORT: Final = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """
+    What a server is told.
+
+    A port of None is not opened, 0 is any free one.  Paths of "" name no file.
+    Of model_config_file and model_base_path the first wins.
+    """
+
+    model_name: str = "default"
+    model_base_path: str = ""
+    model_config_file: str = ""
+    model_config_file_poll_wait_s: float | None = None
+
+    grpc_host: str = "0.0.0.0"  # noqa: S104 - what TensorFlow Serving binds
+    grpc_port: int | None = 8500
+    grpc_socket_path: str = ""
+    rest_port: int | None = None
+    rest_timeout_ms: int = 30_000
+    rest_enable_cors: bool = False
+    ssl_config_file: str = ""
+    use_alts_credentials: bool = False
+    monitoring_config_file: str = ""
+    metrics_path: str = "/metrics"
+    max_message_bytes: int = (1 << 31) - 1
+    max_body_bytes: int = 1 << 30
+    io_threads: int = 0
+    compute_threads: int = 0
+    enable_grpc_healthcheck_service: bool = False
+    enable_serialization_as_tensor_content: bool = False
+    enable_signature_method_name_check: bool = False
+
+    allow_version_labels_for_unavailable_models: bool = False
+    file_system_poll_wait_s: float = 1.0
+    num_load_threads: int = 0
+    num_unload_threads: int = 0
+    max_num_load_retries: int = 5
+    load_retry_interval_s: float = 60.0
+    wait_for_models: bool = True
+    shutdown_grace_s: float = 25.0
+
+    saved_model_tags: tuple[str, ...] = ("serve",)
+    session: SessionFlags = field(default_factory=SessionFlags)
+    platform_config_file: str = ""
+    thread_pool_factory_config_file: str = ""
+    enable_batching: bool = False
+    batching_parameters_file: str = ""
+    enable_per_model_batching_parameters: bool = False
+    enable_model_warmup: bool = True
+    num_request_iterations_for_warmup: int = 1
+
+    @classmethod
+    def from_flags(
+        cls, values: Mapping[str, bool | int | float | str], given: Collection[str]
+    ) -> Self:
+        """Turn flags into options: all *values*, and the names of those *given*."""
+        flag = _Values(values)
+
+        def if_given(name: str) -> int | None:
+            return flag.integer(name) if name in given else None
+
+        poll_s = flag.integer("model_config_file_poll_wait_seconds")
+        return cls(
+            model_name=flag.string("model_name"),
+            model_base_path=flag.string("model_base_path"),
+            model_config_file=flag.string("model_config_file"),
+            model_config_file_poll_wait_s=poll_s if poll_s > 0 else None,
+            grpc_port=flag.integer("port") or None,
+            grpc_socket_path=flag.string("grpc_socket_path"),
+            rest_port=flag.integer("rest_api_port") or None,
+            rest_timeout_ms=flag.integer("rest_api_timeout_in_ms"),
+            rest_enable_cors=flag.bool("rest_api_enable_cors_support"),
+            ssl_config_file=flag.string("ssl_config_file"),
+            use_alts_credentials=flag.bool("use_alts_credentials"),
+            monitoring_config_file=flag.string("monitoring_config_file"),
+            metrics_path=flag.string("metrics_path"),
+            max_message_bytes=flag.integer("max_message_bytes"),
+            max_body_bytes=flag.integer("max_body_bytes"),
+            io_threads=flag.integer("io_threads"),
+            compute_threads=flag.integer("compute_threads"),
+            enable_grpc_healthcheck_service=flag.bool(
+                "enable_grpc_healthcheck_service"
+            ),
+            enable_serialization_as_tensor_content=flag.bool(
+                "enable_serialization_as_tensor_content"
+            ),
+            enable_signature_method_name_check=flag.bool(
+                "enable_signature_method_name_check"
+            ),
+            allow_version_labels_for_unavailable_models=flag.bool(
+                "allow_version_labels_for_unavailable_models"
+            ),
+            file_system_poll_wait_s=flag.integer("file_system_poll_wait_seconds"),
+            num_load_threads=flag.integer("num_load_threads"),
+            num_unload_threads=flag.integer("num_unload_threads"),
+            max_num_load_retries=flag.integer("max_num_load_retries"),
+            load_retry_interval_s=flag.integer("load_retry_interval_micros") / 1e6,
+            wait_for_models=flag.bool("wait_for_models"),
+            shutdown_grace_s=flag.number("shutdown_grace_seconds"),
+            saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
+            session=SessionFlags(
+                session_config_file=flag.string("tensorflow_session_config_file"),
+                session_parallelism=if_given("tensorflow_session_parallelism"),
+                intra_op_parallelism=if_given("tensorflow_intra_op_parallelism"),
+                inter_op_parallelism=if_given("tensorflow_inter_op_parallelism"),
+                per_process_gpu_memory_fraction=(
+                    flag.number("per_process_gpu_memory_fraction")
+                    if "per_process_gpu_memory_fraction" in given
+                    else None
+                ),
+                mixed_precision=flag.string("mixed_precision"),
+            ),
+            platform_config_file=flag.string("platform_config_file"),
+            thread_pool_factory_config_file=flag.string(
+                "thread_pool_factory_config_file"
+            ),
+            enable_batching=flag.bool("enable_batching"),
+            batching_parameters_file=flag.string("batching_parameters_file"),
+            enable_per_model_batching_parameters=flag.bool(
+                "enable_per_model_batching_parameters"
+            ),
+            enable_model_warmup=flag.bool("enable_model_warmup"),
+            num_request_iterations_for_warmup=max(
+                flag.integer("num_request_iterations_for_warmup"), 1
+            ),
+        )
+
+    def check(self) -> None:
+        """
+        Check what the options demand of each other, without opening a file.
+
+        Raises:
+            InvalidArgument: A demand is not met.
+            Unimplemented: ALTS is asked for.
+        """
+        if self.grpc_port is None and not self.grpc_socket_path:
+            raise InvalidArgument(
+                "At least one of server_options.grpc_port or "
+                "server_options.grpc_socket_path must be set."
+            )
+        if self.use_alts_credentials and self.ssl_config_file:
+            raise InvalidArgument(
+                "Either use_alts_credentials must be false or ssl_config_file must be "
+                "empty."
+            )
+        if not self.model_base_path and not self.model_config_file:
+            raise InvalidArgument(
+                "Both server_options.model_base_path and "
+                "server_options.model_config_file are empty!"
+            )
+        if self.batching_parameters_file and not self.enable_batching:
+            raise InvalidArgument(
+                "server_options.batching_parameters_file is set without setting "
+                "server_options.enable_batching to true."
+            )
+        self.session.check()
+        if self.rest_port and self.rest_port == self.grpc_port:
+            raise InvalidArgument(
+                "server_options.http_port cannot be same as grpc_port. "
+                f"Both are {self.rest_port}."
+            )
+        if not 0 <= (self.grpc_port or 0) <= _MAX_PORT:
+            raise InvalidArgument("Failed to BuildAndStart gRPC server")
+        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
+            raise InvalidArgument(f"There is no port {self.rest_port}")
+        if self.use_alts_credentials:
+            # Serving without protection where it was asked for would be worse.
+            raise Unimplemented("ALTS credentials are not supported.")
+
+    def read_models(self, platforms: Collection[str]) -> ModelServerConfig:
+        """
+        Return which models to serve, from the file or the two flags.
+
+        Raises:
+            ServingError: The file cannot be read, or what is asked for is wrong.
+        """
+        if not self.model_config_file:
+            return model_server_config.single_model(
+                self.model_name, self.model_base_path
+            )
+        return model_server_config.read(self.model_config_file, platforms)
+
+    def read_tensorflow(self) -> TensorFlowConfig | None:
+        """
+        Return how SavedModels are opened; None: a platform file leaves them out.
+
+        Raises:
+            ServingError: A file cannot be read, or is wrong.
+        """
+        if self.thread_pool_factory_config_file:
+            platform_config.check_thread_pool_factory(
+                self.thread_pool_factory_config_file
+            )
+        if self.platform_config_file:
+            platforms = platform_config.read_platform_config(self.platform_config_file)
+            return platforms.get(model_server_config.TENSORFLOW)
+        return TensorFlowConfig(
+            session_config=session_config.read_session_config(self.session),
+            saved_model_tags=self.saved_model_tags,
+            batching=self._read_batching(),
+            enable_per_model_batching_parameters=(
+                self.enable_per_model_batching_parameters
+            ),
+            enable_model_warmup=self.enable_model_warmup,
+            num_request_iterations_for_warmup=self.num_request_iterations_for_warmup,
+        )
+
+    def engine_options(self) -> "EngineOptions":
+        """
+        Return what the engine is told; reads the TLS and the monitoring file.
+
+        Raises:
+            ServingError: One of them cannot be read, or is wrong.
+        """
+        tls = (
+            ssl_config.read(self.ssl_config_file)
+            if self.ssl_config_file
+            else ssl_config.SslConfig()
+        )
+        if self.ssl_config_file and not (tls.server_key and tls.server_cert):
+            raise InvalidArgument(f"{self.ssl_config_file} has no key or certificate")
+        return EngineOptions(
+            grpc_server_key=tls.server_key,
+            grpc_server_cert=tls.server_cert,
+            grpc_custom_ca=tls.custom_ca,
+            grpc_client_verify=tls.client_verify,
+            prometheus_path=(
+                monitoring_config.read_prometheus_path(self.monitoring_config_file)
+                if self.monitoring_config_file and self.rest_port is not None
+                else ""
+            ),
+            **{
+                shared.name: getattr(self, shared.name)
+                for shared in dataclasses.fields(EngineOptions)
+                if shared.name in type(self).__slots__
+            },
+        )
+
+    def _read_batching(self) -> BatchingParameters | None:
+        if not self.enable_batching:
+            return None
+        if not self.batching_parameters_file:
+            return BatchingParameters()
+        return batching_parameters.read(self.batching_parameters_file)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What servable._engine.ServerOptions describes, file contents included."""
+
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int | None = 0
+    grpc_socket_path: str = ""
+    grpc_server_key: str = field(default="", repr=False)
+    grpc_server_cert: str = ""
+    grpc_custom_ca: str = ""
+    grpc_client_verify: bool = False
+    rest_port: int | None = None
+    rest_timeout_ms: int = 30_000
+    rest_enable_cors: bool = False
+    io_threads: int = 0
+    compute_threads: int = 0
+    enable_signature_method_name_check: bool = False
+    enable_serialization_as_tensor_content: bool = False
+    enable_grpc_healthcheck_service: bool = False
+    prometheus_path: str = ""
+    metrics_path: str = "/metrics"
+    max_message_bytes: int = (1 << 31) - 1
+    max_body_bytes: int = 1 << 30
+
+
+class _Values:
+    """Flag values by type; the table of flags vouches for the types."""
+
+    def __init__(self, values: Mapping[str, bool | int | float | str]) -> None:
+        self._values = values
+
+    def string(self, name: str) -> str:
+        return cast("str", self._values[name])
+
+    def integer(self, name: str) -> int:
+        return cast("int", self._values[name])
+
+    def number(self, name: str) -> float:
+        return cast("float", self._values[name])
+
+    def bool(self, name: str) -> bool:
+        return cast("bool", self._values[name])

@@ -1,0 +1,37 @@
+"""TLS of the gRPC API: the SSLConfig message."""
+
+from dataclasses import dataclass, field
+
+from servable.apis import ssl_config_pb2
+from servable.config.text_format import read_text_proto
+
+
+@dataclass(frozen=True, slots=True)
+class SslConfig:
+    """
+    Keys and certificates as PEM texts.
+
+    custom_ca holds the roots that clients' certificates are checked against;
+    client_verify demands such a certificate.
+    """
+
+    server_key: str = field(default="", repr=False)
+    server_cert: str = ""
+    custom_ca: str = ""
+    client_verify: bool = False
+
+
+def read(path: str) -> SslConfig:
+    """
+    Read a text file with an SSLConfig message.
+
+    Raises:
+        ServingError: The file cannot be read, or is no such message.
+    """
+    message = read_text_proto(path, ssl_config_pb2.SSLConfig)
+    return SslConfig(
+        server_key=message.server_key,
+        server_cert=message.server_cert,
+        custom_ca=message.custom_ca,
+        client_verify=message.client_verify,
+    )
