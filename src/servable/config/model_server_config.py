@@ -6,7 +6,7 @@ what a new configuration changes; assign_labels() says which labels hold after i
 Whoever calls them carries the answers out.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -102,7 +102,7 @@ def single_model(name: str, base_path: str) -> ModelServerConfig:
     return config
 
 
-def read(path: str, platforms: Collection[str] = (TENSORFLOW,)) -> ModelServerConfig:
+def read(path: str, platforms: Container[str] = (TENSORFLOW,)) -> ModelServerConfig:
     """
     Read a text file with a ModelServerConfig message.
 
@@ -116,7 +116,7 @@ def read(path: str, platforms: Collection[str] = (TENSORFLOW,)) -> ModelServerCo
 
 def from_proto(
     message: model_server_config_pb2.ModelServerConfig,
-    platforms: Collection[str] = (TENSORFLOW,),
+    platforms: Container[str] = (TENSORFLOW,),
 ) -> ModelServerConfig:
     """
     Return what *message* configures, for a server that knows *platforms*.

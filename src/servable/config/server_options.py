@@ -7,7 +7,7 @@ ServerOptions touches nothing.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self, cast
 
@@ -34,7 +34,8 @@ class ServerOptions:
     What a server is told.
 
     A port of None is not opened, 0 is any free one.  Paths of "" name no file.
-    Of model_config_file and model_base_path the first wins.
+    Of model_config_file and model_base_path the first wins.  With rest_is_optional
+    the gRPC API is served even where the REST API cannot be.
     """
 
     model_name: str = "default"
@@ -67,6 +68,7 @@ class ServerOptions:
     max_num_load_retries: int = 5
     load_retry_interval_s: float = 60.0
     wait_for_models: bool = True
+    rest_is_optional: bool = False
     shutdown_grace_s: float = 25.0
 
     saved_model_tags: tuple[str, ...] = ("serve",)
@@ -197,7 +199,11 @@ class ServerOptions:
             # Serving without protection where it was asked for would be worse.
             raise Unimplemented("ALTS credentials are not supported.")
 
-    def read_models(self, platforms: Collection[str]) -> ModelServerConfig:
+    def without_rest(self) -> Self:
+        """Return the same options, without the REST API."""
+        return dataclasses.replace(self, rest_port=None)
+
+    def read_models(self, platforms: Container[str]) -> ModelServerConfig:
         """
         Return which models to serve, from the file or the two flags.
 
@@ -274,7 +280,7 @@ class ServerOptions:
         return batching_parameters.read(self.batching_parameters_file)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: the engine's protocol has plain attributes
 class EngineOptions:
     """What servable._engine.ServerOptions describes, file contents included."""
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from servable.core.servable_data import ServableData
 from servable.core.source import Target
@@ -38,6 +38,6 @@ class SourceRouter(Generic[T]):
         target.set_aspired_versions(name, versions)
 
 
-def refuse_unrouted(*_: object) -> object:
+def refuse_unrouted(*_: object) -> NoReturn:
     """Convert, as a SourceAdapter does, what no platform takes: always fails."""
     raise Internal("No platform found for model")
