@@ -8,8 +8,8 @@ use parking_lot::RwLock;
 
 use crate::compute::Compute;
 use crate::inference::model_status::VersionStates;
-use crate::serving_map::{ServableHandle, ServingMap};
 use crate::servable::RunOptions;
+use crate::serving_map::{ServableHandle, ServingMap};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
 
@@ -80,7 +80,8 @@ pub struct App {
 impl App {
     pub fn new(options: Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if options.compute_threads == 0 { 4 * cores } else { options.compute_threads };
+        let threads =
+            if options.compute_threads == 0 { 4 * cores } else { options.compute_threads };
         Self {
             options,
             map: ServingMap::default(),

@@ -7,7 +7,12 @@ pub mod app;
 pub mod compute;
 pub mod frontend;
 pub mod inference;
+pub mod protos;
+#[cfg(feature = "python")]
+mod python;
 pub mod servable;
+pub mod server;
 pub mod serving_map;
 pub mod status;
 pub mod tensor;
+pub mod wire;

@@ -41,7 +41,12 @@ pub struct ServableHandle {
 }
 
 impl ServableHandle {
-    pub fn new(name: String, version: i64, servable: Arc<dyn Servable>, released: &Released) -> Self {
+    pub fn new(
+        name: String,
+        version: i64,
+        servable: Arc<dyn Servable>,
+        released: &Released,
+    ) -> Self {
         let _released = ReleaseSignal::new(released);
         Self { name, version, servable, _released }
     }
@@ -124,7 +129,9 @@ impl Snapshot {
             VersionChoice::Version(wanted) => specific(*wanted),
             VersionChoice::Label(label) => {
                 let wanted = model.and_then(|model| model.labels.get(label)).ok_or_else(|| {
-                    Status::invalid_argument(format!("Unrecognized servable version label: {label}"))
+                    Status::invalid_argument(format!(
+                        "Unrecognized servable version label: {label}"
+                    ))
                 })?;
                 specific(*wanted)
             }
@@ -173,7 +180,12 @@ mod tests {
         fn signature_def_map(&self) -> &Bytes {
             &self.1
         }
-        fn run(&self, _: Vec<(String, Tensor)>, _: &[String], _: RunOptions) -> Result<Vec<Tensor>> {
+        fn run(
+            &self,
+            _: Vec<(String, Tensor)>,
+            _: &[String],
+            _: RunOptions,
+        ) -> Result<Vec<Tensor>> {
             Ok(vec![])
         }
     }

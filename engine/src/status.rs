@@ -53,10 +53,7 @@ const TABLE: [(Code, &str, u16); 17] = [
 impl Code {
     /// The code with this number; a number nobody defined is UNKNOWN.
     pub fn from_number(number: i32) -> Self {
-        usize::try_from(number)
-            .ok()
-            .and_then(|at| TABLE.get(at))
-            .map_or(Code::Unknown, |row| row.0)
+        usize::try_from(number).ok().and_then(|at| TABLE.get(at)).map_or(Code::Unknown, |row| row.0)
     }
 
     pub fn number(self) -> i32 {

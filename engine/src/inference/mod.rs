@@ -2,3 +2,5 @@
 
 pub mod model_status;
 pub mod predict;
+pub mod predict_bytes;
+pub mod spec;

@@ -51,9 +51,9 @@ impl VersionStates {
             }
             None => match versions {
                 Some(versions) => Ok(versions.values().rev().cloned().collect()),
-                None => Err(Status::not_found(format!(
-                    "Could not find any versions of model {model}"
-                ))),
+                None => {
+                    Err(Status::not_found(format!("Could not find any versions of model {model}")))
+                }
             },
         }
     }

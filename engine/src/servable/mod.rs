@@ -2,6 +2,7 @@
 
 #[cfg(feature = "python")]
 pub mod python;
+pub mod signature_def;
 pub mod tensorflow;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,68 @@
+# Each target is one command from a clean clone.  They share the environment in $(VENV).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: toolchain
+toolchain:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "servable needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@command -v cargo >/dev/null || { \
+	  echo "Building servable from source needs a stable Rust toolchain, and cargo is not on the PATH." >&2; \
+	  echo "Install one from your distribution or with rustup (rustup.rs), then run make again." >&2; \
+	  echo "To only use servable, install a released wheel instead: it needs no Rust." >&2; exit 1; }
+
+$(BIN)/python: | toolchain
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+# What is installed is remembered in stamp files, so that a second run takes no time.
+$(VENV)/.servable: $(BIN)/python pyproject.toml Cargo.toml Cargo.lock engine/Cargo.toml engine/build.rs \
+		$(shell find engine/src src proto -type f -not -name '*.pyc' -not -name '*.so')
+	$(BIN)/python -m pip install '.[tensorflow,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.servable pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.servable ## Build servable and install it into $(VENV)
+
+.PHONY: demo
+demo: $(VENV)/.servable ## Train a digit classifier, serve it, publish a second version under load
+	$(BIN)/python -m servable.demo
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the tests of both languages
+	cargo test --quiet --package servable-engine
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check format, lint and types of both languages
+	cargo fmt --check
+	cargo clippy --quiet --package servable-engine --all-targets --features python -- --deny warnings
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(VENV)/.servable ## Measure, side by side; see benchmarks/README.md
+	$(BIN)/python benchmarks/run.py
+
+.PHONY: conformance
+conformance: $(VENV)/.dev ## Replay the recorded exchanges with TensorFlow Serving
+	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server
+
+.PHONY: clean
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) target dist demo-data benchmarks/build

@@ -1,0 +1,244 @@
+//! TCP and Unix-socket listeners, merged into one stream of connections.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+use crate::app::Options;
+
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Bind a TCP listener.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Bind a Unix-socket listener. A socket file that nobody listens on any more is replaced.
+///
+/// # Errors
+/// When the path cannot be bound, or somebody listens there.
+pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
+    let listener = match StdUnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            StdUnixListener::bind(path)
+        }
+        other => other,
+    }?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// TLS as the options say, `None` for plain text.
+pub fn tls_config(options: &Options) -> Option<ServerTlsConfig> {
+    if options.grpc_server_key.is_empty() && options.grpc_server_cert.is_empty() {
+        return None;
+    }
+    let identity = Identity::from_pem(&options.grpc_server_cert, &options.grpc_server_key);
+    let mut config = ServerTlsConfig::new().identity(identity);
+    if options.grpc_client_verify && !options.grpc_custom_ca.is_empty() {
+        config = config.client_ca_root(Certificate::from_pem(&options.grpc_custom_ca));
+    }
+    Some(config)
+}
+
+/// The listeners of one server.
+#[derive(Default)]
+pub struct Listeners {
+    tcp: Option<TcpListener>,
+    unix: Option<Unix>,
+}
+
+struct Unix {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Unix {
+    fn drop(&mut self) {
+        // A socket file that is left behind does no harm: the next server replaces it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Listeners {
+    /// Take over bound listeners; inside a runtime only.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch them.
+    pub fn new(
+        tcp: Option<StdTcpListener>,
+        unix: Option<(StdUnixListener, PathBuf)>,
+    ) -> io::Result<Self> {
+        let tcp = tcp.map(TcpListener::from_std).transpose()?;
+        let unix = match unix {
+            Some((listener, path)) => {
+                Some(Unix { listener: UnixListener::from_std(listener)?, path })
+            }
+            None => None,
+        };
+        Ok(Self { tcp, unix })
+    }
+
+    /// The connections, as they come.
+    pub fn incoming(self) -> Incoming {
+        Incoming { listeners: self, paused: None }
+    }
+}
+
+/// Connections of all listeners.
+pub struct Incoming {
+    listeners: Listeners,
+    /// Set while the process has no more file descriptors: accepting again at once would spin.
+    paused: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(sleep) = &mut self.paused {
+                std::task::ready!(sleep.as_mut().poll(cx));
+                self.paused = None;
+            }
+            match self.poll_accept(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(connection)) => return Poll::Ready(Some(Ok(connection))),
+                // Whatever went wrong with one connection, the listener goes on.
+                Poll::Ready(Err(_)) => self.paused = Some(Box::pin(tokio::time::sleep(PAUSE))),
+            }
+        }
+    }
+}
+
+use std::future::Future;
+
+impl Incoming {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
+        if let Some(tcp) = &self.listeners.tcp {
+            if let Poll::Ready(accepted) = tcp.poll_accept(cx) {
+                return Poll::Ready(accepted.and_then(|(stream, _)| {
+                    stream.set_nodelay(true)?;
+                    Ok(Connection::Tcp(stream))
+                }));
+            }
+        }
+        if let Some(unix) = &self.listeners.unix {
+            if let Poll::Ready(accepted) = unix.listener.poll_accept(cx) {
+                return Poll::Ready(accepted.map(|(stream, _)| Connection::Unix(stream)));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// One connection.
+pub enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What is known of who is at the other end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peer {
+    pub is_local: bool,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        let is_local = match self {
+            Connection::Tcp(stream) => {
+                stream.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+            }
+            Connection::Unix(_) => true,
+        };
+        Peer { is_local }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Connection::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Connection::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Connection::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Connection::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Connection::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Connection::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Connection::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Connection::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Connection::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Connection::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

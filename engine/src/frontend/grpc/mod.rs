@@ -1,0 +1,86 @@
+//! gRPC: listeners, services, and the translation of a status.
+//!
+//! Messages arrive here as bytes and leave as bytes: each method decides how to take its own
+//! apart (`predict` does it in place, the others with generated types).
+
+mod codec;
+mod listener;
+mod model_service;
+mod prediction_service;
+mod service;
+
+use std::sync::Arc;
+
+use tonic::transport::server::Router;
+
+pub use listener::{bind_tcp, bind_unix, Listeners};
+
+use crate::app::App;
+use crate::status::{Code, Status};
+
+/// Longest text of an error; longer ones are cut, because clients refuse big trailers.
+const MAX_MESSAGE: usize = 1024;
+
+impl From<Status> for tonic::Status {
+    fn from(status: Status) -> Self {
+        let mut message = status.message.into_owned();
+        if message.len() > MAX_MESSAGE {
+            let mut end = MAX_MESSAGE;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+            message.push_str("...TRUNCATED");
+        }
+        tonic::Status::new(tonic::Code::from_i32(status.code.number()), message)
+    }
+}
+
+/// The answer to bytes that are not the message the method takes.
+fn unparsable() -> Status {
+    Status::new(Code::Internal, "The request message cannot be parsed")
+}
+
+/// The services, ready to be given connections.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn router(app: &Arc<App>) -> Result<Router, tonic::transport::Error> {
+    let mut builder = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME);
+    if let Some(tls) = listener::tls_config(&app.options) {
+        builder = builder.tls_config(tls)?;
+    }
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(crate::protos::DESCRIPTORS)
+    };
+    let limit = app.options.max_message_bytes;
+    Ok(builder
+        .add_service(service::Methods::<prediction_service::Prediction>::new(app.clone(), limit))
+        .add_service(service::Methods::<model_service::Models>::new(app.clone(), limit))
+        .add_service(reflection().build_v1().expect("our own descriptors are valid"))
+        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid")))
+}
+
+/// Windows large enough that a tensor of some megabytes arrives without waiting for updates.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Frames large enough that such a tensor is a handful of them.
+const MAX_FRAME: u32 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let status: tonic::Status = Status::internal("ä".repeat(600)).into();
+
+        assert_eq!(status.message().len(), 1024 + "...TRUNCATED".len());
+        assert!(status.message().ends_with("ä...TRUNCATED"));
+    }
+}

@@ -1,0 +1,65 @@
+//! `tensorflow.serving.PredictionService`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::service::{Answer, Call, Table};
+use super::unparsable;
+use crate::app::App;
+use crate::inference::{predict_bytes, spec};
+use crate::protos::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
+use crate::servable::RunOptions;
+use crate::status::{Result, Status};
+
+pub struct Prediction;
+
+impl Table for Prediction {
+    const NAME: &'static str = "tensorflow.serving.PredictionService";
+
+    fn has(method: &str) -> bool {
+        matches!(method, "Predict" | "GetModelMetadata")
+    }
+
+    fn call(app: &Arc<App>, method: &str, message: Bytes, call: Call) -> Option<Answer> {
+        let app = app.clone();
+        Some(match method {
+            "Predict" => Box::pin(predict(app, message, call)),
+            "GetModelMetadata" => Box::pin(async move { metadata(&app, message) }),
+            _ => return None,
+        })
+    }
+}
+
+async fn predict(app: Arc<App>, message: Bytes, call: Call) -> Result<Vec<u8>> {
+    predict_bytes::predict(&app, message, RunOptions { deadline: call.deadline }).await
+}
+
+fn metadata(app: &App, message: Bytes) -> Result<Vec<u8>> {
+    const SIGNATURE_DEF: &str = "signature_def";
+    let request = GetModelMetadataRequest::decode(message).map_err(|_| unparsable())?;
+    let requested =
+        request.model_spec.ok_or_else(|| Status::invalid_argument("Missing ModelSpec"))?;
+    if request.metadata_field.is_empty() {
+        return Err(Status::invalid_argument(
+            "GetModelMetadataRequest must specify at least one metadata_field",
+        ));
+    }
+    if let Some(field) = request.metadata_field.iter().find(|field| *field != SIGNATURE_DEF) {
+        return Err(Status::invalid_argument(format!("Metadata field {field} is not supported")));
+    }
+    let handle = app.map.resolve(&spec::from_message(requested))?;
+    let signatures = prost_types::Any {
+        type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".to_owned(),
+        value: handle.servable.signature_def_map().to_vec(),
+    };
+    let mut answer = Vec::new();
+    spec::put(&mut answer, 1, &handle.name, "", handle.version);
+    let rest = GetModelMetadataResponse {
+        metadata: [(SIGNATURE_DEF.to_owned(), signatures)].into(),
+        ..GetModelMetadataResponse::default()
+    };
+    answer.extend(rest.encode_to_vec());
+    Ok(answer)
+}

@@ -1,0 +1,174 @@
+//! A gRPC service as a table from method to function, over serialized messages.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request as HttpRequest, Response as HttpResponse};
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::{Request, Response};
+
+use super::codec::Raw;
+use crate::app::App;
+use crate::status::Status;
+
+/// What a call carries beside its message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    /// When the client stops waiting.
+    pub deadline: Option<Instant>,
+    /// Whether the peer is on this machine: loopback or a Unix socket.
+    pub is_local: bool,
+}
+
+pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, Status>> + Send>>;
+
+/// The methods of one service.
+pub trait Table: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The answer of a method, `None` when there is none of that name.
+    fn call(app: &Arc<App>, method: &str, message: Bytes, call: Call) -> Option<Answer>;
+
+    /// Whether there is a method of that name.
+    fn has(method: &str) -> bool;
+}
+
+/// A service of tonic's that answers from a [`Table`].
+pub struct Methods<T> {
+    app: Arc<App>,
+    max_message_bytes: usize,
+    table: PhantomData<fn() -> T>,
+}
+
+impl<T> Methods<T> {
+    pub fn new(app: Arc<App>, max_message_bytes: usize) -> Self {
+        Self { app, max_message_bytes, table: PhantomData }
+    }
+}
+
+impl<T> Clone for Methods<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.app.clone(), self.max_message_bytes)
+    }
+}
+
+impl<T: Table> NamedService for Methods<T> {
+    const NAME: &'static str = T::NAME;
+}
+
+impl<T: Table> Service<HttpRequest<Body>> for Methods<T> {
+    type Response = HttpResponse<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
+        let path = request.uri().path();
+        // The router matched "/<NAME>/" already.
+        let method = path.rsplit('/').next().unwrap_or_default();
+        if !T::has(method) {
+            return Box::pin(async { Ok(tonic::Status::unimplemented("").into_http()) });
+        }
+        let unary = Unary::<T> {
+            app: self.app.clone(),
+            path: request.uri().clone(),
+            call: Call { deadline: deadline(request.headers()), is_local: is_local(&request) },
+            table: PhantomData,
+        };
+        let limit = self.max_message_bytes;
+        Box::pin(async move {
+            let mut grpc = Grpc::new(Raw)
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(usize::MAX);
+            Ok(grpc.unary(unary, request).await)
+        })
+    }
+}
+
+struct Unary<T> {
+    app: Arc<App>,
+    path: http::Uri,
+    call: Call,
+    table: PhantomData<fn() -> T>,
+}
+
+impl<T: Table> UnaryService<Bytes> for Unary<T> {
+    type Response = Vec<u8>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Vec<u8>>, tonic::Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        let method = self.path.path().rsplit('/').next().unwrap_or_default();
+        let answer = T::call(&self.app, method, request.into_inner(), self.call);
+        let answer = answer.expect("the method is in the table");
+        Box::pin(async move {
+            match answer.await {
+                Ok(message) => Ok(Response::new(message)),
+                Err(status) => Err(status.into()),
+            }
+        })
+    }
+}
+
+/// When the client stops waiting, by its `grpc-timeout` header.
+fn deadline(headers: &http::HeaderMap) -> Option<Instant> {
+    let timeout = parse_timeout(headers.get("grpc-timeout")?.as_bytes())?;
+    Instant::now().checked_add(timeout)
+}
+
+/// At most eight digits and a unit.
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+fn is_local(request: &HttpRequest<Body>) -> bool {
+    use super::listener::Peer;
+    request.extensions().get::<Peer>().is_some_and(|peer| peer.is_local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_eight_digits_and_a_unit() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("4m", Some(Duration::from_millis(4))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("123456789n", None),
+            ("m", None),
+            ("", None),
+            ("-1S", None),
+            ("1s", None),
+        ] {
+            assert_eq!(parse_timeout(text.as_bytes()), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The protocols. They know no servable: they translate, and ask `inference`.
+
+pub mod grpc;
+pub mod rest;

@@ -1,0 +1,12 @@
+//! SavedModels, run by TensorFlow's C API.
+//!
+//! The library is that of an installed wheel, opened at run time; Python TensorFlow is never
+//! imported. Dense tensors change hands without a copy in both directions.
+
+mod api;
+mod saved_model;
+mod session;
+mod tensor;
+
+pub use api::{load_library, Library};
+pub use session::{load_saved_model, LoadOptions, SavedModel};

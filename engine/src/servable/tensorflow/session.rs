@@ -1,0 +1,321 @@
+//! A loaded SavedModel: the session, how its runs are made, and how it ends.
+
+use std::collections::HashMap;
+use std::ffi::{c_char, c_void, CStr, CString};
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::api::{c_string, Library, TfBuffer, TfGraph, TfOutput, TfSession, TfTensor};
+use super::saved_model::MetaGraph;
+use super::tensor::Owned;
+use crate::servable::{RunOptions, Servable, Signatures};
+use crate::status::{Result, Status};
+use crate::tensor::Tensor;
+use crate::wire;
+
+/// How to open a SavedModel.
+pub struct LoadOptions {
+    pub tags: Vec<String>,
+    /// Serialized `tensorflow.ConfigProto`.
+    pub session_config: Vec<u8>,
+    /// Whether graphs that gain nothing from it stay off the runtime's inter-op threads.
+    pub inter_op_in_caller: bool,
+}
+
+/// A SavedModel opened by the C API.
+pub struct SavedModel {
+    library: &'static Library,
+    session: *mut TfSession,
+    graph: *mut TfGraph,
+    meta_graph: MetaGraph,
+    inter_op_in_caller: bool,
+    plans: RwLock<HashMap<(Vec<String>, Vec<String>), Arc<Plan>>>,
+}
+
+// SAFETY: sessions and graphs of the C API may be used from several threads at once.
+unsafe impl Send for SavedModel {}
+// SAFETY: as above.
+unsafe impl Sync for SavedModel {}
+
+/// Open the SavedModel in `directory`. Blocks for as long as the model takes to load.
+///
+/// # Errors
+/// The runtime's own, or NOT_FOUND when the files of its variables are missing.
+pub fn load_saved_model(
+    library: &'static Library,
+    directory: &Path,
+    options: &LoadOptions,
+) -> Result<SavedModel> {
+    let path = directory.to_str().and_then(c_string);
+    let path = path.ok_or_else(|| Status::invalid_argument("The model's path is not UTF-8"))?;
+    let tags: Option<Vec<CString>> = options.tags.iter().map(|tag| c_string(tag)).collect();
+    let tags = tags.ok_or_else(|| Status::invalid_argument("A tag has a NUL in it"))?;
+    let tag_pointers: Vec<*const c_char> = tags.iter().map(|tag| tag.as_ptr()).collect();
+    let tag_count = i32::try_from(tags.len()).expect("tags are few");
+    let config = &options.session_config;
+    let mut meta_graph = TfBuffer { data: ptr::null(), length: 0, deallocator: None };
+    // SAFETY: every pointer is valid for the calls it is passed to, and what is made is either
+    // owned by the value returned or deleted here.
+    unsafe {
+        let session_options = (library.new_session_options)();
+        let configured = library.checked(|status| {
+            (library.set_config)(session_options, config.as_ptr().cast(), config.len(), status);
+        });
+        let graph = (library.new_graph)();
+        let session = configured.and_then(|()| {
+            library.checked(|status| {
+                (library.load_session_from_saved_model)(
+                    session_options,
+                    ptr::null(),
+                    path.as_ptr(),
+                    tag_pointers.as_ptr(),
+                    tag_count,
+                    graph,
+                    &mut meta_graph,
+                    status,
+                )
+            })
+        });
+        (library.delete_session_options)(session_options);
+        let session = match session {
+            Ok(session) => session,
+            Err(status) => {
+                (library.delete_graph)(graph);
+                return Err(status);
+            }
+        };
+        // From here on the value owns session and graph, and closes them when it is dropped.
+        let mut model = SavedModel {
+            library,
+            session,
+            graph,
+            meta_graph: MetaGraph {
+                signatures: Signatures::new(),
+                signature_def_map: Bytes::new(),
+                has_variables: false,
+            },
+            inter_op_in_caller: options.inter_op_in_caller,
+            plans: RwLock::default(),
+        };
+        let bytes = std::slice::from_raw_parts(meta_graph.data.cast::<u8>(), meta_graph.length);
+        let read = MetaGraph::read(bytes);
+        if let Some(free) = meta_graph.deallocator {
+            free(meta_graph.data.cast_mut(), meta_graph.length);
+        }
+        model.meta_graph = read?;
+        model.meta_graph.check_variables(directory)?;
+        Ok(model)
+    }
+}
+
+impl Drop for SavedModel {
+    fn drop(&mut self) {
+        // SAFETY: nobody else holds them; closing first ends what may still run in the background.
+        unsafe {
+            let closed = self.library.checked(|status| {
+                (self.library.close_session)(self.session, status);
+            });
+            let deleted = self.library.checked(|status| {
+                (self.library.delete_session)(self.session, status);
+            });
+            // Nothing is left to be done about a session that does not close cleanly.
+            drop((closed, deleted));
+            (self.library.delete_graph)(self.graph);
+        }
+    }
+}
+
+impl Servable for SavedModel {
+    fn signatures(&self) -> &Signatures {
+        &self.meta_graph.signatures
+    }
+
+    fn signature_def_map(&self) -> &Bytes {
+        &self.meta_graph.signature_def_map
+    }
+
+    fn run(
+        &self,
+        feeds: Vec<(String, Tensor)>,
+        fetches: &[String],
+        options: RunOptions,
+    ) -> Result<Vec<Tensor>> {
+        if fetches.is_empty() {
+            return Err(Status::invalid_argument(
+                "Must specify at least one target to fetch or execute.",
+            ));
+        }
+        let (names, tensors): (Vec<String>, Vec<Tensor>) = feeds.into_iter().unzip();
+        let plan = self.plan(names, fetches)?;
+        let inputs: Vec<Owned> = tensors
+            .into_iter()
+            .map(|tensor| Owned::lend(self.library, tensor))
+            .collect::<Result<_>>()?;
+        let began = Instant::now();
+        let outputs = self.run_plan(&plan, &inputs, options);
+        drop(inputs);
+        let outputs = outputs?;
+        plan.cost.record(began.elapsed());
+        outputs.into_iter().map(Owned::into_tensor).collect()
+    }
+}
+
+/// Feeds and fetches, found in the graph.
+struct Plan {
+    feeds: Vec<TfOutput>,
+    fetches: Vec<TfOutput>,
+    cost: Cost,
+}
+
+/// How long runs take, as a moving average.
+#[derive(Default)]
+struct Cost {
+    /// Nanoseconds; 0 before the first run.
+    average: AtomicU64,
+}
+
+impl Cost {
+    /// Runs below this gain nothing from being spread over threads: handing them over costs about
+    /// 30 µs, and is what makes a small model slow.
+    const SHORT: Duration = Duration::from_micros(500);
+
+    fn record(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let average = self.average.load(Ordering::Relaxed);
+        let average = if average == 0 { took } else { average - average / 8 + took / 8 };
+        self.average.store(average.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether runs are known to be short. One that was never seen is not: only on the runtime's
+    /// own threads can it be told to stop at a deadline.
+    fn is_short(&self) -> bool {
+        let average = self.average.load(Ordering::Relaxed);
+        average > 0 && Duration::from_nanos(average) < Self::SHORT
+    }
+}
+
+/// Plans kept; requests can ask for more combinations of outputs than are worth keeping.
+const MAX_PLANS: usize = 512;
+
+impl SavedModel {
+    fn plan(&self, feeds: Vec<String>, fetches: &[String]) -> Result<Arc<Plan>> {
+        let key = (feeds, fetches.to_vec());
+        if let Some(plan) = self.plans.read().get(&key) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan {
+            feeds: key.0.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
+            fetches: key.1.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
+            cost: Cost::default(),
+        });
+        let mut plans = self.plans.write();
+        if plans.len() < MAX_PLANS {
+            plans.insert(key, plan.clone());
+        }
+        Ok(plan)
+    }
+
+    /// The output that `name` (`operation:index`, or `operation` for the first) means.
+    fn find(&self, name: &str) -> Result<TfOutput> {
+        let (operation_name, index) = match name.rsplit_once(':') {
+            Some((operation, index)) => match index.parse::<i32>() {
+                Ok(index) => (operation, index),
+                Err(_) => (name, 0),
+            },
+            None => (name, 0),
+        };
+        let library = self.library;
+        let operation = c_string(operation_name).map_or(ptr::null_mut(), |name| {
+            // SAFETY: the graph lives as long as `self`.
+            unsafe { (library.operation_by_name)(self.graph, name.as_ptr()) }
+        });
+        if operation.is_null() {
+            return Err(Status::invalid_argument(format!(
+                "Tensor {name}, specified in either feed_devices or fetch_devices was not found \
+                 in the Graph"
+            )));
+        }
+        // SAFETY: an operation of this graph.
+        let (outputs, kind) = unsafe {
+            let kind = CStr::from_ptr((library.operation_type)(operation));
+            ((library.operation_num_outputs)(operation), kind.to_string_lossy().into_owned())
+        };
+        if !(0..outputs).contains(&index) {
+            return Err(Status::out_of_range(format!(
+                "Node '{operation_name}' (type: '{kind}', num of outputs: {outputs}) does not \
+                 have output {index}"
+            )));
+        }
+        Ok(TfOutput { operation, index })
+    }
+
+    fn run_plan(&self, plan: &Plan, inputs: &[Owned], options: RunOptions) -> Result<Vec<Owned>> {
+        let library = self.library;
+        let run_options = self.run_options(plan, options)?;
+        let run_options = TfBuffer {
+            data: run_options.as_ptr().cast::<c_void>(),
+            length: run_options.len(),
+            deallocator: None,
+        };
+        let inputs: Vec<*mut TfTensor> = inputs.iter().map(Owned::as_ptr).collect();
+        let mut outputs: Vec<*mut TfTensor> = vec![ptr::null_mut(); plan.fetches.len()];
+        let count = |len: usize| i32::try_from(len).expect("signatures have few tensors");
+        let result = library.checked(|status| {
+            // SAFETY: the arrays have the lengths given, and the session is open until `self` is
+            // dropped. The run takes references of its own to the inputs.
+            unsafe {
+                (library.session_run)(
+                    self.session,
+                    &run_options,
+                    plan.feeds.as_ptr(),
+                    inputs.as_ptr(),
+                    count(inputs.len()),
+                    plan.fetches.as_ptr(),
+                    outputs.as_mut_ptr(),
+                    count(outputs.len()),
+                    ptr::null(),
+                    0,
+                    ptr::null_mut(),
+                    status,
+                );
+            }
+        });
+        let outputs: Vec<Owned> = outputs
+            .into_iter()
+            .filter(|output| !output.is_null())
+            // SAFETY: made by the run for its caller.
+            .map(|output| unsafe { Owned::take(library, output) })
+            .collect();
+        result?;
+        if outputs.len() != plan.fetches.len() {
+            return Err(Status::unknown("Predict internal error"));
+        }
+        Ok(outputs)
+    }
+
+    /// Serialized `tensorflow.RunOptions`.
+    fn run_options(&self, plan: &Plan, options: RunOptions) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(16);
+        if self.inter_op_in_caller && plan.cost.is_short() {
+            // inter_op_thread_pool: the calling thread. A run there cannot be timed out, but
+            // whoever waits for it can.
+            wire::put_tag(&mut bytes, 3, wire::VARINT);
+            wire::put_varint(&mut bytes, u64::MAX);
+        } else if let Some(deadline) = options.deadline {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            if left == 0 {
+                return Err(Status::deadline_exceeded("The deadline passed before the run began"));
+            }
+            // timeout_in_ms
+            wire::put_tag(&mut bytes, 2, wire::VARINT);
+            wire::put_varint(&mut bytes, u64::try_from(left).unwrap_or(u64::MAX >> 1));
+        }
+        Ok(bytes)
+    }
+}

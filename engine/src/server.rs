@@ -1,0 +1,159 @@
+//! The front ends of one process: started one by one, stopped together.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::app::{App, Options};
+use crate::frontend::{grpc, rest};
+use crate::status::{Result, Status};
+
+/// The runtime, and what is running on it.
+pub struct Server {
+    pub app: Arc<App>,
+    /// `None` after the server was stopped.
+    runtime: Mutex<Option<Runtime>>,
+    stopping: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Server {
+    /// # Errors
+    /// INTERNAL when threads cannot be made.
+    pub fn new(options: Options) -> Result<Self> {
+        let threads = match options.io_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("servable-io")
+            .enable_all()
+            .build()
+            .map_err(|error| Status::internal(format!("No I/O threads: {error}")))?;
+        Ok(Self {
+            app: Arc::new(App::new(options)),
+            runtime: Mutex::new(Some(runtime)),
+            stopping: watch::Sender::new(false),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// Open the gRPC listeners; the TCP port, when there is one.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when an address cannot be bound or TLS cannot be set up.
+    pub fn start_grpc(&self) -> Result<Option<u16>> {
+        let options = &self.app.options;
+        let failed =
+            |error: &dyn std::fmt::Display| Status::invalid_argument(format!("{FAILED}: {error}"));
+        let mut port = None;
+        let tcp = match options.grpc_port {
+            None => None,
+            Some(wanted) => {
+                let host: IpAddr = options.grpc_host.parse().map_err(|error| failed(&error))?;
+                let listener = grpc::bind_tcp(SocketAddr::new(host, wanted));
+                let listener = listener.map_err(|error| failed(&error))?;
+                port = Some(listener.local_addr().map_err(|error| failed(&error))?.port());
+                Some(listener)
+            }
+        };
+        let unix = match options.grpc_socket_path.as_str() {
+            "" => None,
+            path => {
+                let path = Path::new(path);
+                let listener = grpc::bind_unix(path).map_err(|error| failed(&error))?;
+                Some((listener, path.to_owned()))
+            }
+        };
+        let runtime = self.runtime.lock();
+        let runtime = runtime.as_ref().ok_or_else(stopped)?;
+        let listeners = {
+            let _inside = runtime.enter();
+            grpc::Listeners::new(tcp, unix).map_err(|error| failed(&error))?
+        };
+        let router = {
+            let _inside = runtime.enter();
+            grpc::router(&self.app).map_err(|error| failed(&error))?
+        };
+        let shutdown = self.when_stopping();
+        let task = runtime.spawn(async move {
+            // A listener reports no errors of its own: see `Incoming`.
+            let _ = router.serve_with_incoming_shutdown(listeners.incoming(), shutdown).await;
+        });
+        self.tasks.lock().push(task);
+        Ok(port)
+    }
+
+    /// Open the REST listener; its port.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when it cannot be bound.
+    pub fn start_rest(&self) -> Result<u16> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Status::invalid_argument(format!("Failed to start the HTTP server: {error}"))
+        };
+        let wanted = self.app.options.rest_port.unwrap_or(0);
+        // Both families where the machine has IPv6, else IPv4.
+        let listener = grpc::bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), wanted))
+            .or_else(|_| grpc::bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)))
+            .map_err(|error| failed(&error))?;
+        let port = listener.local_addr().map_err(|error| failed(&error))?.port();
+        let runtime = self.runtime.lock();
+        let runtime = runtime.as_ref().ok_or_else(stopped)?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(|error| failed(&error))?
+        };
+        let task = runtime.spawn(rest::serve(self.app.clone(), listener, self.when_stopping()));
+        self.tasks.lock().push(task);
+        Ok(port)
+    }
+
+    fn when_stopping(&self) -> impl std::future::Future<Output = ()> + Send + 'static {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // An error means that the server is gone, which is a reason to stop, too.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+
+    /// Stop accepting, finish what is in flight for at most `grace`, close. Whether everything
+    /// had finished.
+    pub fn stop(&self, grace: Duration) -> bool {
+        self.stopping.send_replace(true);
+        let Some(runtime) = self.runtime.lock().take() else { return true };
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        let finished = runtime.block_on(async {
+            tokio::time::timeout(grace, async {
+                for task in tasks {
+                    // A task that panicked has finished, too.
+                    let _ = task.await;
+                }
+            })
+            .await
+            .is_ok()
+        });
+        runtime.shutdown_background();
+        finished
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// TensorFlow Serving's own text when its gRPC server cannot start.
+const FAILED: &str = "Failed to BuildAndStart gRPC server";
+
+fn stopped() -> Status {
+    Status::failed_precondition("The server was stopped")
+}
