@@ -1,0 +1,152 @@
+"""Operations over gRPC channels, blocking and not."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from servable.client.grpc_codec import RPCS
+from servable.client.operations import Operation
+from servable.client.targets import ConnectionOptions, Target
+from servable.errors import DeadlineExceeded, ServingError, Unavailable, from_code
+
+
+class GrpcTransport:
+    """One channel for blocking calls; may be used from many threads."""
+
+    def __init__(self, target: Target, options: ConnectionOptions) -> None:
+        self._target = target
+        self._options = options
+        settings = _settings(options)
+        if target.secure:
+            credentials = _credentials(options)
+            self._channel = grpc.secure_channel(target.address, credentials, settings)
+        else:
+            self._channel = grpc.insecure_channel(target.address, settings)
+        self._calls: Mapping[type[Operation], Any] = _calls(self._channel)
+
+    def send(self, operation: Operation, timeout_s: float) -> Any:
+        """
+        Send one operation and return its result.
+
+        Raises:
+            ServingError: the server's code and text, or that it was not reached.
+        """
+        kind = type(operation)
+        rpc = RPCS[kind]
+        request = rpc.encode(operation)
+        metadata = _metadata(self._options)
+        try:
+            response = self._calls[kind](request, timeout=timeout_s, metadata=metadata)
+        except grpc.RpcError as exc:
+            raise _error(exc, self._target, timeout_s) from None
+        return rpc.decode(operation, response)
+
+    def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        self._channel.close()
+
+
+class AsyncGrpcTransport:
+    """One channel for coroutines of one event loop."""
+
+    def __init__(self, target: Target, options: ConnectionOptions) -> None:
+        self._target = target
+        self._options = options
+        settings = _settings(options)
+        if target.secure:
+            credentials = _credentials(options)
+            self._channel = grpc.aio.secure_channel(
+                target.address, credentials, settings
+            )
+        else:
+            self._channel = grpc.aio.insecure_channel(target.address, settings)
+        self._calls: Mapping[type[Operation], Any] = _calls(self._channel)
+
+    async def send(self, operation: Operation, timeout_s: float) -> Any:
+        """Send one operation and return its result; raises as GrpcTransport.send."""
+        kind = type(operation)
+        rpc = RPCS[kind]
+        request = rpc.encode(operation)
+        metadata = _metadata(self._options)
+        try:
+            response = await self._calls[kind](
+                request, timeout=timeout_s, metadata=metadata
+            )
+        except grpc.aio.AioRpcError as exc:
+            raise _error(exc, self._target, timeout_s) from None
+        return rpc.decode(operation, response)
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        await self._channel.close()
+
+
+def _calls(channel: Any) -> Mapping[type[Operation], Any]:
+    return {
+        kind: channel.unary_unary(
+            rpc.path,
+            request_serializer=rpc.request.SerializeToString,
+            response_deserializer=rpc.response.FromString,
+        )
+        for kind, rpc in RPCS.items()
+    }
+
+
+def _settings(options: ConnectionOptions) -> list[tuple[str, Any]]:
+    settings: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.enable_retries", 0),  # ours count, and know when to stop
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    ]
+    if options.keep_alive_s is not None:
+        settings += [
+            ("grpc.keepalive_time_ms", int(options.keep_alive_s * 1000)),
+            ("grpc.keepalive_timeout_ms", 20_000),
+        ]
+    if options.tls is not None and options.tls.server_name is not None:
+        settings.append(("grpc.ssl_target_name_override", options.tls.server_name))
+    return settings
+
+
+def _credentials(options: ConnectionOptions) -> grpc.ChannelCredentials:
+    tls = options.tls
+    if tls is None:
+        return grpc.ssl_channel_credentials()
+    return grpc.ssl_channel_credentials(
+        tls.read(tls.ca), tls.read(tls.key), tls.read(tls.certificate)
+    )
+
+
+def _metadata(options: ConnectionOptions) -> tuple[tuple[str, str], ...] | None:
+    authorization = options.authorization()
+    return None if authorization is None else (("authorization", authorization),)
+
+
+# What gRPC says when something else than a gRPC server answers.
+_NOT_GRPC: Final = ("http1", "http/1", "Failed parsing HTTP/2", "non-200 HTTP")
+
+
+def _error(exc: Any, target: Target, timeout_s: float) -> ServingError:
+    code: int = exc.code().value[0]
+    text = exc.details() or ""
+    if code == Unavailable.code:
+        if any(sign in text for sign in _NOT_GRPC):
+            return Unavailable(
+                f"{target} does not speak gRPC ({text}); is that the REST port? "
+                f"Then the address is http://{target}"
+            )
+        if "connect" in text or "resolution" in text or "reset" in text:
+            return Unavailable(
+                f"the server at {target} was not reached: {text}; does it run, and is "
+                "this its gRPC address?"
+            )
+    if code == DeadlineExceeded.code and text.startswith("Deadline"):
+        return DeadlineExceeded(
+            f"no answer from {target} within {timeout_s:.3g} s; give more with timeout="
+        )
+    return from_code(code, text)

@@ -1,0 +1,168 @@
+"""
+What a client can ask of a server, and what comes back; no protocol in it.
+
+The codecs say how each operation looks over gRPC and over REST.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy.typing as npt
+
+from servable.apis import example_pb2, model_server_config_pb2
+from servable.client.dtypes import DType
+from servable.client.signatures import Signature
+from servable.errors import Code, InvalidArgument, ServingError, from_code
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """
+    A model, and which of its versions: a number, a label, or the latest.
+
+    Raises:
+        InvalidArgument: it has no name, or both a version and a label.
+    """
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InvalidArgument(f"a model is a name, and {self.name!r} is none")
+        if self.version is not None and self.label is not None:
+            raise InvalidArgument(
+                f"version={self.version} and label={self.label!r} exclude each other"
+            )
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"model {self.name!r} version {self.version}"
+        if self.label is not None:
+            return f"model {self.name!r} label {self.label!r}"
+        return f"model {self.name!r}"
+
+
+class Tensor(NamedTuple):
+    """An array, and the type to send it as."""
+
+    array: npt.NDArray[Any]
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """Run a signature.  `signature` is what it looks like, where that is known."""
+
+    model: ModelRef
+    signature_name: str
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str] = ()
+    signature: Signature | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """Classify examples."""
+
+    model: ModelRef
+    signature_name: str
+    examples: Sequence[example_pb2.Example]
+    context: example_pb2.Example | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Regress:
+    """Regress examples."""
+
+    model: ModelRef
+    signature_name: str
+    examples: Sequence[example_pb2.Example]
+    context: example_pb2.Example | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MultiInference:
+    """Classify and regress the same examples; `tasks` are (signature, method)."""
+
+    model: ModelRef
+    tasks: Sequence[tuple[str, str]]
+    examples: Sequence[example_pb2.Example]
+    context: example_pb2.Example | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Ask for the signatures."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Ask for the state of the versions."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadConfig:
+    """Replace the set of models."""
+
+    config: model_server_config_pb2.ModelServerConfig
+
+
+Operation: TypeAlias = (
+    Predict | Classify | Regress | MultiInference | Metadata | Status | ReloadConfig
+)
+
+
+class Prediction(NamedTuple):
+    """
+    Outputs by name, and the version that made them; None where REST does not say.
+    """
+
+    outputs: Mapping[str, npt.NDArray[Any]]
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """
+    Classes of every example, as two arrays of shape [examples, classes].
+
+    Attributes:
+        labels: text; empty where the model gives scores only.
+        scores: float32; zero where the model gives labels only.
+    """
+
+    labels: npt.NDArray[Any]
+    scores: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """
+    The state of one version of a model.
+
+    Attributes:
+        state: START, LOADING, AVAILABLE, UNLOADING, END or UNKNOWN.
+        code: OK, or why loading or unloading failed.
+        message: "", or the text that goes with the code.
+    """
+
+    version: int
+    state: str
+    code: Code
+    message: str
+
+    @property
+    def error(self) -> ServingError | None:
+        """The failure as an exception, None without one."""
+        return None if self.code is Code.OK else from_code(self.code, self.message)
+
+    def __str__(self) -> str:
+        failure = f" ({self.code.name}: {self.message})" if self.code else ""
+        return f"version {self.version} is {self.state}{failure}"

@@ -1,0 +1,280 @@
+"""How each operation looks over REST: method, path and JSON, and the way back."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from servable.apis import (
+    example_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+)
+from servable.client import dtypes
+from servable.client.dtypes import STRING
+from servable.client.grpc_codec import version_statuses
+from servable.client.operations import (
+    Classification,
+    Classify,
+    Metadata,
+    ModelRef,
+    MultiInference,
+    Operation,
+    Predict,
+    Prediction,
+    Regress,
+    ReloadConfig,
+    Status,
+    Tensor,
+)
+from servable.client.signatures import (
+    ModelMetadata,
+    TensorSpec,
+    signatures_from,
+)
+from servable.errors import Code, Internal, ServingError, Unimplemented, from_code
+
+# The types that the server reads from JSON and writes to it.
+_JSON_DTYPES: Final = frozenset(
+    "float32 float64 int8 int16 int32 int64 uint8 uint32 uint64 bool string".split()
+)
+
+# More than one code has the same HTTP status; the one that is meant most stands here.
+_CODES: Final = {
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.DEADLINE_EXCEEDED,
+    409: Code.ABORTED,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.RESOURCE_EXHAUSTED,
+    499: Code.CANCELLED,
+    500: Code.INTERNAL,
+    501: Code.UNIMPLEMENTED,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
+}
+_OK: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """What to send; `path` is already percent-encoded."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+
+
+def encode(operation: Operation) -> HttpRequest:
+    """
+    Return the request for *operation*.
+
+    Raises:
+        Unimplemented: REST has no such call, or no way to write one of the types.
+    """
+    match operation:
+        case Predict():
+            body = _predict_body(operation)
+            return HttpRequest("POST", f"{model_path(operation.model)}:predict", body)
+        case Classify():
+            body = _examples_body(operation)
+            return HttpRequest("POST", f"{model_path(operation.model)}:classify", body)
+        case Regress():
+            body = _examples_body(operation)
+            return HttpRequest("POST", f"{model_path(operation.model)}:regress", body)
+        case Metadata():
+            return HttpRequest("GET", f"{model_path(operation.model)}/metadata")
+        case Status():
+            return HttpRequest("GET", model_path(operation.model))
+        case MultiInference() | ReloadConfig():
+            raise Unimplemented(
+                f"there is no {type(operation).__name__} over REST; use a gRPC "
+                "address, as Client('host:8500')"
+            )
+
+
+def decode(operation: Operation, status: int, body: bytes) -> Any:
+    """
+    Return the result in a reply to *operation*.
+
+    Raises:
+        ServingError: the reply is an error, with the code that its status means.
+        Internal: the reply is not what the API promises.
+    """
+    if status != _OK:
+        raise error(status, body)
+    try:
+        document = json.loads(body.decode("utf-8", "surrogateescape"))
+        return _DECODERS[type(operation)](operation, document)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise Internal(
+            f"the reply is not one of the TensorFlow Serving REST API: "
+            f"{type(exc).__name__}: {exc}; it begins with {body[:80]!r}"
+        ) from exc
+
+
+def error(status: int, body: bytes) -> ServingError:
+    """Return the error in a reply; its text, or what else the body says."""
+    code = _CODES.get(status, Code.UNKNOWN)
+    try:
+        text = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        text = body[:200].decode("utf-8", "replace").strip()
+        text = f"HTTP status {status}" + (f": {text}" if text else "")
+    return from_code(code, str(text))
+
+
+def model_path(model: ModelRef) -> str:
+    """Return the path of a model, percent-encoded."""
+    path = f"/v1/models/{quote(model.name, safe='')}"
+    if model.version is not None:
+        return f"{path}/versions/{model.version}"
+    if model.label is not None:
+        return f"{path}/labels/{quote(model.label, safe='')}"
+    return path
+
+
+def _dumps(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _predict_body(operation: Predict) -> bytes:
+    document: dict[str, Any] = {}
+    if operation.signature_name:
+        document["signature_name"] = operation.signature_name
+    document["inputs"] = {
+        name: _json_values(name, tensor) for name, tensor in operation.inputs.items()
+    }
+    return _dumps(document)
+
+
+def _json_values(name: str, tensor: Tensor) -> Any:
+    if tensor.dtype.name not in _JSON_DTYPES:
+        raise Unimplemented(
+            f"input {name!r}: the REST API has no {tensor.dtype} values; use a gRPC "
+            "address, as Client('host:8500')"
+        )
+    values = tensor.array.tolist()
+    return _json_strings(values) if tensor.dtype is STRING else values
+
+
+def _json_strings(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_json_strings(v) for v in value]
+    return _json_string(value)
+
+
+def _json_string(value: bytes) -> str | dict[str, str]:
+    """Return bytes as the text they are, or in base 64 where they are none."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+def _prediction(operation: Predict, document: Any) -> Prediction:
+    values = document["outputs"]
+    signature = operation.signature
+    specs = signature.outputs if signature is not None else {}
+    if len(specs) == 1:
+        values = {next(iter(specs)): values}
+    elif not specs and not isinstance(values, dict):
+        values = {"outputs": values}
+    wanted = operation.outputs or sorted(values)
+    return Prediction({n: _array(values[n], specs.get(n)) for n in wanted}, None)
+
+
+def _array(value: Any, spec: TensorSpec | None) -> npt.NDArray[Any]:
+    if spec is None or spec.dtype is None:
+        return np.array(value)
+    if spec.dtype is STRING:
+        return np.array(_bytes_of(value), object)
+    return np.array(value, dtypes.to_numpy(spec.dtype))
+
+
+def _bytes_of(value: Any) -> Any:
+    match value:
+        case list():
+            return [_bytes_of(v) for v in value]
+        case {"b64": text}:
+            return base64.b64decode(text)
+        case _:
+            return value.encode("utf-8", "surrogateescape")
+
+
+def _examples_body(operation: Classify | Regress) -> bytes:
+    document: dict[str, Any] = {}
+    if operation.signature_name:
+        document["signature_name"] = operation.signature_name
+    if operation.context is not None:
+        document["context"] = _json_example(operation.context)
+    document["examples"] = [_json_example(e) for e in operation.examples]
+    return _dumps(document)
+
+
+def _json_example(example: example_pb2.Example) -> dict[str, Any]:
+    return {
+        name: [
+            _json_string(v) if isinstance(v, bytes) else v
+            for v in getattr(feature, kind).value
+        ]
+        if (kind := feature.WhichOneof("kind"))
+        else []
+        for name, feature in example.features.feature.items()
+    }
+
+
+def _classification(_operation: Classify, document: Any) -> Classification:
+    rows = document["results"]
+    labels = np.array([[label for label, _score in row] for row in rows], np.str_)
+    scores = np.array([[score for _label, score in row] for row in rows], np.float32)
+    return Classification(labels, scores)
+
+
+def _regression(_operation: Regress, document: Any) -> npt.NDArray[Any]:
+    return np.array(document["results"], np.float32)
+
+
+def _metadata(_operation: Metadata, document: Any) -> ModelMetadata:
+    from google.protobuf import json_format  # noqa: PLC0415 - slow, and only here
+
+    spec = json_format.ParseDict(
+        document["model_spec"], model_pb2.ModelSpec(), ignore_unknown_fields=True
+    )
+    signatures = json_format.ParseDict(
+        document["metadata"]["signature_def"],
+        get_model_metadata_pb2.SignatureDefMap(),
+        ignore_unknown_fields=True,
+    )
+    return ModelMetadata(
+        spec.name, spec.version.value, signatures_from(signatures.signature_def)
+    )
+
+
+def _status(operation: Status, document: Any) -> Any:
+    from google.protobuf import json_format  # noqa: PLC0415 - slow, and only here
+
+    response = json_format.ParseDict(
+        document,
+        get_model_status_pb2.GetModelStatusResponse(),
+        ignore_unknown_fields=True,
+    )
+    return version_statuses(operation, response)
+
+
+_DECODERS: Final[Mapping[type[Operation], Callable[[Any, Any], Any]]] = {
+    Predict: _prediction,
+    Classify: _classification,
+    Regress: _regression,
+    Metadata: _metadata,
+    Status: _status,
+}

@@ -1,0 +1,160 @@
+"""Addresses as people write them, made into what gRPC and HTTP connect to."""
+
+import enum
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from servable.errors import InvalidArgument
+
+DEFAULT_GRPC_PORT: Final = 8500
+DEFAULT_REST_PORT: Final = 8501
+
+_RESOLVERS: Final = ("dns:", "ipv4:", "ipv6:", "xds:", "unix-abstract:", "vsock:")
+
+
+class Protocol(enum.Enum):
+    """What is spoken at an address."""
+
+    GRPC = "gRPC"
+    REST = "REST"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """
+    One address of a server.
+
+    Attributes:
+        address: gRPC's name of it, or the base URL.
+        secure: TLS is spoken there.
+    """
+
+    protocol: Protocol
+    address: str
+    secure: bool = False
+
+    def __str__(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """
+    Whom to trust, and who we are; paths of PEM files.
+
+    Attributes:
+        ca: the roots to trust; None takes the system's.
+        certificate: our certificate chain, for mutual TLS.
+        key: its private key.
+        server_name: the name to expect in the server's certificate, where it is not
+            the host in the address.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidArgument("a certificate and its key are given together")
+
+    def read(
+        self, path: str | os.PathLike[str] | None
+    ) -> bytes | None:
+        """Return the content of one of the files, None without a path."""
+        return None if path is None else Path(path).read_bytes()
+
+
+Token: TypeAlias = str | Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How to connect, whatever the protocol."""
+
+    tls: Tls | None = None
+    token: Token | None = field(default=None, repr=False)
+    keep_alive_s: float | None = 300.0
+
+    def authorization(self) -> str | None:
+        """Return the value of the authorization header, None without a token."""
+        if self.token is None:
+            return None
+        token = self.token if isinstance(self.token, str) else self.token()
+        return f"Bearer {token}"
+
+
+def parse_targets(address: str | Sequence[str], *, secure: bool) -> Sequence[Target]:
+    """
+    Return the targets that *address* names: one, several, or several with commas.
+
+    Raises:
+        InvalidArgument: one of them is no address, or they speak different protocols.
+    """
+    if isinstance(address, str):
+        is_list = address.startswith(_RESOLVERS)
+        parts = [address] if is_list else address.split(",")
+    else:
+        parts = list(address)
+    targets = [parse_target(part.strip(), secure=secure) for part in parts]
+    if not targets:
+        raise InvalidArgument("no address was given")
+    if len({target.protocol for target in targets}) > 1:
+        raise InvalidArgument(
+            f"{', '.join(map(str, targets))} speak gRPC and REST; "
+            "one client speaks one of them"
+        )
+    return targets
+
+
+def parse_target(address: str, *, secure: bool = False) -> Target:
+    """
+    Return the target for one address.
+
+    `host`, `host:port`, `grpc://…`, `grpcs://…` and `unix:/path` are gRPC,
+    `http://…` and `https://…` are REST; so is whatever gRPC's own resolvers take.
+
+    Raises:
+        InvalidArgument: it is none of these.
+    """
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme in ("http", "https"):
+        return _rest_target(scheme, rest.rstrip("/"), address, secure=secure)
+    if separator and scheme in ("grpc", "grpcs"):
+        address, secure = rest.rstrip("/"), secure or scheme == "grpcs"
+    elif address.startswith(("unix:", *_RESOLVERS)):
+        return Target(Protocol.GRPC, address, secure)
+    elif separator:
+        raise InvalidArgument(
+            f"{address!r} is no address of a server; give host:8500 for gRPC, "
+            "http://host:8501 for REST, or unix:/path"
+        )
+    return Target(Protocol.GRPC, _with_port(address, DEFAULT_GRPC_PORT), secure)
+
+
+def _rest_target(scheme: str, rest: str, address: str, *, secure: bool) -> Target:
+    if secure and scheme == "http":
+        raise InvalidArgument(f"{address!r} is not encrypted; write https://")
+    host, slash, path = rest.partition("/")
+    default = 443 if scheme == "https" else DEFAULT_REST_PORT
+    url = f"{scheme}://{_with_port(host, default)}{slash}{path}"
+    return Target(Protocol.REST, url, scheme == "https")
+
+
+def _with_port(host: str, default: int) -> str:
+    _, bracket, after = host.rpartition("]")
+    name, colon, port = after.rpartition(":") if bracket else host.rpartition(":")
+    if not colon:
+        if not host:
+            raise InvalidArgument("an address begins with a host")
+        return f"{host}:{default}"
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= 65535  # noqa: PLR2004
+    if not is_port or (not bracket and (not name or ":" in name)):
+        raise InvalidArgument(
+            f"{host!r} is no address; give host:port, as localhost:{default}"
+        )
+    return host
