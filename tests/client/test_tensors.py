@@ -143,7 +143,9 @@ def test_values_are_encoded_as_tensorflow_does(
 
     ours = make_tensor_proto(**arguments)
 
-    assert ours.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+    assert ours.SerializeToString(deterministic=True) == expected.SerializeToString(
+        deterministic=True
+    )
 
 
 @given(

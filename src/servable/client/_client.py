@@ -528,9 +528,7 @@ def _model_server_config(
             )
         except text_format.ParseError as exc:
             raise InvalidArgument(f"this is no ModelServerConfig: {exc}") from None
-    if isinstance(config, model_server_config_pb2.ModelServerConfig):
-        return config
-    serialize = getattr(config, "SerializeToString", None)  # of another package
-    if serialize is None:
-        raise InvalidArgument(f"{type(config).__name__} is no configuration of models")
-    return model_server_config_pb2.ModelServerConfig.FromString(serialize())
+    # The message may be of another package; what crosses between pools is bytes.
+    return model_server_config_pb2.ModelServerConfig.FromString(
+        config.SerializeToString()
+    )

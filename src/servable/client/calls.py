@@ -144,7 +144,8 @@ class Calls:
             operation = _predict(model, inputs, signature, wanted, renewed.metadata)
             prediction = yield from self.send(operation, deadline)
         self._forget_if_replaced(model, prediction)
-        return prediction.outputs
+        result: Mapping[str, npt.NDArray[Any]] = prediction.outputs
+        return result
 
     def classify(
         self,
@@ -157,7 +158,8 @@ class Calls:
         """Classify examples; see Client.classify."""
         deadline = self._clock() + timeout_s
         operation = Classify(model, signature, make_examples(examples), _one(context))
-        return (yield from self.send(operation, deadline))
+        result: Classification = yield from self.send(operation, deadline)
+        return result
 
     def regress(
         self,
@@ -170,7 +172,8 @@ class Calls:
         """Regress examples; see Client.regress."""
         deadline = self._clock() + timeout_s
         operation = Regress(model, signature, make_examples(examples), _one(context))
-        return (yield from self.send(operation, deadline))
+        result: npt.NDArray[Any] = yield from self.send(operation, deadline)
+        return result
 
     def multi_inference(
         self,
@@ -189,22 +192,25 @@ class Calls:
                     "the methods are 'classify' and 'regress'"
                 )
         messages = make_examples(examples)
-        operation = MultiInference(
-            model, tuple(tasks.items()), messages, _one(context)
+        operation = MultiInference(model, tuple(tasks.items()), messages, _one(context))
+        results: Mapping[str, Classification | npt.NDArray[Any]] = yield from self.send(
+            operation, deadline
         )
-        return (yield from self.send(operation, deadline))
+        return results
 
     def metadata(self, model: ModelRef, timeout_s: float) -> Steps[ModelMetadata]:
         """Ask for the signatures, whatever is known."""
-        return (
-            yield from self.send(Metadata(model), self._clock() + timeout_s)
-        )
+        deadline = self._clock() + timeout_s
+        result: ModelMetadata = yield from self.send(Metadata(model), deadline)
+        return result
 
     def status(
         self, model: ModelRef, timeout_s: float
     ) -> Steps[Sequence[VersionStatus]]:
         """Ask for the state of the versions."""
-        return (yield from self.send(Status(model), self._clock() + timeout_s))
+        deadline = self._clock() + timeout_s
+        result: Sequence[VersionStatus] = yield from self.send(Status(model), deadline)
+        return result
 
     def reload_config(
         self, config: model_server_config_pb2.ModelServerConfig, timeout_s: float
@@ -221,7 +227,9 @@ class Calls:
             left = deadline - self._clock()
             if left <= 0:
                 what = f"{model} was" if model else "the server was"
-                raise DeadlineExceeded(f"{what} not ready within {timeout_s:g} s: {last}")
+                raise DeadlineExceeded(
+                    f"{what} not ready within {timeout_s:g} s: {last}"
+                )
             try:
                 timeout = min(left, _READINESS_TRY_S)
                 versions = yield Send(operation, self._next_address(), timeout)

@@ -149,11 +149,12 @@ def _to_ml_dtypes(dtype: DType) -> np.dtype[Any]:
             f"tensors of type {dtype} need the package ml_dtypes: pip install ml_dtypes"
         ) from None
     try:
-        return np.dtype(getattr(ml_dtypes, dtype.numpy_name))
+        array_type: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.numpy_name))
     except AttributeError:
         raise TensorError(
             f"ml_dtypes {ml_dtypes.__version__} has no type {dtype}; a newer one does"
         ) from None
+    return array_type
 
 
 def from_numpy(dtype: np.dtype[Any]) -> DType:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from servable.apis import example_pb2, feature_pb2
 from servable.client.dtypes import TensorError
@@ -70,7 +71,7 @@ def _example(index: int, example: Any) -> example_pb2.Example:
     if isinstance(example, bytes):
         try:
             return example_pb2.Example.FromString(example)
-        except Exception as exc:  # protobuf's DecodeError differs between its backends
+        except DecodeError as exc:
             raise TensorError(f"example {index} is no tf.Example: {exc}") from None
     raise TensorError(
         f"example {index} is {type(example).__name__}; an example is a dictionary of "

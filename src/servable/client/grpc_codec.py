@@ -186,7 +186,9 @@ def version_statuses(
     )
 
 
-def _reload_request(operation: ReloadConfig) -> model_management_pb2.ReloadConfigRequest:
+def _reload_request(
+    operation: ReloadConfig,
+) -> model_management_pb2.ReloadConfigRequest:
     return model_management_pb2.ReloadConfigRequest(config=operation.config)
 
 

@@ -66,7 +66,7 @@ class _TimeLeft(dict[str, float]):
         super().__init__()
         self._deadline = deadline
 
-    def get(self, _phase: str, _default: Any = None) -> float:  # type: ignore[override]
+    def get(self, _phase: str, _default: Any = None) -> float:
         return max(self._deadline - time.monotonic(), 0.001)
 
 
@@ -141,7 +141,8 @@ def _late(target: Target, timeout_s: float) -> ServingError:
 def _error(exc: httpx.HTTPError, target: Target, timeout_s: float) -> ServingError:
     if isinstance(exc, httpx.TimeoutException):
         return _late(target, timeout_s)
+    text = str(exc) or type(exc).__name__
     return Unavailable(
-        f"the server at {target} was not reached: {exc or type(exc).__name__}; does it "
-        "run, and is this its REST address?"
+        f"the server at {target} was not reached: {text}; does it run, and is this "
+        "its REST address?"
     )

@@ -92,12 +92,12 @@ def _column(column: Any) -> npt.NDArray[Any]:
     return np.asarray(column if to_numpy is None else to_numpy())
 
 
-def _as_declared(
-    column: npt.NDArray[Any], spec: TensorSpec | None
-) -> npt.NDArray[Any]:
+def _as_declared(column: npt.NDArray[Any], spec: TensorSpec | None) -> npt.NDArray[Any]:
     """Return a column as [rows, 1] where the signature wants a matrix."""
     wants_matrix = (
-        spec is not None and spec.shape is not None and spec.shape[1:] in {(1,), (None,)}
+        spec is not None
+        and spec.shape is not None
+        and spec.shape[1:] in {(1,), (None,)}
     )
     return column.reshape(-1, 1) if wants_matrix and column.ndim == 1 else column
 

@@ -30,7 +30,7 @@ class ModelRef:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
+        if not self.name:
             raise InvalidArgument(f"a model is a name, and {self.name!r} is none")
         if self.version is not None and self.label is not None:
             raise InvalidArgument(
@@ -120,9 +120,7 @@ Operation: TypeAlias = (
 
 
 class Prediction(NamedTuple):
-    """
-    Outputs by name, and the version that made them; None where REST does not say.
-    """
+    """Outputs by name, and the version that made them; None where REST is silent."""
 
     outputs: Mapping[str, npt.NDArray[Any]]
     version: int | None

@@ -42,7 +42,10 @@ from servable.errors import Code, Internal, ServingError, Unimplemented, from_co
 
 # The types that the server reads from JSON and writes to it.
 _JSON_DTYPES: Final = frozenset(
-    "float32 float64 int8 int16 int32 int64 uint8 uint32 uint64 bool string".split()
+    (
+        *("float32", "float64", "bool", "string"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"),
+    )
 )
 
 # More than one code has the same HTTP status; the one that is meant most stands here.

@@ -62,9 +62,7 @@ class Tls:
         if (self.certificate is None) != (self.key is None):
             raise InvalidArgument("a certificate and its key are given together")
 
-    def read(
-        self, path: str | os.PathLike[str] | None
-    ) -> bytes | None:
+    def read(self, path: str | os.PathLike[str] | None) -> bytes | None:
         """Return the content of one of the files, None without a path."""
         return None if path is None else Path(path).read_bytes()
 
