@@ -127,6 +127,9 @@ def _metadata(options: ConnectionOptions) -> tuple[tuple[str, str], ...] | None:
     return None if authorization is None else (("authorization", authorization),)
 
 
+# What gRPC says when there is no connection, or no longer.
+_NOT_REACHED: Final = ("connect", "Connection", "resol", "Socket closed", "GOAWAY")
+
 # What gRPC says when something else than a gRPC server answers.
 _NOT_GRPC: Final = ("http1", "http/1", "Failed parsing HTTP/2", "non-200 HTTP")
 
@@ -140,7 +143,7 @@ def _error(exc: Any, target: Target, timeout_s: float) -> ServingError:
                 f"{target} does not speak gRPC ({text}); is that the REST port? "
                 f"Then the address is http://{target}"
             )
-        if "connect" in text or "resolution" in text or "reset" in text:
+        if any(sign in text for sign in _NOT_REACHED):
             return Unavailable(
                 f"the server at {target} was not reached: {text}; does it run, and is "
                 "this its gRPC address?"
@@ -149,4 +152,6 @@ def _error(exc: Any, target: Target, timeout_s: float) -> ServingError:
         return DeadlineExceeded(
             f"no answer from {target} within {timeout_s:.3g} s; give more with timeout="
         )
-    return from_code(code, text)
+    return from_code(
+        code, text or f"{target} answered {exc.code().name} without a text"
+    )

@@ -133,6 +133,8 @@ def _tensor(value: Any, spec: TensorSpec | None) -> Tensor:
         given = dtypes.from_numpy(array.dtype)
         if given is wanted and wanted is not STRING:
             return Tensor(array, wanted)
+        if array.dtype.kind == "O":
+            array, given = to_array(value)
     else:
         array = python_array(value)
         given = dtypes.from_numpy(array.dtype)
@@ -174,7 +176,7 @@ def _cast(
             raise TensorError(f"{given} values cannot become {wanted}")
         else:
             cast = array.astype(target)
-            back = cast.astype(source)
+            back = (cast.real if target.kind == "c" else cast).astype(source)
             kept = (back == array) | ((back != back) & (array != array))  # noqa: PLR0124
             if not exact:  # rounding is fine, overflow is not
                 kept |= np.isfinite(back) if _is_float(wanted) else False
