@@ -248,5 +248,6 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load_tensorflow, module)?)?;
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
+    module.add_function(wrap_pyfunction!(crate::bench::python::bench, module)?)?;
     Ok(())
 }

@@ -167,4 +167,14 @@ class Engine:
         """Return the page served at metrics_path."""
 
 def bench(spec_json: str, progress: Callable[[float], None] | None = None) -> str:
-    """Drive a server with load as spec_json says and return the result as JSON."""
+    """
+    Drive a server with load as spec_json says and return the result as JSON.
+
+    servable.bench.runner says what is in both.  progress is called about ten times a
+    second with the part done; what it raises ends the run.  Blocks.
+
+    Raises:
+        ValueError: the specification makes no sense.
+        ConnectionError: the server could not be reached at the start.
+        OSError: the process to watch is not there.
+    """
