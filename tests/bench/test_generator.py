@@ -27,7 +27,7 @@ class _Echo(grpc.GenericRpcHandler):
 
     def service(
         self, details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         with self._lock:
             count = self.calls[details.method] = self.calls.get(details.method, 0) + 1
         method = details.method.rpartition("/")[2]

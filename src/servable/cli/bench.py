@@ -409,7 +409,7 @@ def _print(spec: Spec, measured: Sequence[tuple[Load, Report]]) -> None:
 
 def _ms(microseconds: float) -> str:
     milliseconds = microseconds / 1e3
-    digits = 3 if milliseconds < 10 else 2 if milliseconds < 100 else 1  # noqa: PLR2004
+    digits = max(0, 3 - len(str(int(milliseconds))) + (milliseconds < 1))
     return f"{milliseconds:.{digits}f}"
 
 
@@ -431,7 +431,7 @@ def _remarks(spec: Spec, measured: Sequence[tuple[Load, Report]]) -> list[str]:
         late = report["lateness_us"]["p99"]
         if late > report["latency_us"]["p50"] and late > 1e3:  # noqa: PLR2004
             lines.append(
-                f"{_describe(load)}: requests were sent {_ms(late)} ms (p99) after they "
+                f"{_describe(load)}: requests left {_ms(late)} ms (p99) after they "
                 "were due: the server or this machine could not keep the rate."
             )
     return lines
