@@ -1,6 +1,5 @@
 """Client and AsyncClient: the steps of Calls, carried out."""
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -475,6 +474,8 @@ class AsyncClient(_Base):
         if isinstance(step, Send):
             transport = self._transports[step.address]
             return await transport.send(step.operation, step.timeout_s)
+        import asyncio  # noqa: PLC0415 - slow, and at work already if we are here
+
         return await asyncio.sleep(step.seconds)
 
 

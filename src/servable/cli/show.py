@@ -1,0 +1,149 @@
+"""`servable show`: what is in a SavedModel."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from servable.cli.saved_model_summary import MetaGraph, Summary, summarize
+from servable.client.signatures import Signature, TensorSpec, shape_text
+from servable.errors import ServingError
+
+_BAD_DIRECTORY: Final = 2
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def show(directory: Path, as_json: bool) -> None:
+    """
+    Show what is in the SavedModel in DIRECTORY.
+
+    Its graphs, tags, signatures, assets and variables.  DIRECTORY may also be a base
+    path: then the newest version is shown, and the others are named.  TensorFlow is
+    not needed.  The exit status is 2 if there is no SavedModel.
+    """
+    try:
+        summary = summarize(directory)
+    except (ServingError, OSError) as exc:
+        click.echo(getattr(exc, "message", exc), err=True)
+        sys.exit(_BAD_DIRECTORY)
+    if as_json:
+        click.echo(json.dumps(as_document(summary), indent=2))
+    else:
+        render(summary, Console())
+
+
+def render(summary: Summary, console: Console) -> None:
+    """Print *summary* for people."""
+    console.print(f"[bold]{escape(str(summary.path))}[/bold]")
+    if summary.version is not None:
+        others = ", ".join(map(str, summary.other_versions)) or "none"
+        console.print(f"version {summary.version}; other versions: {others}")
+    console.print(
+        f"graph {size_text(summary.graph_bytes)}, "
+        f"variables {size_text(summary.variables_bytes)}"
+    )
+    for meta_graph in summary.meta_graphs:
+        _render_meta_graph(meta_graph, console)
+
+
+def _render_meta_graph(meta_graph: MetaGraph, console: Console) -> None:
+    tags = escape(", ".join(meta_graph.tags) or "none")
+    made_by = meta_graph.tensorflow_version or "an unknown version"
+    console.print(f"\n[bold]tags {tags}[/bold] [dim](TensorFlow {made_by})[/dim]")
+    for signature in meta_graph.signatures.values():
+        console.print(_signature_table(signature))
+    if not meta_graph.signatures:
+        console.print("no signatures: nothing here can be asked")
+    for name, size in meta_graph.assets.items():
+        text = "missing" if size is None else size_text(size)
+        console.print(f"asset {escape(name)} ({text})")
+
+
+def _signature_table(signature: Signature) -> Table:
+    table = Table(
+        "",
+        "name",
+        "type",
+        "shape",
+        "tensor",
+        title=f"{escape(signature.name)}  [dim]{escape(signature.method_name)}[/dim]",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
+    for what, name, spec in _rows(signature):
+        cells = [name, str(spec.dtype or "?"), shape_text(spec.shape), spec.name]
+        table.add_row(what, *map(escape, cells))
+    return table
+
+
+def _rows(signature: Signature) -> Iterator[tuple[str, str, TensorSpec]]:
+    for name, spec in signature.inputs.items():
+        yield (
+            "input (has default)" if name in signature.defaults else "input",
+            name,
+            spec,
+        )
+    for name, spec in signature.outputs.items():
+        yield "output", name, spec
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes with a unit."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1024:  # noqa: PLR2004 - a unit to the next
+            return f"{amount:.0f} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def as_document(summary: Summary) -> dict[str, Any]:
+    """Return *summary* as JSON has it; sizes are bytes, shapes have null for any."""
+    return {
+        "path": str(summary.path),
+        "version": summary.version,
+        "other_versions": list(summary.other_versions),
+        "graph_bytes": summary.graph_bytes,
+        "variables_bytes": summary.variables_bytes,
+        "meta_graphs": [
+            {
+                "tags": list(meta_graph.tags),
+                "tensorflow_version": meta_graph.tensorflow_version,
+                "signatures": signatures_document(meta_graph.signatures),
+                "assets": dict(meta_graph.assets),
+            }
+            for meta_graph in summary.meta_graphs
+        ],
+    }
+
+
+def signatures_document(signatures: Mapping[str, Signature]) -> dict[str, Any]:
+    """Return signatures as JSON has them."""
+    return {
+        signature.name: {
+            "method_name": signature.method_name,
+            "inputs": {n: _spec(spec) for n, spec in signature.inputs.items()},
+            "outputs": {n: _spec(spec) for n, spec in signature.outputs.items()},
+            "defaults": sorted(signature.defaults),
+        }
+        for signature in signatures.values()
+    }
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(spec),
+        "dtype": None if spec.dtype is None else spec.dtype.name,
+        "shape": None if spec.shape is None else list(spec.shape),
+    }
