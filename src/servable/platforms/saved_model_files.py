@@ -10,7 +10,7 @@ import enum
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,9 +21,7 @@ _INDEX = "variables.index"
 _SHARD = re.compile(r"variables\.data-(\d{5})-of-(\d{5})")
 # What tools call a file that they have not finished.
 _UNFINISHED = re.compile(
-    r".*(\.part~?|\.partial|\.tmp|\.temp|\.filepart|\.crdownload|_temp"
-    r"|\.tempstate[^/]*|\.gstmp|~)",
-    re.IGNORECASE,
+    r".*(\.part~?|\.partial|\.tmp|\.temp|\.filepart|\.tempstate.*)", re.IGNORECASE
 )
 
 
@@ -64,7 +62,11 @@ def judge(files: Mapping[str, FileKind]) -> Verdict:
         return Verdict(
             Completeness.NOT_A_SAVED_MODEL, f"there is no file {GRAPH_FILES[0]}"
         )
-    reason = _problem_of_file(graphs[0], files) or _problem_of_variables(files)
+    reason = (
+        _problem_of_names(files)
+        or _problem_of_file(graphs[0], files)
+        or _problem_of_variables(files)
+    )
     return Verdict(Completeness.INCOMPLETE, reason) if reason else _COMPLETE
 
 
@@ -80,16 +82,22 @@ def judge_directory(path: str) -> Verdict:
         full = os.path.join(path, directory)
         try:
             names = os.listdir(full)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError as exc:
-            if not directory or isinstance(exc, PermissionError):
-                return Verdict(Completeness.INCOMPLETE, f"{directory or path}: {exc}")
-            continue  # no variables, or a file of that name
+            reason = f"{directory or 'the directory'} cannot be read: {exc.strerror}"
+            return Verdict(Completeness.INCOMPLETE, reason)
         for name in names:
             files[os.path.join(directory, name)] = _kind_of(os.path.join(full, name))
     return judge(files)
 
 
 _COMPLETE = Verdict(Completeness.COMPLETE)
+
+
+def _problem_of_names(names: Iterable[str]) -> str:
+    unfinished = sorted(name for name in names if _UNFINISHED.fullmatch(name))
+    return f"{unfinished[0]} is still being written" if unfinished else ""
 
 
 def _problem_of_file(name: str, files: Mapping[str, FileKind]) -> str:
@@ -112,9 +120,6 @@ def _problem_of_variables(files: Mapping[str, FileKind]) -> str:
         return f"{VARIABLES_DIRECTORY} is no directory"
     if not names:
         return ""  # tools write an empty one for graphs without variables
-    unfinished = sorted(name for name in names if _UNFINISHED.fullmatch(name))
-    if unfinished:
-        return f"{prefix}{unfinished[0]} is still being written"
     return _problem_of_file(prefix + _INDEX, files) or _problem_of_shards(names, files)
 
 

@@ -1,0 +1,76 @@
+"""Estimates and the pool they are taken from."""
+
+from pathlib import Path
+
+import pytest
+
+from servable.core.resources import ResourcePool, estimate_from_files
+from servable.core.servable_id import ServableId
+
+M1, M2 = ServableId("m", 1), ServableId("m", 2)
+
+
+def test_an_estimate_is_a_fifth_more_than_all_files(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"x" * 100)
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "variables.index").write_bytes(b"x" * 50)
+
+    assert estimate_from_files(tmp_path) == 180
+
+
+def test_an_estimate_adds_what_is_needed_while_loading(tmp_path: Path) -> None:
+    assert estimate_from_files(tmp_path, transient_bytes=7) == 7
+
+
+def test_a_single_file_can_be_estimated(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"x" * 10)
+
+    assert estimate_from_files(tmp_path / "model") == 12
+
+
+def test_a_directory_that_is_linked_into_itself_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    (tmp_path / "again").symlink_to(tmp_path)
+
+    assert estimate_from_files(tmp_path) == 12
+
+
+def test_what_is_not_there_cannot_be_estimated(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        estimate_from_files(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "fits"),
+    [
+        pytest.param(59, True, id="below the limit"),
+        pytest.param(60, True, id="at the limit"),
+        pytest.param(61, False, id="above the limit"),
+    ],
+)
+def test_a_limit_counts_all_servables_together(size_bytes: int, fits: bool) -> None:
+    pool = ResourcePool(limit_bytes=100)
+    pool.reserve(M1, 40)
+
+    assert pool.reserve(M2, size_bytes) is fits
+
+
+def test_a_new_reservation_takes_the_place_of_the_old() -> None:
+    pool = ResourcePool(limit_bytes=100)
+    pool.reserve(M1, 90)
+    pool.reserve(M1, 100)
+
+    assert repr(pool) == "<ResourcePool 100 of 100>"
+
+
+def test_what_is_released_can_be_reserved() -> None:
+    pool = ResourcePool(limit_bytes=100)
+    pool.reserve(M1, 100)
+    pool.release(M1)
+    pool.release(M1)
+
+    assert pool.reserve(M2, 100)
+
+
+def test_without_a_limit_everything_fits() -> None:
+    assert ResourcePool().reserve(M1, 2**62)
