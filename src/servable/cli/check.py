@@ -1,0 +1,130 @@
+"""`servable check`: what a model config file would serve, without serving it."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from servable.config import model_server_config
+from servable.config.model_server_config import (
+    All,
+    Latest,
+    ModelConfig,
+    ModelServerConfig,
+    Specific,
+)
+from servable.errors import ServingError
+from servable.platforms.saved_model_files import Completeness, judge_directory
+from servable.server import Platforms, version_policy
+from servable.sources.file_system import versions_among
+
+_WRONG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What would be served of one model, and what is wrong with it."""
+
+    model: ModelConfig
+    versions: tuple[int, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+def check(config: str) -> None:
+    """
+    Say what the model config file CONFIG would serve, or what is wrong with it.
+
+    Nothing is loaded: the file, its paths and labels are checked, and whether each
+    version has all of its files.  The exit status is 1 if anything is wrong.
+    """
+    try:
+        models = model_server_config.read(os.path.abspath(config), Platforms())  # noqa: PTH100
+    except ServingError as error:
+        click.echo(error.status_text, err=True)
+        sys.exit(_WRONG)
+    findings = [find(model) for model in models.models]
+    _show(models, findings)
+    if any(finding.problems for finding in findings):
+        sys.exit(_WRONG)
+
+
+def find(model: ModelConfig) -> Finding:
+    """Look at the files of *model*."""
+    try:
+        names = os.listdir(model.base_path)  # noqa: PTH208 - a path is text here
+    except OSError as error:
+        return Finding(model, problems=(f"{model.base_path}: {error.strerror}",))
+    listing = versions_among(names)
+    chosen = tuple(version_policy(model).choose(listing.versions))
+    problems = [
+        f"{listing.versions[version]}: {verdict.reason}"
+        for version in chosen
+        if (
+            verdict := judge_directory(
+                os.path.join(model.base_path, listing.versions[version])  # noqa: PTH118
+            )
+        ).completeness
+        is not Completeness.COMPLETE
+    ]
+    if not chosen:
+        problems.append(
+            "none of the requested versions is there"
+            if listing.versions
+            else "no directory with a number for a name"
+        )
+    if isinstance(model.version_policy, Specific):
+        problems += [
+            f"version {version} is not there"
+            for version in model.version_policy.versions
+            if version not in listing.versions
+        ]
+    problems += [
+        f'label "{label}" is on version {version}, which is not served'
+        for label, version in model.version_labels.items()
+        if version not in chosen
+    ]
+    return Finding(model, tuple(sorted(chosen)), tuple(problems))
+
+
+def _show(models: ModelServerConfig, findings: list[Finding]) -> None:
+    console = Console()
+    if not models.models:
+        console.print("No models.")
+        return
+    table = Table("model", "platform", "policy", "versions", "labels", "base path")
+    for finding in findings:
+        model = finding.model
+        table.add_row(
+            model.name,
+            model.platform,
+            _policy_text(model),
+            ", ".join(map(str, finding.versions)) or "none",
+            ", ".join(f"{label}={v}" for label, v in model.version_labels.items()),
+            model.base_path,
+        )
+    console.print(table)
+    for finding in findings:
+        for problem in finding.problems:
+            console.print(
+                f"{finding.model.name}: {problem}",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _policy_text(model: ModelConfig) -> str:
+    match model.version_policy:
+        case All():
+            return "all"
+        case Latest(num_versions):
+            return "latest" if num_versions == 1 else f"latest {num_versions}"
+        case Specific(versions):
+            return f"specific {', '.join(map(str, versions))}"

@@ -1,0 +1,67 @@
+"""
+`servable` and its commands.
+
+A command is a row of COMMANDS: what `servable --help` says of it, and where it is.
+Its module is imported when the command is run.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command is, as "module:object", and what it does in one line."""
+
+    target: str
+    help: str
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "serve": Command("servable.cli.serve:serve", "Serve models over gRPC and REST."),
+    "check": Command(
+        "servable.cli.check:check", "Say what a model config file would serve."
+    ),
+    "show": Command("servable.cli.show:show", "Show what is in a SavedModel."),
+    "version": Command(
+        "servable.cli.version:version", "Print the versions of servable and TensorFlow."
+    ),
+    "completion": Command(
+        "servable.cli.completion:completion", "Print the completion script of a shell."
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].target.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{name} is no command")
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.help) for name, row in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+def servable() -> None:
+    """Serve TensorFlow models with the API of TensorFlow Serving."""

@@ -1,0 +1,175 @@
+"""
+A process that serves: logging, signals, and how it ends.
+
+The main thread only waits for what happens: whatever blocks runs on other threads,
+so that a signal is always noticed.
+"""
+
+import dataclasses
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from servable.cli import logs
+from servable.cli.flags import Flag, ParsedFlags
+from servable.errors import ServingError, from_exception
+
+if TYPE_CHECKING:
+    from servable.config.server_options import ServerOptions
+    from servable.server import Server
+
+_logger = logging.getLogger(__name__)
+
+_FAILURE = 255
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Failed:
+    error: ServingError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Signalled:
+    number: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Stopped:
+    pass
+
+
+_Event: TypeAlias = _Failed | _Signalled | _Stopped
+
+
+def serve(
+    parsed: ParsedFlags, flags: Sequence[Flag], *, rest_is_optional: bool = False
+) -> int:
+    """
+    Serve as the flags say until a signal ends it; return the exit status.
+
+    The first SIGTERM or SIGINT lets requests finish, the second ends the process.
+    """
+    try:
+        logs.set_up(
+            str(parsed.values["log_format"]),
+            str(parsed.values["log_level"]),
+            sys.stderr,
+        )
+    except ValueError as error:
+        return _fail(from_exception(error))
+    events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, _: events.put(_Signalled(number)))
+
+    # Opening TensorFlow's library takes longer than all that is imported here.
+    from servable.platforms import tensorflow  # noqa: PLC0415 - not for --help
+
+    tensorflow.LIBRARY.open_in_background()
+
+    from servable.config.server_options import ServerOptions  # noqa: PLC0415
+    from servable.server import Server  # noqa: PLC0415
+
+    options = dataclasses.replace(
+        ServerOptions.from_flags(parsed.values, parsed.given),
+        rest_is_optional=rest_is_optional,
+    )
+    _warn(parsed, flags, options)
+    return _serve_until_signalled(Server(options), options, events)
+
+
+def _warn(parsed: ParsedFlags, flags: Sequence[Flag], options: "ServerOptions") -> None:
+    for flag in parsed.without_effect(flags):
+        _logger.warning("--%s has no effect: %s", flag.name, flag.inert)
+    precision = options.session.mixed_precision
+    if precision not in ("", "bfloat16"):
+        _logger.warning("--mixed_precision=%s is not known; ignored", precision)
+
+
+def _serve_until_signalled(
+    server: "Server", options: "ServerOptions", events: "queue.SimpleQueue[_Event]"
+) -> int:
+    def start() -> None:
+        try:
+            server.start()
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                _logger.exception("The server could not be started")
+            events.put(_Failed(from_exception(error)))
+
+    def stop() -> None:
+        try:
+            if not server.stop():
+                _logger.warning("Some requests were given up")
+        finally:
+            events.put(_Stopped())
+
+    threading.Thread(target=start, name="start", daemon=True).start()
+    is_stopping = False
+    while True:
+        match events.get():
+            case _Failed(error) if not is_stopping:
+                return _fail(error)
+            case _Failed():
+                pass  # it was stopped while it started
+            case _Signalled(number) if not is_stopping:
+                is_stopping = True
+                _logger.info(
+                    "%s: finishing the requests in flight for up to %g s",
+                    signal.Signals(number).name,
+                    options.shutdown_grace_s,
+                )
+                threading.Thread(target=stop, name="stop", daemon=True).start()
+            case _Signalled(number):
+                return 128 + number
+            case _Stopped():
+                _logger.info("Stopped")
+                return os.EX_OK
+
+
+def leave(status: int) -> NoReturn:
+    """
+    End the process, with what was printed and logged written out.
+
+    Neither threads nor the exit handlers of C libraries are waited for: threads may
+    still run in them.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logs.QueueingHandler):
+            handler.finish(timeout_s=2.0)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue  # nobody reads
+    os._exit(status)
+
+
+def servable_version() -> str:
+    """Return the version of this package."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("servable")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def tensorflow_version() -> str:
+    """Return the version of the TensorFlow that would be used, or why there is none."""
+    from servable.platforms import tensorflow  # noqa: PLC0415
+
+    try:
+        return tensorflow.LIBRARY.open()
+    except ServingError as error:
+        return f"none ({error.message})"
+
+
+def _fail(error: ServingError) -> int:
+    print(f"Failed to start server. Error: {error.status_text}", flush=True)
+    return _FAILURE

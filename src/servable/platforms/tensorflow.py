@@ -1,0 +1,221 @@
+"""
+The platform "tensorflow": SavedModels, opened by the C library of a TensorFlow wheel.
+
+Python's TensorFlow is never imported; the engine opens the library that it brings.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from servable import _engine
+from servable.core.servable_id import ServableId
+from servable.core.storage_path import StoragePath
+from servable.errors import (
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+    from_exception,
+)
+from servable.platforms.saved_model_files import (
+    GRAPH_FILES,
+    Completeness,
+    Verdict,
+    judge_directory,
+)
+
+_logger = logging.getLogger(__name__)
+
+_NICE_WHILE_LOADING = 10
+
+
+class TensorFlowLibrary:
+    """
+    The C library of the installed TensorFlow, opened once for the process.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._version: str | None = None
+
+    def open(self) -> str:
+        """
+        Open the library, unless it is open, and return its version.  Blocks.
+
+        Raises:
+            FailedPrecondition: TensorFlow is not installed, or has no such library.
+        """
+        with self._lock:
+            if self._version is None:
+                directory = self.directory()
+                try:
+                    self._version = _engine.load_tensorflow(directory)
+                except _engine.EngineError as error:
+                    raise from_exception(error) from error
+            return self._version
+
+    def open_in_background(self) -> None:
+        """Begin to open it; what goes wrong is told by the next open()."""
+
+        def attempt() -> None:
+            try:
+                self.open()
+            except FailedPrecondition as error:
+                _logger.debug("TensorFlow cannot be opened yet: %s", error.message)
+
+        threading.Thread(target=attempt, name="tensorflow", daemon=True).start()
+
+    def directory(self) -> str:
+        """
+        Return where the library is.
+
+        Raises:
+            FailedPrecondition: TensorFlow is not installed.
+        """
+        spec = importlib.util.find_spec("tensorflow")
+        if spec is None or not spec.submodule_search_locations:
+            raise FailedPrecondition(
+                "TensorFlow is not installed: pip install 'servable[tensorflow]'"
+            )
+        return next(iter(spec.submodule_search_locations))
+
+
+LIBRARY = TensorFlowLibrary()
+
+
+class TensorFlowPlatform:
+    """
+    Makes Loaders of SavedModels; see Platform.
+
+    Args:
+        session_config: a serialized tensorflow.ConfigProto.
+        tags: name the graph to load.
+        check: is called before each load, and raises what the load shall fail with.
+    """
+
+    name = "tensorflow"
+
+    def __init__(
+        self,
+        session_config: bytes,
+        tags: Sequence[str],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._session_config = session_config
+        self._tags = tuple(tags)
+        self._check = check
+        # Set once TensorFlow has made the threads that all sessions share.
+        self._has_threads = threading.Event()
+
+    def loader(self, servable_id: ServableId, path: StoragePath) -> "SavedModelLoader":
+        """Return the Loader of the version at *path*."""
+        return SavedModelLoader(self, servable_id, path)
+
+    def open(self, path: str) -> _engine.Servable:
+        """
+        Open the SavedModel at *path*.  Blocks for as long as TensorFlow takes.
+
+        Raises:
+            ServingError: with TensorFlow's own code and text.
+        """
+        self._check()
+        LIBRARY.open()
+        # Threads inherit the priority of those that make them.  The first load makes
+        # the ones that later run requests, so only what comes after it may be slow.
+        if self._has_threads.is_set():
+            _lower_priority_of_this_thread()
+        try:
+            servable = _engine.load_saved_model(
+                path, self._tags, self._session_config, inter_op_in_caller=True
+            )
+        except _engine.EngineError as error:
+            raise from_exception(error) from error
+        self._has_threads.set()
+        return servable
+
+
+class SavedModelLoader:
+    """One version of a SavedModel; see Loader."""
+
+    def __init__(
+        self, platform: TensorFlowPlatform, servable_id: ServableId, path: StoragePath
+    ) -> None:
+        self._platform = platform
+        self._id = servable_id
+        self._path = path
+        self._servable: _engine.Servable | None = None
+
+    def estimate_resources(self) -> int:
+        """Return 1.2 times the bytes of all files of the version."""
+        return int(1.2 * _bytes_below(self._path))
+
+    def load(self) -> None:
+        """
+        Open the SavedModel, when all of its files are there.
+
+        Raises:
+            Unimplemented: It is a session bundle, the format before SavedModel.
+            NotFound: It is no SavedModel, or has no graph with the tags.
+            Unavailable: Some of its files are missing yet.
+            ServingError: TensorFlow cannot open it.
+        """
+        _check_files(self._path)
+        self._servable = self._platform.open(self._path)
+
+    def servable(self) -> _engine.Servable:
+        """Return what the engine runs."""
+        if self._servable is None:
+            raise FailedPrecondition(f"{self._id} is not loaded")
+        return self._servable
+
+    def unload(self) -> None:
+        """Wait for the last request, and free the session."""
+        if self._servable is not None:
+            self._servable.close()
+            self._servable = None
+
+
+def _check_files(path: str) -> None:
+    if os.path.exists(os.path.join(path, "export.meta")):
+        raise Unimplemented("Session Bundle is deprecated and removed.")
+    verdict = judge_directory(path)
+    if not os.path.isdir(path):
+        verdict = Verdict(Completeness.NOT_A_SAVED_MODEL)
+    match verdict.completeness:
+        case Completeness.NOT_A_SAVED_MODEL:
+            raise NotFound(
+                "Specified file path does not appear to contain a SavedModel bundle "
+                f"(should have a file called `{GRAPH_FILES[0]}`)\n"
+                f"Specified file path: {path}"
+            )
+        case Completeness.INCOMPLETE:
+            raise Unavailable(
+                f"The SavedModel at {path} is not complete: {verdict.reason}"
+            )
+        case Completeness.COMPLETE:
+            return
+
+
+def _bytes_below(path: str) -> int:
+    def fail(error: OSError) -> None:
+        raise error
+
+    total = 0
+    for directory, _, names in os.walk(path, onerror=fail):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a link to nothing
+                total += os.stat(os.path.join(directory, name)).st_size
+    return total
+
+
+def _lower_priority_of_this_thread() -> None:
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE_WHILE_LOADING)
+    except OSError as error:
+        _logger.debug("Loading at the priority of serving: %s", error)
