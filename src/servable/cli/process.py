@@ -12,7 +12,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from servable.cli import logs
@@ -94,22 +94,7 @@ def _warn(parsed: ParsedFlags, flags: Sequence[Flag], options: "ServerOptions") 
 def _serve_until_signalled(
     server: "Server", options: "ServerOptions", events: "queue.SimpleQueue[_Event]"
 ) -> int:
-    def start() -> None:
-        try:
-            server.start()
-        except Exception as error:
-            if not isinstance(error, ServingError):
-                _logger.exception("The server could not be started")
-            events.put(_Failed(from_exception(error)))
-
-    def stop() -> None:
-        try:
-            if not server.stop():
-                _logger.warning("Some requests were given up")
-        finally:
-            events.put(_Stopped())
-
-    threading.Thread(target=start, name="start", daemon=True).start()
+    _in_background(lambda: _start(server, events))
     is_stopping = False
     while True:
         match events.get():
@@ -124,12 +109,33 @@ def _serve_until_signalled(
                     signal.Signals(number).name,
                     options.shutdown_grace_s,
                 )
-                threading.Thread(target=stop, name="stop", daemon=True).start()
+                _in_background(lambda: _stop(server, events))
             case _Signalled(number):
                 return 128 + number
             case _Stopped():
                 _logger.info("Stopped")
                 return os.EX_OK
+
+
+def _start(server: "Server", events: "queue.SimpleQueue[_Event]") -> None:
+    try:
+        server.start()
+    except Exception as error:
+        if not isinstance(error, ServingError):
+            _logger.exception("The server could not be started")
+        events.put(_Failed(from_exception(error)))
+
+
+def _stop(server: "Server", events: "queue.SimpleQueue[_Event]") -> None:
+    try:
+        if not server.stop():
+            _logger.warning("Some requests were given up")
+    finally:
+        events.put(_Stopped())
+
+
+def _in_background(call: Callable[[], None]) -> None:
+    threading.Thread(target=call, daemon=True).start()
 
 
 def leave(status: int) -> NoReturn:
