@@ -17,7 +17,11 @@ _FAILURE = 255
 def main() -> NoReturn:
     """Run the model server with the arguments of this process; never returns."""
     program = sys.argv[0] if sys.argv else "tensorflow_model_server"
-    process.leave(run(program, sys.argv[1:]))
+    try:
+        status = run(program, sys.argv[1:])
+    except BrokenPipeError:  # `--help | head`
+        status = _FAILURE
+    process.leave(status)
 
 
 def run(program: str, arguments: list[str]) -> int:
