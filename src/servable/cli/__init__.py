@@ -9,4 +9,4 @@ def main() -> None:
     """Run `servable` with the arguments of this process."""
     from servable.cli.commands import servable  # noqa: PLC0415 - see above
 
-    servable()
+    servable(prog_name="servable")

@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "servable.cli.check:check", "Say what a model config file would serve."
     ),
     "show": Command("servable.cli.show:show", "Show what is in a SavedModel."),
+    "bench": Command("servable.cli.bench:bench", "Measure how fast a server answers."),
     "version": Command(
         "servable.cli.version:version", "Print the versions of servable and TensorFlow."
     ),
