@@ -10,7 +10,7 @@ Nothing here imports the server or its engine.
 from servable.client._client import AsyncClient, Client
 from servable.client.dtypes import TensorError
 from servable.client.examples import make_example
-from servable.client.operations import Classification, VersionStatus
+from servable.client.operations import Classification, Outputs, VersionStatus
 from servable.client.signatures import ModelMetadata, Signature, TensorSpec
 from servable.client.targets import Tls
 from servable.client.tensors import make_ndarray, make_tensor_proto
@@ -20,6 +20,7 @@ __all__ = [
     "Classification",
     "Client",
     "ModelMetadata",
+    "Outputs",
     "Signature",
     "TensorError",
     "TensorSpec",

@@ -9,7 +9,12 @@ import numpy.typing as npt
 
 from servable.apis import model_server_config_pb2
 from servable.client.calls import Calls, Send, Step, Steps
-from servable.client.operations import Classification, ModelRef, VersionStatus
+from servable.client.operations import (
+    Classification,
+    ModelRef,
+    Outputs,
+    VersionStatus,
+)
 from servable.client.signatures import ModelMetadata
 from servable.client.targets import (
     ConnectionOptions,
@@ -129,7 +134,7 @@ class Client(_Base):
         label: str | None = None,
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,
-    ) -> Mapping[str, npt.NDArray[Any]]:
+    ) -> Outputs:
         """
         Run a signature of a model.
 
@@ -145,7 +150,8 @@ class Client(_Base):
             timeout: seconds; None takes the client's.
 
         Returns:
-            The outputs by name, as arrays; strings as arrays of `bytes`.
+            The outputs by name, as arrays; strings as arrays of `bytes`.  Their
+            `version` is the one that answered, over gRPC.
 
         Raises:
             InvalidArgument: names or values that the signature does not take.
@@ -345,7 +351,7 @@ class AsyncClient(_Base):
         label: str | None = None,
         outputs: str | Sequence[str] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
-    ) -> Mapping[str, npt.NDArray[Any]]:
+    ) -> Outputs:
         """Run a signature of a model; see Client.predict."""
         ref = ModelRef(model, version, label)
         timeout_s = self._left(timeout)

@@ -26,8 +26,8 @@ from servable.client.operations import (
     ModelRef,
     MultiInference,
     Operation,
+    Outputs,
     Predict,
-    Prediction,
     Regress,
     ReloadConfig,
     Status,
@@ -125,7 +125,7 @@ class Calls:
         signature: str,
         outputs: str | Sequence[str] | None,
         timeout_s: float,
-    ) -> Steps[Mapping[str, npt.NDArray[Any]]]:
+    ) -> Steps[Outputs]:
         """Run a signature; see Client.predict."""
         deadline = self._clock() + timeout_s
         wanted = [outputs] if isinstance(outputs, str) else list(outputs or ())
@@ -133,7 +133,7 @@ class Calls:
         known = yield from self._know(model, deadline)
         try:
             operation = _predict(model, inputs, signature, wanted, known.metadata)
-            prediction = yield from self.send(operation, deadline)
+            prediction: Outputs = yield from self.send(operation, deadline)
         except (InvalidArgument, FailedPrecondition):
             if known.asked_at >= started or known.metadata is None:
                 raise
@@ -144,8 +144,7 @@ class Calls:
             operation = _predict(model, inputs, signature, wanted, renewed.metadata)
             prediction = yield from self.send(operation, deadline)
         self._forget_if_replaced(model, prediction)
-        result: Mapping[str, npt.NDArray[Any]] = prediction.outputs
-        return result
+        return prediction
 
     def classify(
         self,
@@ -285,7 +284,7 @@ class Calls:
             self._known[model] = known
         return known
 
-    def _forget_if_replaced(self, model: ModelRef, prediction: Prediction) -> None:
+    def _forget_if_replaced(self, model: ModelRef, prediction: Outputs) -> None:
         """Ask again next time when another version answered than the known one."""
         if prediction.version is None:
             return

@@ -26,8 +26,8 @@ from servable.client.operations import (
     ModelRef,
     MultiInference,
     Operation,
+    Outputs,
     Predict,
-    Prediction,
     Regress,
     ReloadConfig,
     Status,
@@ -69,11 +69,9 @@ def _predict_request(operation: Predict) -> predict_pb2.PredictRequest:
     return request
 
 
-def _prediction(
-    _operation: Predict, response: predict_pb2.PredictResponse
-) -> Prediction:
+def _prediction(_operation: Predict, response: predict_pb2.PredictResponse) -> Outputs:
     outputs = {name: make_ndarray(t) for name, t in sorted(response.outputs.items())}
-    return Prediction(outputs, response.model_spec.version.value)
+    return Outputs(outputs, response.model_spec.version.value)
 
 
 def _fill_input(

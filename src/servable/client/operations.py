@@ -119,11 +119,21 @@ Operation: TypeAlias = (
 )
 
 
-class Prediction(NamedTuple):
-    """Outputs by name, and the version that made them; None where REST is silent."""
+class Outputs(dict[str, npt.NDArray[Any]]):
+    """
+    Outputs by name, as arrays.
 
-    outputs: Mapping[str, npt.NDArray[Any]]
-    version: int | None
+    Attributes:
+        version: the version that made them; None over REST, which does not say.
+    """
+
+    __slots__ = ("version",)
+
+    def __init__(
+        self, outputs: Mapping[str, npt.NDArray[Any]], version: int | None
+    ) -> None:
+        super().__init__(outputs)
+        self.version = version
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from servable.client.operations import (
     ModelRef,
     MultiInference,
     Operation,
+    Outputs,
     Predict,
-    Prediction,
     Regress,
     ReloadConfig,
     Status,
@@ -184,7 +184,7 @@ def _json_string(value: bytes) -> str | dict[str, str]:
         return {"b64": base64.b64encode(value).decode()}
 
 
-def _prediction(operation: Predict, document: Any) -> Prediction:
+def _prediction(operation: Predict, document: Any) -> Outputs:
     values = document["outputs"]
     signature = operation.signature
     specs = signature.outputs if signature is not None else {}
@@ -193,7 +193,7 @@ def _prediction(operation: Predict, document: Any) -> Prediction:
     elif not specs and not isinstance(values, dict):
         values = {"outputs": values}
     wanted = operation.outputs or sorted(values)
-    return Prediction({n: _array(values[n], specs.get(n)) for n in wanted}, None)
+    return Outputs({n: _array(values[n], specs.get(n)) for n in wanted}, None)
 
 
 def _array(value: Any, spec: TensorSpec | None) -> npt.NDArray[Any]:

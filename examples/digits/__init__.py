@@ -1,0 +1,1 @@
+"""Serve a classifier of handwritten digits, and replace it while it is used."""
