@@ -26,6 +26,13 @@ COMMANDS: Final[dict[str, Command]] = {
         "servable.cli.check:check", "Say what a model config file would serve."
     ),
     "show": Command("servable.cli.show:show", "Show what is in a SavedModel."),
+    "status": Command(
+        "servable.cli.status:status", "Show which versions of a model are served."
+    ),
+    "metadata": Command(
+        "servable.cli.metadata:metadata", "Show what a served model can be asked."
+    ),
+    "predict": Command("servable.cli.predict:predict", "Ask a served model."),
     "bench": Command("servable.cli.bench:bench", "Measure how fast a server answers."),
     "version": Command(
         "servable.cli.version:version", "Print the versions of servable and TensorFlow."

@@ -61,7 +61,7 @@ def _render_meta_graph(meta_graph: MetaGraph, console: Console) -> None:
     made_by = meta_graph.tensorflow_version or "an unknown version"
     console.print(f"\n[bold]tags {tags}[/bold] [dim](TensorFlow {made_by})[/dim]")
     for signature in meta_graph.signatures.values():
-        console.print(_signature_table(signature))
+        console.print(signature_table(signature))
     if not meta_graph.signatures:
         console.print("no signatures: nothing here can be asked")
     for name, size in meta_graph.assets.items():
@@ -69,7 +69,8 @@ def _render_meta_graph(meta_graph: MetaGraph, console: Console) -> None:
         console.print(f"asset {escape(name)} ({text})")
 
 
-def _signature_table(signature: Signature) -> Table:
+def signature_table(signature: Signature) -> Table:
+    """Return inputs and outputs of a signature, one in a row."""
     table = Table(
         "",
         "name",

@@ -173,10 +173,10 @@ def _json_values(name: str, tensor: Tensor) -> Any:
 def _json_strings(value: Any) -> Any:
     if isinstance(value, list):
         return [_json_strings(v) for v in value]
-    return _json_string(value)
+    return json_string(value)
 
 
-def _json_string(value: bytes) -> str | dict[str, str]:
+def json_string(value: bytes) -> str | dict[str, str]:
     """Return bytes as the text they are, or in base 64 where they are none."""
     try:
         return value.decode()
@@ -227,7 +227,7 @@ def _examples_body(operation: Classify | Regress) -> bytes:
 def _json_example(example: example_pb2.Example) -> dict[str, Any]:
     return {
         name: [
-            _json_string(v) if isinstance(v, bytes) else v
+            json_string(v) if isinstance(v, bytes) else v
             for v in getattr(feature, kind).value
         ]
         if (kind := feature.WhichOneof("kind"))
