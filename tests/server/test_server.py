@@ -569,5 +569,5 @@ def test_a_stopped_server_takes_no_reload(serve: Serve, tmp_path: Path) -> None:
     server = serve(model_base_path=str(path)).start()
     server.stop()
 
-    with pytest.raises(FailedPrecondition, match="stopped"):
+    with pytest.raises(FailedPrecondition, match="not running"):
         server.reload(listing(m=path))

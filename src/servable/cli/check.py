@@ -19,7 +19,7 @@ from servable.config.model_server_config import (
 )
 from servable.errors import ServingError
 from servable.platforms.saved_model_files import Completeness, judge_directory
-from servable.server import Platforms, version_policy
+from servable.server_core import Platforms, version_policy
 from servable.sources.file_system import versions_among
 
 _WRONG: Final = 1

@@ -1,0 +1,343 @@
+"""
+The control plane: which models are served, from the file system to the engine.
+
+ServerCore joins source, router, adapters and manager, and changes what they do when
+a new configuration comes.  It knows no ports, flags or signals.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from servable.config.model_server_config import (
+    TENSORFLOW,
+    All,
+    Latest,
+    ModelConfig,
+    ModelServerConfig,
+    Specific,
+    Transition,
+    assign_labels,
+    plan,
+)
+from servable.config.server_options import ServerOptions
+from servable.core.aspired_versions_manager import (
+    AspiredVersionsManager,
+    new_load_pool,
+    new_unload_pool,
+    num_initial_load_threads,
+)
+from servable.core.event_bus import EventBus
+from servable.core.loader_harness import RetryPolicy
+from servable.core.servable_id import ServableId
+from servable.core.servable_state import ManagerState, ServableState
+from servable.core.servable_state_monitor import ServableStateMonitor
+from servable.core.serving_map import ServingMap, ServingSnapshot
+from servable.core.source import Target
+from servable.core.source_adapter import SourceAdapter
+from servable.core.source_router import SourceRouter, refuse_unrouted
+from servable.core.storage_path import StoragePath
+from servable.errors import Aborted, DeadlineExceeded, Unknown
+from servable.platforms.platform import (
+    Platform,
+    PlatformSourceAdapter,
+    platform_names,
+)
+from servable.sources import file_system
+
+if TYPE_CHECKING:
+    from servable import _engine
+
+_logger = logging.getLogger(__name__)
+
+_LOOK_FOR_NEWER_CONFIG_S = 0.25
+
+
+class Engine(Protocol):
+    """What the server needs of servable._engine.Engine."""
+
+    def publish(
+        self,
+        servables: Mapping[str, Mapping[int, "_engine.Servable"]],
+        labels: Mapping[str, Mapping[str, int]],
+    ) -> None:
+        """See servable._engine.Engine."""
+
+    def set_version_state(
+        self, name: str, version: int, state: int, code: int, message: str
+    ) -> None:
+        """See servable._engine.Engine."""
+
+    def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
+        """See servable._engine.Engine."""
+
+    def set_ready(self, ready: bool) -> None:
+        """See servable._engine.Engine."""
+
+    def start_grpc(self) -> int | None:
+        """See servable._engine.Engine."""
+
+    def start_rest(self) -> int:
+        """See servable._engine.Engine."""
+
+    def stop(self, grace_s: float) -> bool:
+        """See servable._engine.Engine."""
+
+    def metrics(self) -> str:
+        """See servable._engine.Engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a new configuration asks to be waited for, and since which state."""
+
+    added: tuple[str, ...] = ()
+    since: int = 0
+
+
+class ServerCore:
+    """
+    Serves what its configuration says, by the platforms that are installed.
+
+    Thread-safe.  Until the first configuration comes it does nothing.
+
+    Args:
+        options: how to load and to look for versions.
+        engine: gets every snapshot, every state, and the readiness.
+        new_platform: makes the platform of a name, when it is first needed.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        engine: Engine,
+        new_platform: Callable[[str], Platform],
+    ) -> None:
+        self._options = options
+        self._engine = engine
+        self._new_platform = new_platform
+        # Held while a configuration is checked and put in force, never while waiting
+        # for models; guards all that is assigned below.
+        self._lock = threading.Lock()
+        self._config = ModelServerConfig(is_list=False)
+        self._adapters: dict[str, Target[StoragePath]] = {}
+        self._has_begun = False
+        self._is_ready = False
+
+        self._monitor = ServableStateMonitor()
+        event_bus: EventBus[ServableState] = EventBus()
+        # The engine first: who waits for a state may ask the engine for it.
+        event_bus.subscribe(self._forward)
+        event_bus.subscribe(self._monitor.record)
+        event_bus.subscribe(self._note_readiness)
+        self._serving_map = ServingMap(self._publish)
+        self._load_pool = new_load_pool(num_initial_load_threads())
+        self._manager = AspiredVersionsManager(
+            self._serving_map,
+            event_bus,
+            retry_policy=RetryPolicy(
+                options.max_num_load_retries, options.load_retry_interval_s
+            ),
+            load_pool=self._load_pool,
+            unload_pool=new_unload_pool(options.num_unload_threads),
+        )
+        self._router: SourceRouter[StoragePath] = SourceRouter(
+            {}, SourceAdapter(refuse_unrouted, self._manager)
+        )
+        self._source = file_system.FileSystemStoragePathSource(
+            file_system.FileSystemStoragePathSourceConfig(),
+            options.file_system_poll_wait_s,
+            is_available=self._monitor.is_available,
+        )
+
+    @property
+    def config(self) -> ModelServerConfig:
+        """The configuration in force."""
+        return self._config
+
+    def states(self) -> Mapping[str, list[ServableState]]:
+        """Return the last state of every version there ever was, by name."""
+        return self._monitor.all_states()
+
+    def put_in_force(self, config: ModelServerConfig) -> Change:
+        """
+        Serve what *config* says from now on; return what may be waited for.
+
+        A configuration that is refused changes nothing.  Never blocks for long.
+
+        Raises:
+            ServingError: It is refused.
+        """
+        with self._lock:
+            transition = plan(self._config, config)
+            if not config.is_list:
+                _logger.info("Taking no action for empty config.")
+                self._note_readiness()
+                return Change()
+            labels = assign_labels(
+                config,
+                self._serving_map.snapshot.labels,
+                is_available=lambda name, version: self._monitor.is_available(
+                    ServableId(name, version)
+                ),
+                allow_unavailable=(
+                    self._options.allow_version_labels_for_unavailable_models
+                ),
+            )
+            routes = self._routes(transition)
+            _logger.info("Adding/updating models.")
+            for model in config.models:
+                _logger.info(" (Re-)adding model: %s", model.name)
+            since = self._monitor.sequence
+            self._config = config
+            self._serving_map.set_labels(labels)
+            self._router.set_routes(routes)
+            self._source.set_config(_source_config(config))
+            self._begin()
+            _logger.info("Finished adding/updating models")
+            self._note_readiness()
+            return Change(tuple(model.name for model in transition.added), since)
+
+    def wait_until_available(self, change: Change, what: str) -> None:
+        """
+        Wait until the models that *change* added are available.  Blocks.
+
+        Raises:
+            Unknown: Some of them cannot be loaded; it says how many *what*, which,
+                and why.
+            Aborted: A newer configuration does without one that is missing.
+            Cancelled: stop() was called.
+        """
+        failed = [
+            state
+            for state in self._decisive_states(change)
+            if state.manager_state is ManagerState.END
+        ]
+        if failed:
+            reasons = "".join(
+                f"{{{state.id} due to error: {_status_text(state)}}}, "
+                for state in failed
+            )
+            raise Unknown(
+                f"{len(failed)} {what} did not become available: {{{reasons}}}"
+            )
+
+    def give_up_waiting(self) -> None:
+        """Make all who wait, now or later, fail with Cancelled."""
+        self._monitor.close()
+
+    def stop_looking(self) -> None:
+        """Take no notice of new versions any more; what is loaded stays."""
+        self._source.stop()
+
+    def unload(self, timeout_s: float) -> bool:
+        """
+        Unload everything; return whether that was done after *timeout_s* seconds.
+
+        Blocks.  To be called once, at the end.
+        """
+        with self._lock:
+            has_begun = self._has_begun
+        return not has_begun or self._manager.stop(timeout_s)
+
+    def _routes(self, transition: Transition) -> dict[str, Target[StoragePath]]:
+        """Return the adapter of each model; a new platform is made here, or fails."""
+        models = (*transition.removed, *transition.config.models)
+        for platform in {model.platform for model in models} - self._adapters.keys():
+            self._adapters[platform] = PlatformSourceAdapter(
+                self._new_platform(platform), self._manager
+            )
+        return {model.name: self._adapters[model.platform] for model in models}
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._manager.start()
+            self._source.set_target(self._router)
+
+    def _decisive_states(self, change: Change) -> list[ServableState]:
+        while True:
+            try:
+                decided = self._monitor.wait_until_available(
+                    change.added, _LOOK_FOR_NEWER_CONFIG_S, change.since
+                )
+            except DeadlineExceeded:
+                if gone := set(change.added) - self._config.names():
+                    raise Aborted(
+                        "A newer configuration has no model(s) "
+                        f"{', '.join(sorted(gone))}"
+                    ) from None
+            else:
+                return list(decided.values())
+
+    def _publish(self, snapshot: ServingSnapshot) -> None:
+        servables = cast(
+            "Mapping[str, Mapping[int, _engine.Servable]]", snapshot.servables
+        )
+        self._engine.publish(servables, snapshot.labels)
+
+    def _forward(self, state: ServableState) -> None:
+        self._engine.set_version_state(
+            state.id.name,
+            state.id.version,
+            state.manager_state,
+            state.code,
+            state.message,
+        )
+
+    def _note_readiness(self, _: object = None) -> None:
+        """Tell the engine once each model in force has a version available."""
+        if self._is_ready:
+            return
+        self._is_ready = all(
+            any(
+                state.manager_state is ManagerState.AVAILABLE
+                for state in self._monitor.states_of(model.name)
+            )
+            for model in self._config.models
+        )
+        if self._is_ready:
+            # From now on loading competes with serving.
+            self._load_pool.resize(max(self._options.num_load_threads, 1))
+            self._engine.set_ready(True)
+
+    def __repr__(self) -> str:
+        return f"<ServerCore {[model.name for model in self._config.models]}>"
+
+
+class Platforms:
+    """The names of all platforms, those that others installed included."""
+
+    def __contains__(self, name: object) -> bool:
+        # Looking for what others installed takes long, and is seldom asked for.
+        return name == TENSORFLOW or name in platform_names()
+
+
+def _source_config(
+    config: ModelServerConfig,
+) -> file_system.FileSystemStoragePathSourceConfig:
+    return file_system.FileSystemStoragePathSourceConfig(
+        tuple(
+            file_system.ServableToMonitor(
+                model.name, model.base_path, version_policy(model)
+            )
+            for model in config.models
+        )
+    )
+
+
+def version_policy(model: ModelConfig) -> file_system.ServableVersionPolicy:
+    """Return the policy of *model* as the source of versions has it."""
+    match model.version_policy:
+        case Latest(num_versions):
+            return file_system.Latest(num_versions)
+        case All():
+            return file_system.All()
+        case Specific(versions):
+            return file_system.Specific(versions)
+
+
+def _status_text(state: ServableState) -> str:
+    return state.error.status_text if state.error else "OK: "
