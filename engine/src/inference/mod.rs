@@ -1,6 +1,10 @@
 //! What the server can be asked, without a word of any protocol.
 
+pub mod classify;
+pub mod examples;
 pub mod model_status;
+pub mod multi_inference;
 pub mod predict;
 pub mod predict_bytes;
+pub mod regress;
 pub mod spec;
