@@ -199,11 +199,7 @@ pub(super) mod tests {
             (&["inputs", "b"], &["scores"], "Expected one input Tensor."),
             (&["inputs"], &[], "Expected one or two output Tensors, found 0"),
             (&["inputs"], &["a", "b", "scores"], "Expected one or two output Tensors, found 3"),
-            (
-                &["x"],
-                &["scores"],
-                "No classification inputs found in SignatureDef: TEXT",
-            ),
+            (&["x"], &["scores"], "No classification inputs found in SignatureDef: TEXT"),
             (
                 &["inputs"],
                 &["y"],
@@ -259,10 +255,7 @@ pub(super) mod tests {
                 vec![labels(), floats(&[2], &[0.0; 2])],
                 "Expected Tensor shape: [batch_size num_classes] but got [2]",
             ),
-            (
-                vec![labels(), labels()],
-                "Expected scores Tensor of DT_FLOAT. Got: DT_STRING",
-            ),
+            (vec![labels(), labels()], "Expected scores Tensor of DT_FLOAT. Got: DT_STRING"),
             (
                 vec![floats(&[1, 2], &[0.0; 2]), labels()],
                 "Expected classes Tensor of DT_STRING. Got: DT_FLOAT",

@@ -191,10 +191,7 @@ mod tests {
                  model name.",
             ),
             (
-                vec![
-                    task("m", "regress", regress::METHOD),
-                    task("m", "regress", classify::METHOD),
-                ],
+                vec![task("m", "regress", regress::METHOD), task("m", "regress", classify::METHOD)],
                 "INVALID_ARGUMENT: Duplicate evaluation of signature: regress",
             ),
             (

@@ -136,10 +136,7 @@ mod tests {
                 vec![floats(&[2], &[0.0; 2])],
                 "Input batch size did not match output batch size: 1 vs. 2",
             ),
-            (
-                vec![strings(&[1], &["a"])],
-                "Expected output Tensor of DT_FLOAT.  Got: DT_STRING",
-            ),
+            (vec![strings(&[1], &["a"])], "Expected output Tensor of DT_FLOAT.  Got: DT_STRING"),
         ] {
             let outputs: Vec<&Tensor> = outputs.iter().collect();
             let refused = message(plan.regressions(1, &outputs));

@@ -10,9 +10,7 @@ use super::dump::dump;
 use super::scan::{Cursor, Kind, Number};
 use super::text::{decode_base64, unescape, unescape_into};
 use crate::status::{Result, Status};
-use crate::tensor::{
-    shape_text, Buffer, DType, Plain, Shape, Strings, StringsBuilder, Tensor,
-};
+use crate::tensor::{shape_text, Buffer, DType, Plain, Shape, Strings, StringsBuilder, Tensor};
 
 /// The most dimensions the runtime knows.
 const MAX_RANK: usize = 254;
@@ -678,11 +676,7 @@ mod tests {
                 Float,
                 invalid("Encountered list at unexpected size: 3 at level: 1 expected size: 2"),
             ),
-            (
-                "1.0",
-                Half,
-                "UNIMPLEMENTED: Conversion of JSON Value: 1.0 to type: half".to_owned(),
-            ),
+            ("1.0", Half, "UNIMPLEMENTED: Conversion of JSON Value: 1.0 to type: half".to_owned()),
         ] {
             assert_eq!(fault(text, dtype), expected, "{text}");
         }

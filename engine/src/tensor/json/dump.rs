@@ -100,7 +100,9 @@ impl Dump<'_> {
                 match self.cursor.number().ok()? {
                     Number::Signed(value) => write!(self.out, "{value}").ok()?,
                     Number::Unsigned(value) => write!(self.out, "{value}").ok()?,
-                    Number::Double(value) if value.is_finite() => shortest::write(&mut self.out, value),
+                    Number::Double(value) if value.is_finite() => {
+                        shortest::write(&mut self.out, value)
+                    }
                     Number::Double(_) => return None,
                 }
                 self.check()

@@ -826,7 +826,10 @@ mod tests {
         let mixed = [b"[{\"a\":".repeat(1000), b"1".to_vec(), b"}]".repeat(1000)].concat();
         assert_eq!(check(&mixed), "OK");
         let crossed = [b"[{\"a\":".repeat(100), b"1".to_vec(), b"]}".repeat(100)].concat();
-        assert_eq!(check(&crossed), "Missing a comma or '}' after an object member. at offset: 601");
+        assert_eq!(
+            check(&crossed),
+            "Missing a comma or '}' after an object member. at offset: 601"
+        );
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {

@@ -15,7 +15,7 @@ struct Binary {
 impl Binary {
     fn normalized(self) -> Self {
         let shift = self.f.leading_zeros();
-        Self { f: self.f << shift, e: self.e - shift.cast_signed() }
+        Self { f: self.f << shift, e: self.e - signed(shift) }
     }
 
     fn times(self, other: Self) -> Self {
@@ -115,7 +115,7 @@ fn generate(middle: u64, high: Binary, mut delta: u64, power: i32) -> (Vec<u8>, 
         let left = (whole << shift) + rest;
         if left <= delta {
             round(&mut digits, delta, left, unit << shift, distance);
-            return (digits, power + places.cast_signed());
+            return (digits, power + signed(places));
         }
     }
     let mut fraction = 0;
@@ -128,9 +128,13 @@ fn generate(middle: u64, high: Binary, mut delta: u64, power: i32) -> (Vec<u8>, 
         if rest < delta {
             let distance = if fraction < 9 { distance * 10u64.pow(fraction) } else { 0 };
             round(&mut digits, delta, rest, one, distance);
-            return (digits, power - fraction.cast_signed());
+            return (digits, power - signed(fraction));
         }
     }
+}
+
+fn signed(small: u32) -> i32 {
+    i32::try_from(small).unwrap_or(i32::MAX)
 }
 
 /// Lower the last digit while that comes nearer to the value.

@@ -1,0 +1,77 @@
+//! Compressed request bodies.
+//!
+//! One member that is whole, sound and alone is the body; anything else counts as no body at all.
+//! What grows too large, or too much larger than it was, is refused before it is all there.
+
+use std::io::Read;
+
+use flate2::bufread::GzDecoder;
+
+/// So much may come of anything.
+const FREE: usize = 1 << 20;
+/// Beyond that a byte may become so many.
+const MAX_RATIO: usize = 200;
+
+/// More came out than is allowed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// What was compressed, empty when it was not sound.
+///
+/// # Errors
+/// When there is more of it than `limit` bytes or than the ratio allows.
+pub fn inflate(compressed: &[u8], limit: usize) -> Result<Vec<u8>, TooLarge> {
+    let allowed = limit.min(FREE.max(compressed.len().saturating_mul(MAX_RATIO)));
+    let mut decoder = GzDecoder::new(compressed);
+    let mut body = Vec::with_capacity(compressed.len().saturating_mul(4).min(allowed));
+    let read = decoder.by_ref().take(allowed as u64 + 1).read_to_end(&mut body);
+    if body.len() > allowed {
+        return Err(TooLarge);
+    }
+    let is_sound = read.is_ok() && decoder.into_inner().is_empty();
+    Ok(if is_sound { body } else { Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::write::GzEncoder;
+    use flate2::Compression;
+    use std::io::Write;
+
+    fn deflate(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn only_one_sound_member_is_a_body() {
+        let sound = deflate(b"{\"instances\": [1.0]}");
+        assert_eq!(inflate(&sound, 1000).unwrap(), b"{\"instances\": [1.0]}");
+
+        let mut bad_sum = sound.clone();
+        let at = bad_sum.len() - 6;
+        bad_sum[at] ^= 1;
+        let twice = [sound.clone(), sound.clone()].concat();
+        let trailing = [sound.clone(), b"x".to_vec()].concat();
+        for unsound in
+            [&bad_sum[..], &twice, &trailing, &sound[..sound.len() - 3], b"plain", b"", b"\x78\x9c"]
+        {
+            assert_eq!(inflate(unsound, 1000), Ok(Vec::new()), "{unsound:?}");
+        }
+    }
+
+    #[test]
+    fn what_grows_too_large_is_refused() {
+        let zeros = deflate(&vec![0; 1000]);
+        assert!(inflate(&zeros, 1000).is_ok());
+        assert_eq!(inflate(&zeros, 999), Err(TooLarge));
+
+        let bomb = deflate(&vec![0; 8 << 20]);
+        assert!(bomb.len() * MAX_RATIO < 8 << 20, "not a bomb");
+        assert_eq!(inflate(&bomb, 64 << 20), Err(TooLarge));
+        let free = deflate(&vec![0; FREE]);
+        assert_eq!(inflate(&free, 64 << 20).unwrap().len(), FREE);
+    }
+}

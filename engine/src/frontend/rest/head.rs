@@ -1,0 +1,259 @@
+//! The head of a request, read strictly.
+//!
+//! What two servers could understand differently is refused: bare line feeds, folded lines, a space
+//! before a colon, two lengths, a length beside chunks, any coding but `chunked`.
+
+use super::reply::Reply;
+use super::url::Method;
+
+/// Bytes of the request line, and of all header fields together; number of fields.
+pub const MAX_LINE: usize = 8 << 10;
+pub const MAX_FIELDS_BYTES: usize = 16 << 10;
+pub const MAX_FIELDS: usize = 100;
+
+/// How the body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Length(usize),
+    Chunked,
+}
+
+/// What the head says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// `None` for a method that is not served.
+    pub method: Option<Method>,
+    pub target: String,
+    /// Of the HTTP version: 0 or 1.
+    pub minor: u8,
+    pub framing: Framing,
+    pub keep_alive: bool,
+    /// The client waits to be told that it may send the body.
+    pub expects_continue: bool,
+    pub is_gzip: bool,
+    /// The `Origin` is one of the web.
+    pub has_origin: bool,
+}
+
+/// Where the head ends, `None` while more of it is to come.
+///
+/// # Errors
+/// The answer, when it will never be one: it is too long, or has a bare line feed.
+pub fn find_end(received: &[u8]) -> Result<Option<usize>, Reply> {
+    let mut line_end = None;
+    let mut start = 0;
+    for at in memchr::memchr_iter(b'\n', received) {
+        if at == 0 || received[at - 1] != b'\r' {
+            return Err(Reply::page(400));
+        }
+        let is_empty = at == start + 1;
+        start = at + 1;
+        match line_end {
+            // Empty lines in front of the request line are stepped over.
+            None if is_empty => {}
+            None => line_end = Some(at),
+            Some(_) if is_empty => break,
+            Some(_) => {}
+        }
+    }
+    let Some(line_end) = line_end else {
+        return if received.len() > MAX_LINE { Err(Reply::page(414)) } else { Ok(None) };
+    };
+    if line_end > MAX_LINE + 1 {
+        return Err(Reply::page(414));
+    }
+    let is_complete = received[..start].ends_with(b"\r\n\r\n");
+    let end = if is_complete { start } else { received.len() };
+    if end - line_end - 1 > MAX_FIELDS_BYTES {
+        return Err(Reply::page(431));
+    }
+    Ok(is_complete.then_some(start))
+}
+
+impl Head {
+    /// Read a whole head.
+    ///
+    /// # Errors
+    /// The answer, when it is malformed, ambiguous, or has too many fields.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Reply> {
+        let bad = || Reply::page(400);
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(Reply::page(431)),
+            Err(httparse::Error::Version) => return Err(Reply::page(505)),
+            Ok(httparse::Status::Partial) | Err(_) => return Err(bad()),
+        }
+        let (Some(method), Some(target), Some(minor)) =
+            (request.method, request.path, request.version)
+        else {
+            return Err(bad());
+        };
+        let mut head = Self {
+            method: Method::from_name(method),
+            target: target.to_owned(),
+            minor,
+            framing: Framing::Length(0),
+            keep_alive: minor == 1,
+            expects_continue: false,
+            is_gzip: false,
+            has_origin: false,
+        };
+        let (mut length, mut coding, mut encoding, mut origin) = (None, None, None, None);
+        for field in request.headers.iter() {
+            let value = field.value;
+            // Whether this is the field; most names are told apart by their length.
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            if is("content-length") {
+                if length.replace(value).is_some() {
+                    return Err(bad());
+                }
+            } else if is("transfer-encoding") {
+                if coding.replace(value).is_some() {
+                    return Err(bad());
+                }
+            } else if is("connection") {
+                for option in value.split(|&byte| byte == b',') {
+                    let option = option.trim_ascii();
+                    if option.eq_ignore_ascii_case(b"close") {
+                        head.keep_alive = false;
+                    } else if option.eq_ignore_ascii_case(b"keep-alive") && minor == 0 {
+                        head.keep_alive = true;
+                    }
+                }
+            } else if is("expect") {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Reply::page(417));
+                }
+                head.expects_continue = minor == 1;
+            } else if is("content-encoding") {
+                encoding.get_or_insert(value);
+            } else if is("origin") {
+                origin.get_or_insert(value);
+            }
+        }
+        head.framing = match (length, coding) {
+            (None, None) => Framing::Length(0),
+            (Some(digits), None) => Framing::Length(parse_length(digits).ok_or_else(bad)?),
+            (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && minor == 1 => {
+                Framing::Chunked
+            }
+            _ => return Err(bad()),
+        };
+        let contains = |value: Option<&[u8]>, text: &str| {
+            value.is_some_and(|value| memchr::memmem::find(value, text.as_bytes()).is_some())
+        };
+        head.is_gzip = contains(encoding, "gzip");
+        head.has_origin = contains(origin, "http://") || contains(origin, "https://");
+        Ok(head)
+    }
+}
+
+fn parse_length(digits: &[u8]) -> Option<usize> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(head: &str) -> Result<Head, u16> {
+        let status = |reply: Reply| reply.status;
+        let end = find_end(head.as_bytes()).map_err(status)?;
+        assert_eq!(end, Some(head.len()), "{head:?}");
+        Head::parse(head.as_bytes()).map_err(status)
+    }
+
+    fn with(fields: &str) -> Result<Head, u16> {
+        parse(&format!("POST /x HTTP/1.1\r\n{fields}\r\n"))
+    }
+
+    #[test]
+    fn what_is_plain_is_understood() {
+        let head = with("Content-Length: 12\r\nConnection: x, Close\r\n").unwrap();
+        assert_eq!(head.method, Some(Method::Post));
+        assert_eq!(head.framing, Framing::Length(12));
+        assert!(!head.keep_alive);
+
+        let head = with("transfer-encoding: Chunked\r\nExpect: 100-Continue\r\n").unwrap();
+        assert_eq!(head.framing, Framing::Chunked);
+        assert!(head.keep_alive && head.expects_continue);
+
+        let head = with("Content-Encoding: x-gzip\r\nOrigin: https://a\r\n").unwrap();
+        assert!(head.is_gzip && head.has_origin);
+        let head = with("Content-Encoding: GZIP\r\nOrigin: HTTP://A\r\n").unwrap();
+        assert!(!head.is_gzip && !head.has_origin);
+
+        let head = parse("\r\nget /a#b?c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
+        assert_eq!((head.method, head.target.as_str()), (None, "/a#b?c"));
+        assert!(head.keep_alive && head.minor == 0);
+    }
+
+    #[test]
+    fn what_two_servers_could_understand_differently_is_refused() {
+        for fields in [
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: -5\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length: 1, 1\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding: chunked, identity\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Content-Length : 5\r\n",
+            "A: b\r\n folded\r\n",
+            "A: b\0c\r\n",
+            "A: b\rc\r\n",
+            "no colon\r\n",
+        ] {
+            assert_eq!(with(fields), Err(400), "{fields:?}");
+        }
+        assert_eq!(parse("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Err(400));
+        assert_eq!(parse("GET / HTTP/2.0\r\n\r\n"), Err(505));
+        assert_eq!(with("Expect: something\r\n"), Err(417));
+        for bare in [&b"GET / HTTP/1.1\n\n"[..], b"GET / HTTP/1.1\r\nA: b\n\r\n", b"\n"] {
+            assert_eq!(find_end(bare).unwrap_err().status, 400);
+        }
+    }
+
+    #[test]
+    fn limits_hold_to_the_byte() {
+        let line = |len: usize| format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(len - 14));
+        assert!(parse(&line(MAX_LINE)).is_ok());
+        assert_eq!(parse(&line(MAX_LINE + 1)), Err(414));
+        assert_eq!(find_end(&vec![b'a'; MAX_LINE + 1]).unwrap_err().status, 414);
+
+        let field = |len: usize| format!("A: {}\r\n", "b".repeat(len - 5));
+        assert!(with(&field(MAX_FIELDS_BYTES - 2)).is_ok());
+        assert_eq!(with(&field(MAX_FIELDS_BYTES - 1)), Err(431));
+        let endless = format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(MAX_FIELDS_BYTES));
+        assert_eq!(find_end(endless.as_bytes()).unwrap_err().status, 431);
+
+        assert!(with(&"A: b\r\n".repeat(MAX_FIELDS)).is_ok());
+        assert_eq!(with(&"A: b\r\n".repeat(MAX_FIELDS + 1)), Err(431));
+    }
+
+    #[test]
+    fn a_head_is_awaited_to_its_end() {
+        let head = b"GET / HTTP/1.1\r\nA: b\r\n\r\n";
+        for cut in 0..head.len() {
+            assert_eq!(find_end(&head[..cut]), Ok(None), "{cut}");
+        }
+        assert_eq!(find_end(b"GET / HTTP/1.1\r\n\r\nGET"), Ok(Some(18)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = find_end(&bytes);
+            let _ = Head::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! Predict over REST: a document becomes tensors by its signature, tensors become a document.
+
+use std::collections::BTreeMap;
+
+use super::document::Document;
+use crate::servable::{Signature, Signatures, TensorInfo, DEFAULT_SIGNATURE};
+use crate::status::{Result, Status};
+use crate::tensor::dtype::dtype_name;
+use crate::tensor::json::decode::{base64_object, decode, Rows};
+use crate::tensor::json::dump::dump;
+use crate::tensor::json::encode::{new_line, Layout, Writer};
+use crate::tensor::json::scan::{Cursor, Kind};
+use crate::tensor::json::text::{unescape, write_string};
+use crate::tensor::{DType, Tensor};
+
+/// How the request gave its values, which decides how the answer gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `instances`: a list of rows.
+    Row,
+    /// `inputs`: whole tensors.
+    Column,
+}
+
+/// The type to expect of the values of a document that names `signature_name`, or none so far.
+pub fn guess(signatures: &Signatures, signature_name: Option<&str>) -> Option<DType> {
+    let name = signature_name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_SIGNATURE);
+    let inputs = &signatures.get(name)?.inputs;
+    let (_, info) = inputs.first_key_value().filter(|_| inputs.len() == 1)?;
+    DType::from_number_or_ref(info.dtype)
+}
+
+/// The signature that a document means.
+///
+/// # Errors
+/// INVALID_ARGUMENT when there is none of that name.
+pub fn signature<'s>(signatures: &'s Signatures, name: &str) -> Result<&'s Signature> {
+    signatures.get(name).ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "Serving signature name: \"{name}\" not found in signature def"
+        ))
+    })
+}
+
+/// The tensors of a document, by input alias.
+///
+/// # Errors
+/// Specification 2.7, in its order.
+pub fn inputs(
+    document: &mut Document<'_>,
+    signature: &Signature,
+    requested: &str,
+) -> Result<(Format, BTreeMap<String, Tensor>)> {
+    if signature.inputs.is_empty() {
+        let name = if requested.is_empty() { "DEFAULT" } else { requested };
+        return Err(Status::invalid_argument(format!(
+            "Failed to get input map for signature: {name}"
+        )));
+    }
+    match (document.instances(), document.inputs()) {
+        (Some(_), Some(_)) => Err(document.refuse(
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ",
+        )),
+        (None, None) => Err(Status::invalid_argument("Missing 'inputs' or 'instances' key")),
+        (Some(instances), None) => {
+            if instances.kind() != Kind::Array {
+                return Err(document.refuse("Expecting 'instances' to be an list/array"));
+            }
+            if let Some(inputs) = take_decoded(document, signature) {
+                return Ok((Format::Row, inputs));
+            }
+            let mut first = instances;
+            first.eat(b'[');
+            first.skip_space();
+            if first.peek() == b']' {
+                return Err(document.refuse("No values in 'instances' array"));
+            }
+            rows(first, signature).map(|inputs| (Format::Row, inputs))
+        }
+        (None, Some(inputs)) => match take_decoded(document, signature) {
+            Some(inputs) => Ok((Format::Column, inputs)),
+            None => columns(inputs, signature).map(|inputs| (Format::Column, inputs)),
+        },
+    }
+}
+
+/// What was read along with the check of the document, if it is of the type that is wanted.
+fn take_decoded(
+    document: &mut Document<'_>,
+    signature: &Signature,
+) -> Option<BTreeMap<String, Tensor>> {
+    let tensor = document.take_decoded()?;
+    let (alias, info) = signature.inputs.first_key_value()?;
+    let fits = signature.inputs.len() == 1
+        && DType::from_number_or_ref(info.dtype) == Some(tensor.dtype())
+        && tensor.shape().first() != Some(&0);
+    fits.then(|| BTreeMap::from([(alias.clone(), tensor)]))
+}
+
+fn dtype(info: &TensorInfo) -> Result<DType> {
+    DType::from_number_or_ref(info.dtype).ok_or_else(|| {
+        Status::unimplemented(format!("Conversion of JSON to type: {}", dtype_name(info.dtype)))
+    })
+}
+
+/// Whether the value is an object of named values, and not one that stands for bytes.
+fn is_named(cursor: &Cursor<'_>) -> bool {
+    cursor.kind() == Kind::Object && base64_object(&mut cursor.clone()).is_none()
+}
+
+/// Tensors of a list of rows; the cursor is at the first.
+fn rows(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<String, Tensor>> {
+    let named = is_named(&cursor);
+    if !named && signature.inputs.len() > 1 {
+        return Err(Status::invalid_argument(
+            "instances is a plain list, but expecting list of objects as multiple input tensors \
+             required as per tensorinfo_map",
+        ));
+    }
+    let mut collected = Vec::with_capacity(signature.inputs.len());
+    for (alias, info) in &signature.inputs {
+        let rows = dtype(info).and_then(Rows::new).map_err(|status| in_row(0, None, &status))?;
+        collected.push((alias, rows, false));
+    }
+    let mut index = 0;
+    loop {
+        match (named, is_named(&cursor)) {
+            (true, true) => row(&mut cursor, &mut collected, index)?,
+            (false, false) => {
+                let pushed = collected[0].1.push(&mut cursor);
+                pushed.map_err(|status| in_row(index, None, &status))?;
+            }
+            (true, false) => {
+                return Err(Status::invalid_argument(format!(
+                    "Expecting object but got list at item {index} of input list"
+                )));
+            }
+            (false, true) => {
+                return Err(Status::invalid_argument(format!(
+                    "Expecting value/list but got object at item {index} of input list"
+                )));
+            }
+        }
+        index += 1;
+        if !cursor.eat_comma() {
+            break;
+        }
+    }
+    Ok(collected.into_iter().map(|(alias, rows, _)| (alias.clone(), rows.build())).collect())
+}
+
+/// One row of named values: every input once. The flag says which were met.
+fn row(
+    cursor: &mut Cursor<'_>,
+    collected: &mut [(&String, Rows, bool)],
+    index: usize,
+) -> Result<()> {
+    let object = *cursor;
+    for (_, _, is_met) in collected.iter_mut() {
+        *is_met = false;
+    }
+    let mut met = 0;
+    cursor.eat(b'{');
+    cursor.skip_space();
+    while cursor.peek() == b'"' {
+        let Ok(name) = cursor.member() else { break };
+        let name = unescape(&cursor.bytes()[name]);
+        let found = collected.binary_search_by(|(alias, ..)| alias.as_bytes().cmp(&name));
+        let name = || String::from_utf8_lossy(&name).into_owned();
+        match found {
+            Err(_) => {
+                let name = name();
+                let status = Status::invalid_argument(format!(
+                    "JSON object: does not have named input: {name}"
+                ));
+                return Err(in_row(index, Some(&name), &status));
+            }
+            // Of several of the same name the first counts.
+            Ok(at) if collected[at].2 => {
+                let _ = cursor.value();
+            }
+            Ok(at) => {
+                let (_, rows, is_met) = &mut collected[at];
+                rows.push(cursor).map_err(|status| in_row(index, Some(&name()), &status))?;
+                *is_met = true;
+                met += 1;
+            }
+        }
+        if !cursor.eat_comma() {
+            break;
+        }
+    }
+    cursor.eat(b'}');
+    if met < collected.len() {
+        let names: Vec<&str> = collected.iter().map(|(alias, ..)| alias.as_str()).collect();
+        return Err(Status::invalid_argument(format!(
+            "Failed to process element: {index} of 'instances' list. JSON object: {} keys must be \
+             equal to: {}",
+            dump(object),
+            names.join(","),
+        )));
+    }
+    Ok(())
+}
+
+fn in_row(index: usize, key: Option<&str>, status: &Status) -> Status {
+    let key = key.map(|key| format!(" key: {key}")).unwrap_or_default();
+    Status::invalid_argument(format!(
+        "Failed to process element: {index}{key} of 'instances' list. Error: {status}"
+    ))
+}
+
+/// Tensors of whole values; the cursor is at the value of `inputs`.
+fn columns(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<String, Tensor>> {
+    if !is_named(&cursor) {
+        let Some((alias, info)) =
+            signature.inputs.first_key_value().filter(|_| signature.inputs.len() == 1)
+        else {
+            return Err(Status::invalid_argument(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors \
+                 required as per tensorinfo_map",
+            ));
+        };
+        let tensor = decode(&mut cursor, dtype(info)?)?;
+        return Ok([(alias.clone(), tensor)].into());
+    }
+    let mut values = vec![None; signature.inputs.len()];
+    cursor.eat(b'{');
+    cursor.skip_space();
+    while cursor.peek() == b'"' {
+        let Ok(name) = cursor.member() else { break };
+        let name = unescape(&cursor.bytes()[name]);
+        let at = signature.inputs.keys().position(|alias| alias.as_bytes() == &*name);
+        if let Some(at) = at {
+            values[at].get_or_insert(cursor);
+        }
+        if cursor.value().is_err() || !cursor.eat_comma() {
+            break;
+        }
+    }
+    let mut tensors = BTreeMap::new();
+    for ((alias, info), value) in signature.inputs.iter().zip(values) {
+        let mut value = value.ok_or_else(|| {
+            Status::invalid_argument(format!("Missing named input: {alias} in 'inputs' object."))
+        })?;
+        tensors.insert(alias.clone(), decode(&mut value, dtype(info)?)?);
+    }
+    Ok(tensors)
+}
+
+/// The body of an answer.
+///
+/// # Errors
+/// INVALID_ARGUMENT for tensors that the format or JSON has no place for.
+pub fn body(format: Format, outputs: &[(&str, &Tensor)]) -> Result<Vec<u8>> {
+    if outputs.is_empty() {
+        return Err(Status::invalid_argument("Cannot convert empty tensor map to JSON"));
+    }
+    let elements: usize = outputs.iter().map(|(_, tensor)| tensor.num_elements()).sum();
+    let mut out = Vec::with_capacity(64 + elements * 12);
+    match format {
+        Format::Row => write_rows(&mut out, outputs)?,
+        Format::Column => write_columns(&mut out, outputs)?,
+    }
+    out.extend_from_slice(b"\n}");
+    Ok(out)
+}
+
+/// Strings of an output whose alias ends so are bytes.
+const BYTES_SUFFIX: &str = "_bytes";
+
+fn write_rows(out: &mut Vec<u8>, outputs: &[(&str, &Tensor)]) -> Result<()> {
+    let mut batch = None;
+    for (alias, tensor) in outputs {
+        let Some(&size) = tensor.shape().first() else {
+            return Err(Status::invalid_argument(format!(
+                "Tensor name: {alias} has no shape information "
+            )));
+        };
+        match batch {
+            Some(batch) if batch != size => {
+                return Err(Status::invalid_argument(format!(
+                    "Tensor name: {alias} has inconsistent batch size: {size} expecting: {batch}"
+                )));
+            }
+            _ => batch = Some(size),
+        }
+    }
+    let writers = outputs
+        .iter()
+        .map(|(alias, tensor)| {
+            let writer = Writer::new(tensor, Layout::OneLine, alias.ends_with(BYTES_SUFFIX))?;
+            Ok((*alias, writer))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let batch = usize::try_from(batch.unwrap_or_default()).unwrap_or_default();
+    out.extend_from_slice(b"{\n    \"predictions\": [");
+    for index in 0..batch {
+        if let [(_, writer)] = &*writers {
+            if index > 0 {
+                out.extend_from_slice(b", ");
+            }
+            writer.write_row(out, index, 2);
+            continue;
+        }
+        if index > 0 {
+            out.push(b',');
+        }
+        new_line(out, 2);
+        write_object(out, 2, &writers, |out, writer| writer.write_row(out, index, 3));
+    }
+    if batch > 0 {
+        new_line(out, 1);
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn write_columns(out: &mut Vec<u8>, outputs: &[(&str, &Tensor)]) -> Result<()> {
+    let writers = outputs
+        .iter()
+        .map(|(alias, tensor)| {
+            let writer = Writer::new(tensor, Layout::Lines, alias.ends_with(BYTES_SUFFIX))?;
+            Ok((*alias, writer))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    out.extend_from_slice(b"{\n    \"outputs\": ");
+    if let [(_, writer)] = &*writers {
+        writer.write(out, 1);
+    } else {
+        write_object(out, 1, &writers, |out, writer| writer.write(out, 2));
+    }
+    Ok(())
+}
+
+fn write_object<'t>(
+    out: &mut Vec<u8>,
+    level: usize,
+    members: &[(&str, Writer<'t>)],
+    write: impl Fn(&mut Vec<u8>, &Writer<'t>),
+) {
+    out.push(b'{');
+    for (at, (alias, writer)) in members.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        new_line(out, level + 1);
+        write_string(out, alias.as_bytes());
+        out.extend_from_slice(b": ");
+        write(out, writer);
+    }
+    new_line(out, level);
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Buffer;
+
+    fn example_signature(inputs: &[(&str, DType)]) -> Signature {
+        let inputs = inputs.iter().map(|(alias, dtype)| {
+            let info = TensorInfo { dtype: dtype.number(), ..TensorInfo::default() };
+            ((*alias).to_owned(), info)
+        });
+        Signature { inputs: inputs.collect(), ..Signature::default() }
+    }
+
+    fn parse(body: &str, signature: &Signature) -> std::result::Result<Vec<String>, String> {
+        let guess = |_: Option<&str>| Some(DType::Float);
+        let mut document = Document::parse(body.as_bytes(), guess).unwrap();
+        let (format, tensors) = inputs(&mut document, signature, "")
+            .map_err(|status| format!("{} {}", status.code.http(), status.message))?;
+        let shown = tensors.iter().map(|(alias, tensor)| format!("{format:?} {alias} {tensor:?}"));
+        Ok(shown.collect())
+    }
+
+    fn many() -> Signature {
+        example_signature(&[("a", DType::Float), ("b", DType::Int32)])
+    }
+
+    #[test]
+    fn values_go_to_the_inputs_they_are_for() {
+        let one = example_signature(&[("x", DType::Float)]);
+        let text = example_signature(&[("s", DType::String)]);
+        for (body, signature, expected) in [
+            (r#"{"instances": [1.0, 2]}"#, &one, &["Row x <Tensor float[2]>"][..]),
+            (r#"{"instances": [{"x": 1.0}, {"x": 2}]}"#, &one, &["Row x <Tensor float[2]>"]),
+            (r#"{"instances": [{"x": 1.0, "x": "?"}]}"#, &one, &["Row x <Tensor float[1]>"]),
+            (r#"{"instances": [[[]]]}"#, &one, &["Row x <Tensor float[1,1,0]>"]),
+            (r#"{"inputs": 1.0}"#, &one, &["Column x <Tensor float[]>"]),
+            (r#"{"inputs": []}"#, &one, &["Column x <Tensor float[0]>"]),
+            (r#"{"inputs": {"x": [1.0], "q": 1}}"#, &one, &["Column x <Tensor float[1]>"]),
+            (r#"{"instances": [{"b64": "YQ"}, "b"]}"#, &text, &["Row s <Tensor string[2]>"]),
+            (r#"{"instances": [{"s": [{"b64": "YQ"}]}]}"#, &text, &["Row s <Tensor string[1,1]>"]),
+            (r#"{"inputs": {"b64": "YQ"}}"#, &text, &["Column s <Tensor string[]>"]),
+            (
+                r#"{"instances": [{"b": 1, "a": [1]}, {"a": [2], "b": 1}]}"#,
+                &many(),
+                &["Row a <Tensor float[2,1]>", "Row b <Tensor int32[2]>"],
+            ),
+            (
+                r#"{"inputs": {"a": [[1]], "b": 1}}"#,
+                &many(),
+                &["Column a <Tensor float[1,1]>", "Column b <Tensor int32[]>"],
+            ),
+        ] {
+            let expected = expected.iter().map(|&line| line.to_owned()).collect();
+            assert_eq!(parse(body, signature), Ok(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_the_signature_is_refused() {
+        let one = example_signature(&[("x", DType::Float)]);
+        let half = example_signature(&[("x", DType::Half)]);
+        let none = example_signature(&[]);
+        let element = |at: &str, error: &str| {
+            format!("400 Failed to process element: {at} of 'instances' list. Error: {error}")
+        };
+        let plain = "required as per tensorinfo_map";
+        for (body, signature, expected) in [
+            ("{}", &one, "400 Missing 'inputs' or 'instances' key".to_owned()),
+            ("{}", &none, "400 Failed to get input map for signature: DEFAULT".to_owned()),
+            (
+                r#"{"instances": [1.0], "inputs": [1.0]}"#,
+                &one,
+                "400 JSON Value: {\n    \"instances\": [1.0],\n    \"inputs\": [1.0]\n} Not \
+                 formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+                    .to_owned(),
+            ),
+            (
+                r#"{"instances": 1}"#,
+                &one,
+                "400 JSON Value: {\n    \"instances\": 1\n} Expecting 'instances' to be an \
+                 list/array"
+                    .to_owned(),
+            ),
+            (
+                r#"{"instances": []}"#,
+                &one,
+                "400 JSON Value: {\n    \"instances\": []\n} No values in 'instances' array"
+                    .to_owned(),
+            ),
+            (
+                r#"{"instances": [1]}"#,
+                &many(),
+                format!(
+                    "400 instances is a plain list, but expecting list of objects as multiple \
+                     input tensors {plain}"
+                ),
+            ),
+            (
+                r#"{"inputs": {"b64": "YQ"}}"#,
+                &many(),
+                format!(
+                    "400 inputs is a plain value/list, but expecting an object as multiple input \
+                     tensors {plain}"
+                ),
+            ),
+            (
+                r#"{"inputs": {"a": [1]}}"#,
+                &many(),
+                "400 Missing named input: b in 'inputs' object.".to_owned(),
+            ),
+            (
+                r#"{"instances": [{"x": 2.0}, 1.0]}"#,
+                &one,
+                "400 Expecting object but got list at item 1 of input list".to_owned(),
+            ),
+            (
+                r#"{"instances": [1.0, {"x": 2.0}]}"#,
+                &one,
+                "400 Expecting value/list but got object at item 1 of input list".to_owned(),
+            ),
+            (
+                r#"{"instances": [{"q": 1.0}]}"#,
+                &one,
+                element("0 key: q", "INVALID_ARGUMENT: JSON object: does not have named input: q"),
+            ),
+            (
+                r#"{"instances": [{}]}"#,
+                &many(),
+                "400 Failed to process element: 0 of 'instances' list. JSON object: {} keys must \
+                 be equal to: a,b"
+                    .to_owned(),
+            ),
+            (
+                r#"{"instances": [[1.0], [2.0, 3.0]]}"#,
+                &one,
+                element("1", "INVALID_ARGUMENT: Expecting tensor size: 1 but got: 2"),
+            ),
+            (
+                r#"{"instances": [1.0, [2.0]]}"#,
+                &one,
+                element("1", "INVALID_ARGUMENT: Expecting shape [] but got: [1]"),
+            ),
+            (
+                r#"{"instances": [{"a": 1.0, "b": 2}, {"a": [1.0], "b": 2}]}"#,
+                &many(),
+                element("1 key: a", "INVALID_ARGUMENT: Expecting shape [] but got: [1]"),
+            ),
+            (
+                r#"{"instances": [1]}"#,
+                &half,
+                element("0", "UNIMPLEMENTED: Conversion of JSON Value: 1 to type: half"),
+            ),
+            (r#"{"inputs": 1}"#, &half, "501 Conversion of JSON Value: 1 to type: half".to_owned()),
+        ] {
+            assert_eq!(parse(body, signature), Err(expected), "{body}");
+        }
+    }
+
+    fn floats(shape: &[i64], values: &[f32]) -> Tensor {
+        let mut buffer = Buffer::zeroed(size_of_val(values));
+        buffer.elements_mut().copy_from_slice(values);
+        Tensor::dense(DType::Float, shape.to_vec(), buffer)
+    }
+
+    fn answer(format: Format, outputs: &[(&str, &Tensor)]) -> String {
+        match body(format, outputs) {
+            Ok(body) => String::from_utf8(body).unwrap(),
+            Err(status) => status.to_string(),
+        }
+    }
+
+    #[test]
+    fn answers_are_laid_out_as_recorded() {
+        let vector = floats(&[3], &[2.5, 3.0, 4.5]);
+        let matrix = floats(&[1, 2], &[1.0, 2.0]);
+        let empty = floats(&[0], &[]);
+        let scalar = floats(&[], &[2.0]);
+        let bytes = Tensor::strings(vec![1, 2], ["a", "b"].into_iter().collect());
+        let text = Tensor::strings(vec![1], ["a\n"].into_iter().collect());
+        use Format::{Column, Row};
+        for (format, outputs, expected) in [
+            (Row, &[("y", &vector)][..], "{\n    \"predictions\": [2.5, 3.0, 4.5\n    ]\n}"),
+            (Row, &[("y", &empty)], "{\n    \"predictions\": []\n}"),
+            (Row, &[("y", &matrix)], "{\n    \"predictions\": [[1.0, 2.0]\n    ]\n}"),
+            (Row, &[("y", &text)], "{\n    \"predictions\": [\"a\\n\"\n    ]\n}"),
+            (
+                Row,
+                &[("y_bytes", &bytes)],
+                "{\n    \"predictions\": [[{\n                \"b64\": \"YQ==\"\n            }, {\n\
+                 \x20               \"b64\": \"Yg==\"\n            }]\n    ]\n}",
+            ),
+            (
+                Row,
+                &[("a", &matrix), ("b", &text)],
+                "{\n    \"predictions\": [\n        {\n            \"a\": [1.0, 2.0],\n            \
+                 \"b\": \"a\\n\"\n        }\n    ]\n}",
+            ),
+            (Column, &[("y", &scalar)], "{\n    \"outputs\": 2.0\n}"),
+            (Column, &[("y", &empty)], "{\n    \"outputs\": []\n}"),
+            (
+                Column,
+                &[("y", &matrix)],
+                "{\n    \"outputs\": [\n        [\n            1.0,\n            2.0\n        ]\n    \
+                 ]\n}",
+            ),
+            (
+                Column,
+                &[("a", &scalar), ("b", &scalar)],
+                "{\n    \"outputs\": {\n        \"a\": 2.0,\n        \"b\": 2.0\n    }\n}",
+            ),
+            (
+                Row,
+                &[("y", &scalar)],
+                "INVALID_ARGUMENT: Tensor name: y has no shape information ",
+            ),
+            (
+                Row,
+                &[("a", &vector), ("b", &matrix)],
+                "INVALID_ARGUMENT: Tensor name: b has inconsistent batch size: 1 expecting: 3",
+            ),
+            (Row, &[], "INVALID_ARGUMENT: Cannot convert empty tensor map to JSON"),
+        ] {
+            assert_eq!(answer(format, outputs), expected);
+        }
+    }
+}
