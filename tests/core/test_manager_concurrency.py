@@ -30,6 +30,20 @@ def test_one_stream_loads_one_version_at_a_time(under_test: Any) -> None:
     assert available == ["3 AVAILABLE", "2 AVAILABLE", "1 AVAILABLE"]
 
 
+def test_versions_of_a_stream_load_side_by_side_if_they_may(under_test: Any) -> None:
+    under_test.aspire(v1=FakeLoader(), v2=FakeLoader(), v3=FakeLoader())
+    before = len(under_test.loads.jobs)
+    under_test.manager.set_max_loads_per_stream(2)
+    under_test.manager.process()
+    with_two = len(under_test.loads.jobs)
+    under_test.aspire("n", v1=FakeLoader(), v2=FakeLoader(), v3=FakeLoader())
+    with_another_stream = len(under_test.loads.jobs)
+    under_test.run()
+
+    assert (before, with_two, with_another_stream) == (1, 2, 4)
+    assert len(under_test.map["m"]) == len(under_test.map["n"]) == 3
+
+
 def test_streams_load_side_by_side(under_test: Any) -> None:
     for name in ("a", "b", "c"):
         under_test.aspire(name, v1=FakeLoader())

@@ -90,6 +90,7 @@ class AspiredVersionsManager:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         # All below belongs to the manager's thread.
         self._streams: dict[str, ServableStream] = {}
+        self._max_loads = 1
         self._retries: list[tuple[float, ServableId]] = []
         self._awaiting_resources: list[_Estimated] = []
         self._holding: set[ServableId] = set()  # reserved, and loading or unloading
@@ -125,6 +126,10 @@ class AspiredVersionsManager:
             if data.id.name != name:
                 raise ValueError(f"{data.id} is no version of {name}")
         self._inbox.put(_Aspired(name, tuple(versions)))
+
+    def set_max_loads_per_stream(self, count: int) -> None:
+        """Let *count* versions of a stream load at a time; 1 until this is called."""
+        self._inbox.put(_MaxLoads(count))
 
     def process(self) -> float | None:
         """
@@ -174,6 +179,18 @@ class AspiredVersionsManager:
                 stream = self._stream(servable_id.name)
                 self._carry_out(stream.unload_finished(servable_id, error, now))
                 self._forget_if_empty(servable_id.name)
+            case _MaxLoads() | _Stop() | _Leave():
+                self._obey(message, now)
+        self._reserve_waiting(now)
+        if self._is_stopping and not self._streams:
+            self._is_empty.set()
+
+    def _obey(self, command: "_MaxLoads | _Stop | _Leave", now: float) -> None:
+        match command:
+            case _MaxLoads(count):
+                self._max_loads = count
+                for stream in self._streams.values():
+                    self._carry_out(stream.set_max_loads(count, now))
             case _Stop():
                 self._is_stopping = True
                 for stream in list(self._streams.values()):
@@ -181,9 +198,6 @@ class AspiredVersionsManager:
                     self._forget_if_empty(stream.name)
             case _Leave():
                 self._is_left = True
-        self._reserve_waiting(now)
-        if self._is_stopping and not self._streams:
-            self._is_empty.set()
 
     def _handle_due(self, now: float) -> float | None:
         while self._retries and self._retries[0][0] <= now:
@@ -200,6 +214,7 @@ class AspiredVersionsManager:
     def _stream(self, name: str) -> ServableStream:
         if name not in self._streams:
             stream = ServableStream(name, self._policy, self._retry_policy)
+            stream.set_max_loads(self._max_loads, self._clock())
             self._streams[name] = stream
         return self._streams[name]
 
@@ -335,6 +350,11 @@ class _UnloadFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class _MaxLoads:
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
@@ -345,7 +365,7 @@ class _Leave:
 
 
 _Message: TypeAlias = (
-    _Aspired | _Estimated | _LoadFinished | _UnloadFinished | _Stop | _Leave
+    _Aspired | _Estimated | _LoadFinished | _UnloadFinished | _MaxLoads | _Stop | _Leave
 )
 
 

@@ -99,9 +99,10 @@ class ServableStream:
     """
     Decides for the versions of one name.
 
-    One attempt to load runs at a time.  An attempt that nobody wants any more, one
-    that waits for its next try, and an unload that waits for a request to end do
-    not count: none of them holds up another version.
+    Attempts to load run one at a time, or as many as `set_max_loads` says.  An
+    attempt that nobody wants any more, one that waits for its next try, and an
+    unload that waits for a request to end do not count: none of them holds up
+    another version.
 
     Not thread-safe.
 
@@ -117,6 +118,7 @@ class ServableStream:
         self.name = name
         self._policy = policy
         self._retry_policy = retry_policy
+        self._max_loads = 1
         self._harnesses: dict[ServableId, LoaderHarness] = {}
         # Aspired again while the harness of their past life is still there.
         self._waiting: dict[ServableId, ServableData[Loader]] = {}
@@ -130,6 +132,11 @@ class ServableStream:
     def is_empty(self) -> bool:
         """Whether there is nothing left to decide."""
         return not self._harnesses and not self._waiting
+
+    def set_max_loads(self, count: int, now: float) -> list[Effect]:
+        """Let *count* attempts that are wanted run at a time."""
+        self._max_loads = count
+        return self._settle(now)
 
     def aspire(
         self, versions: Sequence[ServableData[Loader]], now: float
@@ -273,7 +280,8 @@ class ServableStream:
 
     def _next_step(self, now: float) -> list[Effect] | None:
         action = self._policy.next_action(self.versions)
-        is_busy = any(h.is_aspired and h.is_running for h in self._harnesses.values())
+        running = [h for h in self._harnesses.values() if h.is_aspired and h.is_running]
+        is_busy = len(running) >= self._max_loads
         if action is None or (is_busy and isinstance(action, Load)):
             return None if is_busy else self._next_retry(now)
         harness = self._harnesses[action.id]
