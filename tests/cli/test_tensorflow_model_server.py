@@ -124,6 +124,19 @@ def test_the_first_signal_ends_it_with_0(
     assert f"{number.name}: finishing the requests in flight" in rest
 
 
+def test_one_signal_that_comes_twice_counts_once(
+    start: Start, empty: str, tmp_path: Path
+) -> None:
+    process = start(empty, *socket_flags(tmp_path))
+    read_until(process.stderr, "Running gRPC ModelServer at UNIX socket")
+
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 0
+
+
 def test_a_signal_ends_a_start_that_waits_for_models(
     start: Start, tmp_path: Path
 ) -> None:

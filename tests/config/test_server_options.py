@@ -77,6 +77,16 @@ def tensorflow(*arguments: str) -> TensorFlowConfig:
             "There is no port -1",
             id="no such REST port",
         ),
+        pytest.param(
+            "--model_base_path=/m --io_threads=-1",
+            "io_threads must be non-negative; was -1",
+            id="fewer threads than none",
+        ),
+        pytest.param(
+            "--model_base_path=/m --max_body_bytes=0",
+            "max_body_bytes must be positive; was 0",
+            id="room for no request",
+        ),
     ],
 )
 def test_what_is_refused(line: str, message: str) -> None:

@@ -97,7 +97,8 @@ def _show(models: ModelServerConfig, findings: list[Finding]) -> None:
     if not models.models:
         console.print("No models.")
         return
-    table = Table("model", "platform", "policy", "versions", "labels", "base path")
+    table = Table("model", "platform", "policy", "versions", "labels")
+    table.add_column("base path", overflow="fold")
     for finding in findings:
         model = finding.model
         table.add_row(

@@ -7,11 +7,13 @@ so that a signal is always noticed.
 
 import dataclasses
 import logging
+import math
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _FAILURE = 255
+_SAME_SIGNAL_S = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -37,6 +40,7 @@ class _Failed:
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Signalled:
     number: int
+    at: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ def serve(
         return _fail(from_exception(error))
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
     for number in _SIGNALS:
-        signal.signal(number, lambda number, _: events.put(_Signalled(number)))
+        signal.signal(
+            number,
+            lambda number, _: events.put(_Signalled(number, time.monotonic())),
+        )
 
     # Opening TensorFlow's library takes longer than all that is imported here.
     from servable.platforms import tensorflow  # noqa: PLC0415 - not for --help
@@ -95,23 +102,25 @@ def _serve_until_signalled(
     server: "Server", options: "ServerOptions", events: "queue.SimpleQueue[_Event]"
 ) -> int:
     _in_background(lambda: _start(server, events))
-    is_stopping = False
+    stopping_since = math.inf
     while True:
         match events.get():
-            case _Failed(error) if not is_stopping:
+            case _Failed(error) if stopping_since == math.inf:
                 return _fail(error)
             case _Failed():
                 pass  # it was stopped while it started
-            case _Signalled(number) if not is_stopping:
-                is_stopping = True
+            case _Signalled(number, at) if stopping_since == math.inf:
+                stopping_since = at
                 _logger.info(
                     "%s: finishing the requests in flight for up to %g s",
                     signal.Signals(number).name,
                     options.shutdown_grace_s,
                 )
                 _in_background(lambda: _stop(server, events))
-            case _Signalled(number):
+            case _Signalled(number, at) if at - stopping_since >= _SAME_SIGNAL_S:
                 return 128 + number
+            case _Signalled():
+                pass  # `timeout` and others signal a process and then its group
             case _Stopped():
                 _logger.info("Stopped")
                 return os.EX_OK

@@ -186,15 +186,7 @@ class ServerOptions:
                 "server_options.enable_batching to true."
             )
         self.session.check()
-        if self.rest_port and self.rest_port == self.grpc_port:
-            raise InvalidArgument(
-                "server_options.http_port cannot be same as grpc_port. "
-                f"Both are {self.rest_port}."
-            )
-        if not 0 <= (self.grpc_port or 0) <= _MAX_PORT:
-            raise InvalidArgument("Failed to BuildAndStart gRPC server")
-        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
-            raise InvalidArgument(f"There is no port {self.rest_port}")
+        self._check_numbers()
         if self.use_alts_credentials:
             # Serving without protection where it was asked for would be worse.
             raise Unimplemented("ALTS credentials are not supported.")
@@ -271,6 +263,27 @@ class ServerOptions:
                 if shared.name in type(self).__slots__
             },
         )
+
+    def _check_numbers(self) -> None:
+        if self.rest_port and self.rest_port == self.grpc_port:
+            raise InvalidArgument(
+                "server_options.http_port cannot be same as grpc_port. "
+                f"Both are {self.rest_port}."
+            )
+        if not 0 <= (self.grpc_port or 0) <= _MAX_PORT:
+            raise InvalidArgument("Failed to BuildAndStart gRPC server")
+        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
+            raise InvalidArgument(f"There is no port {self.rest_port}")
+        for name in ("io_threads", "compute_threads"):
+            if getattr(self, name) < 0:
+                raise InvalidArgument(
+                    f"{name} must be non-negative; was {getattr(self, name)}"
+                )
+        for name in ("max_message_bytes", "max_body_bytes"):
+            if getattr(self, name) <= 0:
+                raise InvalidArgument(
+                    f"{name} must be positive; was {getattr(self, name)}"
+                )
 
     def _read_batching(self) -> BatchingParameters | None:
         if not self.enable_batching:
