@@ -181,7 +181,7 @@ def reload(settings: Settings) -> Figures:
     with servers.ours(paths, settings.server) as process:
         spec = make_spec(process)
         servers.wait_until_answering(process, spec)
-        _wait_until_available(process, "big", 1)
+        _wait_until_alone(process, "big", 1)
         rss_one = process.rss_bytes()
         begun = time.monotonic()
         # Also says how long the measurement must last to hold four more.
@@ -393,7 +393,7 @@ def _session_time_us(model: Path) -> float:
 
 def _load_version(process: Process, models: Path, moving: Path, version: int) -> None:
     _publish(models / "big" / "1", moving / str(version))
-    _wait_until_available(process, "big", version)
+    _wait_until_alone(process, "big", version)
 
 
 def _publish(source: Path, target: Path) -> None:
@@ -404,8 +404,9 @@ def _publish(source: Path, target: Path) -> None:
     part.rename(target)
 
 
-def _wait_until_available(process: Process, name: str, version: int) -> None:
-    available = get_model_status_pb2.ModelVersionStatus.State.AVAILABLE
+def _wait_until_alone(process: Process, name: str, version: int) -> None:
+    """Wait until *version* is served and every other one is gone."""
+    state = get_model_status_pb2.ModelVersionStatus.State
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = name
     deadline = time.monotonic() + 120
@@ -416,11 +417,15 @@ def _wait_until_available(process: Process, name: str, version: int) -> None:
                 answer = stub.GetModelStatus(request, timeout=10)
             except grpc.RpcError:
                 answer = get_model_status_pb2.GetModelStatusResponse()
-            states = answer.model_version_status
-            if any(s.version == version and s.state == available for s in states):
+            live = {
+                status.version: status.state
+                for status in answer.model_version_status
+                if status.state != state.END
+            }
+            if live == {version: state.AVAILABLE}:
                 return
             time.sleep(0.05)
-    raise SystemExit(f"version {version} of {name} did not become available")
+    raise SystemExit(f"version {version} of {name} is not the only one served")
 
 
 def _print(name: str, figures: Figures) -> None:

@@ -62,7 +62,7 @@ pub fn run(spec: &Spec, progress: &mut dyn FnMut(f64) -> bool) -> Result<Report,
                 Protocol::Rest => thread::<RestCaller>(&plan, &shared, index, &to_me, &start),
             };
             // Nobody listens any more when the run was given up.
-            drop(to_me.send(Message::Finished(outcome)));
+            drop(to_me.send(Message::Finished(outcome.map(Box::new))));
         })?;
     }
     drop(to_me);
@@ -95,7 +95,7 @@ struct Shared {
 
 enum Message {
     Connected,
-    Finished(Result<Recorder, BenchError>),
+    Finished(Result<Box<Recorder>, BenchError>),
 }
 
 fn died() -> BenchError {
@@ -147,7 +147,7 @@ impl Coordinator<'_> {
             }
             match from_threads.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Message::Finished(recorder)) => {
-                    total.merge(&recorder?);
+                    total.merge(&*recorder?);
                     running -= 1;
                 }
                 Ok(Message::Connected) | Err(RecvTimeoutError::Timeout) => {}

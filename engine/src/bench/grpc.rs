@@ -133,7 +133,7 @@ impl GrpcCaller {
             let data = data.map_err(|e| broken(&e))?;
             // Windows are larger than answers, but not than all of them together.
             drop(body.flow_control().release_capacity(data.len()));
-            answer.push(data);
+            answer.push(&data);
         }
         let trailers = body.trailers().await.map_err(|e| broken(&e))?;
         check_status(trailers.as_ref().unwrap_or(&head.headers))?;
@@ -153,10 +153,10 @@ impl Answer {
         Self { keep, length: 0, bytes: BytesMut::new() }
     }
 
-    fn push(&mut self, data: Bytes) {
+    fn push(&mut self, data: &[u8]) {
         self.length += data.len();
         if self.keep {
-            self.bytes.extend_from_slice(&data);
+            self.bytes.extend_from_slice(data);
         }
     }
 

@@ -8,7 +8,12 @@ use super::{run, BenchError, Spec};
 /// Drive a server with load as `spec_json` says and return the result as JSON.
 ///
 /// Releases the GIL; takes it back about ten times a second for `progress` and for signals.
+///
+/// # Errors
+///
+/// `ValueError`, `ConnectionError` or `OSError` as [`run`] says, and whatever `progress` raised.
 #[pyfunction]
+#[allow(clippy::needless_pass_by_value)] // what a #[pyfunction] takes
 #[pyo3(signature = (spec_json, progress = None))]
 pub fn bench(py: Python<'_>, spec_json: &str, progress: Option<Py<PyAny>>) -> PyResult<String> {
     let spec: Spec = serde_json::from_str(spec_json)

@@ -82,23 +82,22 @@ impl RestCaller {
 }
 
 fn request(plan: &Plan) -> Result<Bytes, BenchError> {
-    let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", plan.verb, plan.path, plan.authority);
+    let headers = plan.headers.iter().flat_map(|(name, value)| [name, value]);
+    if headers.chain([&plan.verb, &plan.path]).any(|text| text.contains(['\r', '\n'])) {
+        return Err(BenchError::Spec("no line may break in a header or the path".into()));
+    }
     let has = |name: &str| plan.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
-    if !plan.body.is_empty() {
-        if !has("content-type") {
-            head.push_str("Content-Type: application/json\r\n");
-        }
-        head.push_str(&format!("Content-Length: {}\r\n", plan.body.len()));
+    let mut lines =
+        vec![format!("{} {} HTTP/1.1", plan.verb, plan.path), format!("Host: {}", plan.authority)];
+    if plan.verb != "GET" || !plan.body.is_empty() {
+        lines.push(format!("Content-Length: {}", plan.body.len()));
     }
-    for (name, value) in &plan.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+    if !plan.body.is_empty() && !has("content-type") {
+        lines.push("Content-Type: application/json".into());
     }
-    let lines = 2 + plan.headers.len() + if plan.body.is_empty() { 0 } else { 2 };
-    if head.matches(['\r', '\n']).count() > 2 * lines {
-        return Err(BenchError::Spec("a header must not hold a line break".into()));
-    }
-    head.push_str("\r\n");
-    let mut request = BytesMut::from(head.as_bytes());
+    lines.extend(plan.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    let mut request = BytesMut::from(lines.join("\r\n").as_bytes());
+    request.extend_from_slice(b"\r\n\r\n");
     request.extend_from_slice(&plan.body);
     Ok(request.freeze())
 }
@@ -280,6 +279,38 @@ mod tests {
 
             assert_eq!(response, Response { status: 200, body: body.into(), keep_alive });
         }
+    }
+
+    #[test]
+    fn a_request_says_how_long_it_is_and_what_it_holds() {
+        let plan = |changes: serde_json::Value| {
+            let mut json = serde_json::json!({
+                "protocol": "rest",
+                "address": "127.0.0.1:8501",
+                "path": "/v1",
+                "load": {"mode": "closed", "in_flight": 1},
+                "requests": 1,
+            });
+            for (key, value) in changes.as_object().expect("an object") {
+                json[key] = value.clone();
+            }
+            let spec: super::super::Spec = serde_json::from_value(json).expect("a spec");
+            spec.plan().expect("a plan")
+        };
+        let written = |changes| request(&plan(changes)).map(|bytes| bytes.to_vec()).ok();
+
+        assert_eq!(
+            written(serde_json::json!({"body_base64": "e30=", "headers": {"A": "b"}})).as_deref(),
+            Some(
+                &b"POST /v1 HTTP/1.1\r\nHost: 127.0.0.1:8501\r\nContent-Length: 2\r\n\
+                Content-Type: application/json\r\nA: b\r\n\r\n{}"[..]
+            )
+        );
+        assert_eq!(
+            written(serde_json::json!({"verb": "GET"})).as_deref(),
+            Some(&b"GET /v1 HTTP/1.1\r\nHost: 127.0.0.1:8501\r\n\r\n"[..])
+        );
+        assert_eq!(written(serde_json::json!({"headers": {"A": "b\r\nC: d"}})), None);
     }
 
     #[test]

@@ -30,6 +30,7 @@ def save(path: Path, title: str, points: Sequence[tuple[Load, Report]]) -> None:
         _draw_sweep(axes, points)
     axes.set_title(title)
     axes.set_ylabel("latency, ms")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(visible=True, which="both", alpha=0.25)
     figure.savefig(path, format="png", dpi=150)
 

@@ -388,7 +388,8 @@ def _print(spec: Spec, measured: Sequence[tuple[Load, Report]]) -> None:
         caption="latency in ms, server CPU in µs per request",
         box=box.SIMPLE_HEAD,
         title_style="",
-        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("load", "answers/s", *_PERCENTILES, "CPU", "errors"):
         table.add_column(heading, justify="right", no_wrap=True)
