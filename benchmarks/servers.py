@@ -24,8 +24,8 @@ SERVER_CORE = 0
 LOAD_CORE = 1
 
 OURS = (
-    "{python} -m servable.cli.tensorflow_model_server --port={grpc_port} "
-    "--rest_api_port={rest_port} --model_config_file={config} "
+    "{python} -c 'from servable.cli.tensorflow_model_server import main; main()' "
+    "--port={grpc_port} --rest_api_port={rest_port} --model_config_file={config} "
     "--file_system_poll_wait_seconds=1"
 )
 
@@ -177,7 +177,8 @@ def wait_until_answering(process: Process, spec: Spec, timeout_s: float = 120) -
         warmup_s=0, timeout_s=10,
     )  # fmt: skip
     problem = "nothing"
-    while time.monotonic() < process.started + timeout_s:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
         try:
             report = run(one)
         except ConnectionError as error:
