@@ -310,8 +310,8 @@ class AspiredVersionsManager:
 
 def new_load_pool(num_load_threads: int) -> WorkerPool:
     """Return a pool for that many loads at a time; 0 and less mean one."""
-    # A load that takes minutes is ordinary; after those, it may be a dead mount.
-    return WorkerPool("load", max(num_load_threads, 1), stall_s=30.0)
+    # It may be a big model or a dead mount; the small ones need not wait to know.
+    return WorkerPool("load", max(num_load_threads, 1), stall_s=10.0)
 
 
 def new_unload_pool(num_unload_threads: int) -> WorkerPool:
