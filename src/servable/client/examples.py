@@ -88,7 +88,7 @@ def _fill(feature: feature_pb2.Feature, value: Any) -> None:
         case "f":
             feature.float_list.value.extend(flat)
         case "b" | "i":
-            feature.int64_list.value.extend(flat)
+            feature.int64_list.value.extend(map(int, flat))
         case "u" if max(flat) < 2**63:
             feature.int64_list.value.extend(flat)
         case "U" | "S" | "O" if all(isinstance(v, str | bytes) for v in flat):

@@ -148,7 +148,7 @@ def _error(exc: Any, target: Target, timeout_s: float) -> ServingError:
                 f"the server at {target} was not reached: {text}; does it run, and is "
                 "this its gRPC address?"
             )
-    if code == DeadlineExceeded.code and text.startswith("Deadline"):
+    if code == DeadlineExceeded.code and "deadline exceeded" in text.lower():
         return DeadlineExceeded(
             f"no answer from {target} within {timeout_s:.3g} s; give more with timeout="
         )

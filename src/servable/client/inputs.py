@@ -6,7 +6,7 @@ have no width and take that of the signature.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from servable.client.tensors import (
     to_array,
 )
 from servable.errors import InvalidArgument
+
+_WIDE: Final = 8  # bytes of integers that NumPy calls safe as floats, and are not
 
 
 def prepare(inputs: Any, signature: Signature | None) -> dict[str, Tensor]:
@@ -144,7 +146,7 @@ def _tensor(value: Any, spec: TensorSpec | None) -> Tensor:
         if array.size or is_array_like(value):
             raise TensorError(f"{_kind_of(given)} were given, and {wanted} is wanted")
         return Tensor(array.astype(object), wanted)
-    exact = is_array_like(value) or array.dtype.kind != "f"
+    exact = is_array_like(value) or array.dtype.kind not in "fc"
     return Tensor(_cast(array, wanted, given, exact=exact), wanted)
 
 
@@ -165,19 +167,22 @@ def _cast(
     if target.names:  # quantized numbers are sent as the plain integers they are
         target = np.dtype(wanted.numpy_name)
     source = array.dtype
-    if source == target or np.can_cast(source, target, "safe"):
+    if source == target or (source.itemsize < _WIDE and np.can_cast(source, target)):
         return array.astype(target, copy=False)
     with np.errstate(all="ignore"):
         if source.kind in "iu" and target.kind in "iu":
             limits = np.iinfo(target)
             kept = (array >= limits.min) & (array <= limits.max)
             cast = array.astype(target)
-        elif source.kind == "c":
+        elif source.kind == "c" and target.kind != "c":
             raise TensorError(f"{given} values cannot become {wanted}")
         else:
             cast = array.astype(target)
-            back = (cast.real if target.kind == "c" else cast).astype(source)
+            is_narrowed = target.kind == "c" and source.kind != "c"
+            back = (cast.real if is_narrowed else cast).astype(source)
             kept = (back == array) | ((back != back) & (array != array))  # noqa: PLR0124
+            if source.kind in "iu":  # what lies beyond may come back as the limit
+                kept &= cast < 2.0 ** (8 * source.itemsize - (source.kind == "i"))
             if not exact:  # rounding is fine, overflow is not
                 kept |= np.isfinite(back) if _is_float(wanted) else False
     if not np.all(kept):
@@ -191,4 +196,4 @@ def _cast(
 
 
 def _is_float(wanted: DType) -> bool:
-    return "float" in wanted.name
+    return "float" in wanted.name or "complex" in wanted.name

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from servable.apis import (
     example_pb2,
+    feature_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
@@ -226,14 +227,20 @@ def _examples_body(operation: Classify | Regress) -> bytes:
 
 def _json_example(example: example_pb2.Example) -> dict[str, Any]:
     return {
-        name: [
-            json_string(v) if isinstance(v, bytes) else v
-            for v in getattr(feature, kind).value
-        ]
-        if (kind := feature.WhichOneof("kind"))
-        else []
-        for name, feature in example.features.feature.items()
+        name: _json_feature(feature)
+        for name, feature in sorted(example.features.feature.items())
     }
+
+
+def _json_feature(feature: feature_pb2.Feature) -> Any:
+    kind = feature.WhichOneof("kind")
+    if kind is None:
+        return []
+    values = [
+        json_string(v) if isinstance(v, bytes) else v
+        for v in getattr(feature, kind).value
+    ]
+    return values[0] if len(values) == 1 else values
 
 
 def _classification(_operation: Classify, document: Any) -> Classification:

@@ -162,8 +162,9 @@ def python_array(values: Any) -> npt.NDArray[Any]:
         return _object_scalar(values)
     if isinstance(values, range):
         values = list(values)
+    is_text = isinstance(_first(values), bytes | str)
     try:
-        array = np.array(values)
+        array = np.array(values, dtype=object if is_text else None)
     except ValueError:
         raise TensorError(_why_ragged(values)) from None
     except (OverflowError, TypeError) as exc:
@@ -171,11 +172,13 @@ def python_array(values: Any) -> npt.NDArray[Any]:
     if array.dtype.kind in "US":
         array = np.array(values, dtype=object)
     if array.dtype.kind == "O":
-        _refuse_objects(array)
+        _refuse_objects(array, values)
     return array
 
 
-def _refuse_objects(array: npt.NDArray[Any]) -> None:
+def _refuse_objects(array: npt.NDArray[Any], values: Any) -> None:
+    if any(map(_is_list, array.reshape(-1))):
+        raise TensorError(_why_ragged(values))
     strange = [
         (isinstance(value, numbers.Number), index, value)
         for index, value in np.ndenumerate(array)
