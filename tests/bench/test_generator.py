@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import itertools
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -219,6 +220,31 @@ def test_reports_what_the_watched_process_used(rest_server: Server) -> None:
     assert server["pid"] == os.getpid()
     assert server["cpu_us_per_request"] > 0
     assert server["peak_rss_bytes"] >= server["rss_bytes"] > 10 << 20
+
+
+def test_a_watched_process_that_ends_costs_only_its_own_figures(
+    rest_server: Server,
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as watched:
+        spec = Spec(
+            protocol="rest",
+            address=rest_server.address,
+            path="/echo",
+            body=BODY,
+            load=ClosedLoop(1),
+            seconds=0.2,
+            warmup_s=0,
+            pid=watched.pid,
+        )
+
+        def end(_: float) -> None:
+            watched.kill()
+            watched.wait()
+
+        report = run(spec, end)
+
+    assert report["server"] is None
+    assert report["ok"] > 0
 
 
 def test_latencies_are_in_order_and_end_the_curve(rest_server: Server) -> None:

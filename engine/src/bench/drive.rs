@@ -131,7 +131,7 @@ impl Coordinator<'_> {
             let mut wake = now + TICK;
             if before.is_none() {
                 if now >= self.window.opens {
-                    before = Some(watch(self.plan)?);
+                    before = Some(self.server());
                 } else {
                     wake = wake.min(self.window.opens);
                 }
@@ -140,7 +140,7 @@ impl Coordinator<'_> {
             if let Some(closes) = self.window.closes.filter(|_| self.closed_loop && after.is_none())
             {
                 if now >= closes {
-                    after = Some(watch(self.plan)?);
+                    after = Some(self.server());
                 } else {
                     wake = wake.min(closes);
                 }
@@ -158,12 +158,14 @@ impl Coordinator<'_> {
             }
         }
         let before = before.flatten();
-        let after = match after {
-            Some(after) => after,
-            None => watch(self.plan)?,
-        };
+        let after = after.unwrap_or_else(|| self.server());
         let server = self.plan.pid.zip(before).zip(after).map(|((pid, b), a)| (pid, b, a));
         Ok(total.report(server))
+    }
+
+    /// What the server has used; None also when it has died, which the errors then tell.
+    fn server(&self) -> Option<Usage> {
+        watch(self.plan).ok().flatten()
     }
 
     fn part_done(&self) -> f64 {

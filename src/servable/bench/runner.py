@@ -120,7 +120,7 @@ class Report(TypedDict):
 
     latency_us is of good answers, from when the request was due; lateness_us from
     when it was due to when it was sent.  percentiles holds pairs of percentile and
-    microseconds.
+    microseconds.  server is None when no process was watched, or when it ended.
     """
 
     requests: int
