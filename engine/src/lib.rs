@@ -17,3 +17,7 @@ pub mod serving_map;
 pub mod status;
 pub mod tensor;
 pub mod wire;
+
+/// Small allocations are a tenth of the time of a small request with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -87,7 +87,7 @@ impl Servable {
         let request = Bytes::copy_from_slice(request);
         let answer =
             py.detach(|| predict_bytes::predict_on(&handle, &request, RunOptions::default()));
-        Ok(PyBytes::new(py, &answer.map_err(raise)?))
+        Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
     }
 
     fn in_use(&self) -> bool {

@@ -201,6 +201,64 @@ pub fn bytes_len(number: u32, len: usize) -> usize {
     tag_len(number) + varint_len(len as u64) + len
 }
 
+/// Bytes of the header before a message on a gRPC stream.
+pub const FRAME_HEADER: usize = 5;
+
+/// A serialized message under construction, with room before it for the header of its frame, so
+/// that what was written is sent without being moved.
+#[derive(Debug)]
+pub struct Message(Vec<u8>);
+
+impl Default for Message {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Message {
+    pub fn new() -> Self {
+        Self::with_capacity(0)
+    }
+
+    pub fn with_capacity(len: usize) -> Self {
+        let mut bytes = Vec::with_capacity(FRAME_HEADER + len);
+        bytes.resize(FRAME_HEADER, 0);
+        Self(bytes)
+    }
+
+    /// What is written to; only ever appended to.
+    pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    /// Append a message, which merges it into what is there.
+    pub fn append(&mut self, message: &impl prost::Message) {
+        message.encode(&mut self.0).expect("a vector grows");
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0[FRAME_HEADER..]
+    }
+
+    /// The message behind its frame header.
+    ///
+    /// # Panics
+    /// Above 4 GiB, which protobuf excludes.
+    pub fn into_frame(mut self) -> bytes::Bytes {
+        let len = u32::try_from(self.0.len() - FRAME_HEADER).expect("messages are below 4 GiB");
+        self.0[1..FRAME_HEADER].copy_from_slice(&len.to_be_bytes());
+        self.0.into()
+    }
+}
+
+impl<M: prost::Message> From<&M> for Message {
+    fn from(message: &M) -> Self {
+        let mut made = Self::with_capacity(message.encoded_len());
+        made.append(message);
+        made
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::{Code, Result, Status};
 use crate::tensor::proto::{self, Encoder, Encoding};
 use crate::tensor::Tensor;
-use crate::wire::{self, Field, Malformed, Reader};
+use crate::wire::{self, Field, Malformed, Message, Reader};
 
 /// A `PredictRequest` taken apart.
 #[derive(Default)]
@@ -45,7 +45,7 @@ const LARGE: usize = 256 << 10;
 ///
 /// # Errors
 /// Specification 1.4; INTERNAL when the bytes are none.
-pub async fn predict(app: &Arc<App>, message: Bytes, options: RunOptions) -> Result<Vec<u8>> {
+pub async fn predict(app: &Arc<App>, message: Bytes, options: RunOptions) -> Result<Message> {
     let request = Request::parse(&message).map_err(|Malformed| unparsable())?;
     let spec = request.spec.as_ref();
     let spec = spec.ok_or_else(|| Status::invalid_argument("Missing ModelSpec"))?;
@@ -76,7 +76,7 @@ pub fn predict_on(
     handle: &ServableHandle,
     message: &Bytes,
     options: RunOptions,
-) -> Result<Vec<u8>> {
+) -> Result<Message> {
     let request = Request::parse(message).map_err(|Malformed| unparsable())?;
     let Prepared { signature_name, feeds, outputs } = request.prepare(handle, false)?;
     let (aliases, fetches): (Vec<String>, Vec<String>) = outputs.into_iter().unzip();
@@ -158,7 +158,7 @@ fn response(
     aliases: &[String],
     tensors: &[Tensor],
     encoding: Encoding,
-) -> Vec<u8> {
+) -> Message {
     let encoders: Vec<Encoder<'_>> =
         tensors.iter().map(|tensor| Encoder::new(tensor, encoding)).collect();
     let entry_len = |alias: &String, encoder: &Encoder<'_>| {
@@ -166,15 +166,16 @@ fn response(
     };
     let entries = aliases.iter().zip(&encoders);
     let len: usize = entries.clone().map(|(a, e)| wire::bytes_len(1, entry_len(a, e))).sum();
-    let mut out = Vec::with_capacity(len + handle.name.len() + signature_name.len() + 32);
+    let mut message = Message::with_capacity(len + handle.name.len() + signature_name.len() + 32);
+    let out = message.bytes_mut();
     for (alias, encoder) in entries {
-        wire::put_tag(&mut out, 1, wire::BYTES);
-        wire::put_varint(&mut out, entry_len(alias, encoder) as u64);
-        wire::put_bytes(&mut out, 1, alias.as_bytes());
-        wire::put_tag(&mut out, 2, wire::BYTES);
-        wire::put_varint(&mut out, encoder.len() as u64);
-        encoder.write(&mut out);
+        wire::put_tag(out, 1, wire::BYTES);
+        wire::put_varint(out, entry_len(alias, encoder) as u64);
+        wire::put_bytes(out, 1, alias.as_bytes());
+        wire::put_tag(out, 2, wire::BYTES);
+        wire::put_varint(out, encoder.len() as u64);
+        encoder.write(out);
     }
-    crate::inference::spec::put(&mut out, 2, &handle.name, signature_name, handle.version);
-    out
+    crate::inference::spec::put(out, 2, &handle.name, signature_name, handle.version);
+    message
 }

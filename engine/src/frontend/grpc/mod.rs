@@ -3,11 +3,11 @@
 //! Messages arrive here as bytes and leave as bytes: each method decides how to take its own
 //! apart (`predict` does it in place, the others with generated types).
 
-mod codec;
 mod listener;
 mod model_service;
 mod prediction_service;
 mod service;
+mod unary;
 
 use std::sync::Arc;
 

@@ -1,11 +1,9 @@
 //! `tensorflow.serving.ModelService`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 
-use super::service::{Answer, Call, Table};
+use super::service::{Method, Table};
 use super::unparsable;
 use crate::app::App;
 use crate::inference::spec;
@@ -14,26 +12,22 @@ use crate::protos::tensorflow::serving::{
 };
 use crate::serving_map::VersionChoice;
 use crate::status::{Result, Status};
+use crate::wire::Message;
 
 pub struct Models;
 
 impl Table for Models {
     const NAME: &'static str = "tensorflow.serving.ModelService";
 
-    fn has(method: &str) -> bool {
-        matches!(method, "GetModelStatus")
-    }
-
-    fn call(app: &Arc<App>, method: &str, message: Bytes, _: Call) -> Option<Answer> {
-        let app = app.clone();
-        Some(match method {
-            "GetModelStatus" => Box::pin(async move { status(&app, message) }),
+    fn method(name: &str) -> Option<Method> {
+        Some(match name {
+            "GetModelStatus" => |app, message, _| Box::pin(async move { status(&app, message) }),
             _ => return None,
         })
     }
 }
 
-fn status(app: &App, message: Bytes) -> Result<Vec<u8>> {
+fn status(app: &App, message: Bytes) -> Result<Message> {
     let request = GetModelStatusRequest::decode(message).map_err(|_| unparsable())?;
     let requested =
         request.model_spec.ok_or_else(|| Status::invalid_argument("Missing ModelSpec"))?;
@@ -54,5 +48,5 @@ fn status(app: &App, message: Bytes) -> Result<Vec<u8>> {
             }),
         })
         .collect();
-    Ok(GetModelStatusResponse { model_version_status }.encode_to_vec())
+    Ok(Message::from(&GetModelStatusResponse { model_version_status }))
 }

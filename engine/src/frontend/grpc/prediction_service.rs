@@ -3,40 +3,38 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 
-use super::service::{Answer, Call, Table};
+use super::service::{Call, Method, Table};
 use super::unparsable;
 use crate::app::App;
 use crate::inference::{predict_bytes, spec};
 use crate::protos::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
 use crate::servable::RunOptions;
 use crate::status::{Result, Status};
+use crate::wire::Message;
 
 pub struct Prediction;
 
 impl Table for Prediction {
     const NAME: &'static str = "tensorflow.serving.PredictionService";
 
-    fn has(method: &str) -> bool {
-        matches!(method, "Predict" | "GetModelMetadata")
-    }
-
-    fn call(app: &Arc<App>, method: &str, message: Bytes, call: Call) -> Option<Answer> {
-        let app = app.clone();
-        Some(match method {
-            "Predict" => Box::pin(predict(app, message, call)),
-            "GetModelMetadata" => Box::pin(async move { metadata(&app, message) }),
+    fn method(name: &str) -> Option<Method> {
+        Some(match name {
+            "Predict" => |app, message, call| Box::pin(predict(app, message, call)),
+            "GetModelMetadata" => {
+                |app, message, _| Box::pin(async move { metadata(&app, message) })
+            }
             _ => return None,
         })
     }
 }
 
-async fn predict(app: Arc<App>, message: Bytes, call: Call) -> Result<Vec<u8>> {
+async fn predict(app: Arc<App>, message: Bytes, call: Call) -> Result<Message> {
     predict_bytes::predict(&app, message, RunOptions { deadline: call.deadline }).await
 }
 
-fn metadata(app: &App, message: Bytes) -> Result<Vec<u8>> {
+fn metadata(app: &App, message: Bytes) -> Result<Message> {
     const SIGNATURE_DEF: &str = "signature_def";
     let request = GetModelMetadataRequest::decode(message).map_err(|_| unparsable())?;
     let requested =
@@ -54,12 +52,12 @@ fn metadata(app: &App, message: Bytes) -> Result<Vec<u8>> {
         type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".to_owned(),
         value: handle.servable.signature_def_map().to_vec(),
     };
-    let mut answer = Vec::new();
-    spec::put(&mut answer, 1, &handle.name, "", handle.version);
+    let mut answer = Message::new();
+    spec::put(answer.bytes_mut(), 1, &handle.name, "", handle.version);
     let rest = GetModelMetadataResponse {
         metadata: [(SIGNATURE_DEF.to_owned(), signatures)].into(),
         ..GetModelMetadataResponse::default()
     };
-    answer.extend(rest.encode_to_vec());
+    answer.append(&rest);
     Ok(answer)
 }
