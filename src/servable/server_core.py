@@ -143,6 +143,7 @@ class ServerCore:
             load_pool=self._load_pool,
             unload_pool=new_unload_pool(options.num_unload_threads),
         )
+        self._manager.set_max_loads_per_stream(num_initial_load_threads())
         self._router: SourceRouter[StoragePath] = SourceRouter(
             {}, SourceAdapter(refuse_unrouted, self._manager)
         )
@@ -300,7 +301,9 @@ class ServerCore:
         )
         if self._is_ready:
             # From now on loading competes with serving.
-            self._load_pool.resize(max(self._options.num_load_threads, 1))
+            num_load_threads = max(self._options.num_load_threads, 1)
+            self._load_pool.resize(num_load_threads)
+            self._manager.set_max_loads_per_stream(num_load_threads)
             self._engine.set_ready(True)
 
     def __repr__(self) -> str:
