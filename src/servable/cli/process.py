@@ -2,7 +2,8 @@
 A process that serves: logging, signals, and how it ends.
 
 The main thread only waits for what happens: whatever blocks runs on other threads,
-so that a signal is always noticed.
+so that a signal is always noticed.  Signals have a thread that waits for them, since
+a Python handler runs only when the main thread next gets to it.
 """
 
 import dataclasses
@@ -59,6 +60,8 @@ def serve(
 
     The first SIGTERM or SIGINT lets requests finish, the second ends the process.
     """
+    # All threads inherit this, so that a signal comes to the one that waits for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         logs.set_up(
             str(parsed.values["log_format"]),
@@ -68,11 +71,12 @@ def serve(
     except ValueError as error:
         return _fail(from_exception(error))
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-    for number in _SIGNALS:
-        signal.signal(
-            number,
-            lambda number, _: events.put(_Signalled(number, time.monotonic())),
-        )
+    _in_background(lambda: _wait_for_signals(events))
+
+    # TensorFlow writes its own log; who asked for less of ours wants less of that.
+    quiet = {"warning": "1", "error": "2"}.get(str(parsed.values["log_level"]))
+    if quiet:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
 
     # Opening TensorFlow's library takes longer than all that is imported here.
     from servable.platforms import tensorflow  # noqa: PLC0415 - not for --help
@@ -141,6 +145,12 @@ def _stop(server: "Server", events: "queue.SimpleQueue[_Event]") -> None:
             _logger.warning("Some requests were given up")
     finally:
         events.put(_Stopped())
+
+
+def _wait_for_signals(events: "queue.SimpleQueue[_Event]") -> None:
+    while True:
+        number = signal.sigwait(_SIGNALS)
+        events.put(_Signalled(number, time.monotonic()))
 
 
 def _in_background(call: Callable[[], None]) -> None:

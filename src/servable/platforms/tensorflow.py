@@ -17,6 +17,7 @@ from servable.core.storage_path import StoragePath
 from servable.errors import (
     FailedPrecondition,
     NotFound,
+    ServingError,
     Unavailable,
     Unimplemented,
     from_exception,
@@ -66,7 +67,7 @@ class TensorFlowLibrary:
         def attempt() -> None:
             try:
                 self.open()
-            except FailedPrecondition as error:
+            except ServingError as error:
                 _logger.debug("TensorFlow cannot be opened yet: %s", error.message)
 
         threading.Thread(target=attempt, name="tensorflow", daemon=True).start()
