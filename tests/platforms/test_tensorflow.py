@@ -206,10 +206,28 @@ def test_a_missing_tensorflow_is_told_of(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_library_that_does_not_fit_is_told_of(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    library = TensorFlowLibrary()
-    monkeypatch.setattr(library, "directory", lambda: str(tmp_path))
+    def refuse(_: str) -> None:
+        error = _engine.EngineError("x")
+        error.code, error.message = 9, "too old"
+        raise error
 
-    with pytest.raises(FailedPrecondition):
-        library.open()
+    monkeypatch.setattr(_engine, "load_tensorflow", refuse)
+
+    with pytest.raises(FailedPrecondition, match="too old"):
+        TensorFlowLibrary().open()
+
+
+def test_the_library_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    directories: list[str] = []
+
+    def load(directory: str) -> str:
+        directories.append(directory)
+        return "2.21.0"
+
+    monkeypatch.setattr(_engine, "load_tensorflow", load)
+    library = TensorFlowLibrary()
+
+    assert [library.open(), library.open()] == ["2.21.0", "2.21.0"]
+    assert len(directories) == 1
