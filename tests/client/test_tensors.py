@@ -1,5 +1,6 @@
 """Arrays to TensorProto and back, against TensorFlow and against the server's rules."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,23 @@ def test_every_type_survives_the_wire(
     assert back.dtype == array.dtype
     assert back.shape == shape
     assert back.tobytes() == array.tobytes() or back.tolist() == array.tolist()
-    assert make_ndarray(encode(array, dtype)).tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 0)], ids=str)
+@pytest.mark.parametrize("dtype", HOLDABLE, ids=str)
+def test_the_short_form_is_read_back(
+    dtype: dtypes.DType, shape: tuple[int, ...]
+) -> None:
+    array = some_values(dtype, shape)
+    proto = tensor_pb2.TensorProto()
+    encode(array, dtype, proto)
+
+    assert make_ndarray(proto).tolist() == array.tolist()
+    assert make_ndarray(proto).shape == shape
+
+
+def test_a_type_is_one_object_even_when_copied() -> None:
+    assert copy.deepcopy(dtypes.STRING) is dtypes.STRING
 
 
 UNSUPPORTED_BY_TENSORFLOW = [

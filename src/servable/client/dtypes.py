@@ -19,10 +19,10 @@ class TensorError(InvalidArgument, ValueError):
     """Values that cannot be the tensor that was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
     """
-    One row of the table.
+    One row of the table; there is one object for each.
 
     Attributes:
         number: its DataType.
@@ -47,6 +47,9 @@ class DType:
 
     def __str__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return from_number, (self.number,)  # copies, too, are the one object
 
 
 _ENUM_NAMES: Final = {"float32": "FLOAT", "float64": "DOUBLE", "float16": "HALF"}
@@ -167,11 +170,17 @@ def from_numpy(dtype: np.dtype[Any]) -> DType:
     Raises:
         TensorError: no tensor has such values.
     """
+    wire: DType = _from_numpy(dtype)
+    return wire
+
+
+@functools.cache
+def _from_numpy(dtype: np.dtype[Any]) -> DType:
     if dtype.kind in "USOT":
         return STRING
     name = dtype.names[0] if dtype.names and len(dtype.names) == 1 else dtype.name
     found = _BY_NAME.get(name)
-    if found is None or (not found.numpy_name):
+    if found is None or not found.numpy_name:
         raise TensorError(
             f"no tensor holds values of NumPy's type {dtype}; convert the array first"
         )

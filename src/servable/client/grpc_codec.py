@@ -65,7 +65,7 @@ def _predict_request(operation: Predict) -> predict_pb2.PredictRequest:
     request = predict_pb2.PredictRequest(output_filter=operation.outputs)
     _fill_spec(request.model_spec, operation.model, operation.signature_name)
     for name, (array, dtype) in operation.inputs.items():
-        request.inputs[name].MergeFrom(encode(array, dtype))
+        encode(array, dtype, request.inputs[name])
     return request
 
 

@@ -105,6 +105,8 @@ def _as_declared(column: npt.NDArray[Any], spec: TensorSpec | None) -> npt.NDArr
 
 
 def _check_names(named: Mapping[str, Any], signature: Signature) -> None:
+    if named.keys() == signature.inputs.keys():
+        return
     unknown = sorted(map(str, named.keys() - signature.inputs.keys()))
     missing = sorted(signature.inputs.keys() - named.keys() - signature.defaults)
     if unknown or missing:
@@ -125,6 +127,10 @@ def _given(named: Mapping[str, Any]) -> str:
 
 
 def _tensor(value: Any, spec: TensorSpec | None) -> Tensor:
+    if isinstance(value, np.ndarray) and spec is not None:  # the usual case, quickly
+        given = dtypes.from_numpy(value.dtype)
+        if given is spec.dtype and given is not STRING:
+            return Tensor(value, given)
     if _is_tensor_proto(value):  # whoever builds one knows better than a signature
         return Tensor(make_ndarray(value), dtypes.from_number(value.dtype))
     if spec is None or spec.dtype is None:
@@ -133,8 +139,6 @@ def _tensor(value: Any, spec: TensorSpec | None) -> Tensor:
     if is_array_like(value):
         array = np.asarray(value)
         given = dtypes.from_numpy(array.dtype)
-        if given is wanted and wanted is not STRING:
-            return Tensor(array, wanted)
         if array.dtype.kind == "O":
             array, given = to_array(value)
     else:
