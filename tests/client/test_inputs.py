@@ -46,6 +46,7 @@ class Frame:
         pytest.param([1.0, 2.0], "int64", [1, 2], id="floats that are whole"),
         pytest.param([True], "int32", [1], id="booleans as integers"),
         pytest.param(np.array([1, -1]), "int8", [1, -1], id="a narrower integer"),
+        pytest.param([2**64 - 1, 0], "uint64", [2**64 - 1, 0], id="all of 64 bits"),
         pytest.param(np.array([2**53]), "float64", [2**53], id="an exact float"),
         pytest.param(np.array([np.nan, np.inf]), "float32", None, id="NaN, infinity"),
         pytest.param("text", "string", b"text", id="text as a scalar"),

@@ -142,7 +142,7 @@ def _tensor(value: Any, spec: TensorSpec | None) -> Tensor:
         if array.dtype.kind == "O":
             array, given = to_array(value)
     else:
-        array = python_array(value)
+        array = python_array(value, wanted)
         given = dtypes.from_numpy(array.dtype)
     if wanted is STRING or given is STRING:
         if wanted is given:

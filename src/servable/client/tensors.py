@@ -135,7 +135,7 @@ def to_array(
 
 
 def _from_python(values: Any, wanted: DType | None) -> tuple[npt.NDArray[Any], DType]:
-    array = python_array(values)
+    array = python_array(values, wanted)
     wire = dtypes.from_numpy(array.dtype)
     if wanted is not None:
         if array.size and _kind(array) in "fc" and _is_integral(wanted):
@@ -151,12 +151,13 @@ def _from_python(values: Any, wanted: DType | None) -> tuple[npt.NDArray[Any], D
     return array, wire
 
 
-def python_array(values: Any) -> npt.NDArray[Any]:
+def python_array(values: Any, wanted: DType | None = None) -> npt.NDArray[Any]:
     """
     Return Python's numbers, texts, or lists of these as an array.
 
     Text and bytes are left as objects, so that neither encoding nor trailing NULs
-    are touched.
+    are touched.  Integers of which some need all 64 bits stay integers where they are
+    *wanted*; NumPy alone makes floats of them.
 
     Raises:
         TensorError: the lists are ragged, or what is in them is mixed or no value.
@@ -172,6 +173,10 @@ def python_array(values: Any) -> npt.NDArray[Any]:
         raise TensorError(_why_ragged(values)) from None
     except (OverflowError, TypeError) as exc:
         raise TensorError(f"these values are no tensor: {exc}") from None
+    if array.dtype.kind == "f" and wanted is not None and _is_integral(wanted):
+        exact = np.array(values, dtype=object)
+        if all(isinstance(v, int) and 0 <= v < 2**64 for v in exact.flat):
+            return exact.astype(np.uint64)
     if array.dtype.kind in "US":
         array = np.array(values, dtype=object)
     if array.dtype.kind == "O":
