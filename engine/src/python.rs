@@ -13,10 +13,10 @@ use pyo3::types::PyBytes;
 
 use crate::app::Options;
 use crate::inference::model_status::VersionStatus;
-use crate::inference::predict_bytes;
+use crate::inference::serialized::examples::replay;
 use crate::servable::python::PythonServable;
 use crate::servable::tensorflow::{load_library, load_saved_model as load, LoadOptions};
-use crate::servable::{RunOptions, Servable as Runs};
+use crate::servable::Servable as Runs;
 use crate::server::Server;
 use crate::serving_map::{Model, Released, ServableHandle, Snapshot};
 use crate::status::{Code, Status};
@@ -82,11 +82,15 @@ impl Servable {
         Ok(PyBytes::new(py, self.get()?.signature_def_map()))
     }
 
-    fn predict<'py>(&self, py: Python<'py>, request: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    fn replay<'py>(
+        &self,
+        py: Python<'py>,
+        log_type: i32,
+        request: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let handle = ServableHandle::new(String::new(), 0, self.get()?, &self.released);
         let request = Bytes::copy_from_slice(request);
-        let answer =
-            py.detach(|| predict_bytes::predict_on(&handle, &request, RunOptions::default()));
+        let answer = py.detach(|| replay(&handle, log_type, &request));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
     }
 
@@ -203,9 +207,18 @@ impl Engine {
         Ok(())
     }
 
-    fn set_version_state(&self, name: &str, version: i64, state: i32, code: i32, message: String) {
+    fn set_version_state(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        version: i64,
+        state: i32,
+        code: i32,
+        message: String,
+    ) {
         let code = Code::from_number(code);
-        self.server.app.states.set(name, VersionStatus { version, state, code, message });
+        let status = VersionStatus { version, state, code, message };
+        py.detach(|| self.server.set_version_state(name, status));
     }
 
     fn set_reload_handler(&self, handler: Py<PyAny>) {
@@ -218,8 +231,8 @@ impl Engine {
         *self.server.app.reload.write() = Some(Arc::new(handler));
     }
 
-    fn set_ready(&self, ready: bool) {
-        self.server.app.ready.store(ready, std::sync::atomic::Ordering::Release);
+    fn set_ready(&self, py: Python<'_>, ready: bool) {
+        py.detach(|| self.server.set_ready(ready));
     }
 
     fn start_grpc(&self, py: Python<'_>) -> PyResult<Option<u16>> {

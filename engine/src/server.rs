@@ -1,7 +1,9 @@
 //! The front ends of one process: started one by one, stopped together.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::app::{App, Options};
+use crate::frontend::grpc::health::Health;
 use crate::frontend::{grpc, rest};
+use crate::inference::model_status::VersionStatus;
 use crate::status::{Result, Status};
 
 /// The runtime, and what is running on it.
@@ -21,6 +25,7 @@ pub struct Server {
     runtime: Mutex<Option<Runtime>>,
     stopping: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    health: Mutex<Option<grpc::health::Health>>,
 }
 
 impl Server {
@@ -42,6 +47,7 @@ impl Server {
             runtime: Mutex::new(Some(runtime)),
             stopping: watch::Sender::new(false),
             tasks: Mutex::default(),
+            health: Mutex::default(),
         })
     }
 
@@ -72,6 +78,12 @@ impl Server {
                 Some((listener, path.to_owned()))
             }
         };
+        let health = options.enable_grpc_healthcheck_service.then(|| {
+            let (health, service) = grpc::health::service();
+            *self.health.lock() = Some(health);
+            service
+        });
+        self.tell_health();
         let runtime = self.runtime.lock();
         let runtime = runtime.as_ref().ok_or_else(stopped)?;
         let listeners = {
@@ -80,7 +92,7 @@ impl Server {
         };
         let router = {
             let _inside = runtime.enter();
-            grpc::router(&self.app).map_err(|error| failed(&error))?
+            grpc::router(&self.app, health).map_err(|error| failed(&error))?
         };
         let shutdown = self.when_stopping();
         let task = runtime.spawn(async move {
@@ -116,7 +128,35 @@ impl Server {
         Ok(port)
     }
 
-    fn when_stopping(&self) -> impl std::future::Future<Output = ()> + Send + 'static {
+    /// Say whether probes are to see a server that can answer.
+    pub fn set_ready(&self, ready: bool) {
+        self.app.ready.store(ready, Ordering::Release);
+        self.tell_health();
+    }
+
+    /// Record what became of a version.
+    pub fn set_version_state(&self, model: &str, status: VersionStatus) {
+        self.app.states.set(model, status);
+        let available = self.app.states.is_available(model);
+        self.with_health(|health| {
+            let model = model.to_owned();
+            async move { health.set_model(&model, available).await }
+        });
+    }
+
+    fn tell_health(&self) {
+        let ready = self.app.is_ready();
+        self.with_health(|health| async move { health.set_ready(ready).await });
+    }
+
+    fn with_health<F: Future<Output = ()>>(&self, tell: impl FnOnce(Health) -> F) {
+        let health = self.health.lock().clone();
+        if let (Some(health), Some(runtime)) = (health, &*self.runtime.lock()) {
+            runtime.block_on(tell(health));
+        }
+    }
+
+    fn when_stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut stopping = self.stopping.subscribe();
         async move {
             // An error means that the server is gone, which is a reason to stop, too.

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 pub const VARINT: u8 = 0;
 pub const BYTES: u8 = 2;
+const FIXED32: u8 = 5;
 
 /// Bytes that are no protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +188,12 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 
 pub fn put_tag(out: &mut Vec<u8>, number: u32, kind: u8) {
     put_varint(out, u64::from(number) << 3 | u64::from(kind));
+}
+
+/// Tag and four bytes.
+pub fn put_fixed32(out: &mut Vec<u8>, number: u32, value: u32) {
+    put_tag(out, number, FIXED32);
+    out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Tag, length and bytes.

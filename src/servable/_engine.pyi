@@ -33,6 +33,7 @@ class ServerOptions(Protocol):
     enable_signature_method_name_check: bool
     enable_serialization_as_tensor_content: bool
     enable_grpc_healthcheck_service: bool
+    allow_remote_administration: bool  # reload from peers beyond loopback and Unix sockets
     prometheus_path: str  # "": TensorFlow Serving's page is not served
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
@@ -46,17 +47,17 @@ class Servable:
     def signature_def_map(self) -> bytes:
         """Serialized tensorflow.serving.SignatureDefMap of the version."""
 
-    def predict(
-        self,
-        request: bytes,
-    ) -> bytes:
+    def replay(self, log_type: int, request: bytes) -> bytes:
         """
-        Run one serialized PredictRequest; for warm-up and tests.
+        Run one serialized request on the calling thread; for warm-up and tests.
 
-        The model name and version in the request are ignored.
+        log_type is the field of PredictionLog that holds such requests: 2 classify,
+        3 regress, 4 multi-inference, 6 predict.  The model name and version in the
+        request are ignored.
 
         Raises:
-            EngineError: what the request would have been answered over gRPC.
+            EngineError: UNIMPLEMENTED for another log_type, or what the request would
+                have been answered over gRPC.
         """
 
     def in_use(self) -> bool:

@@ -5,6 +5,6 @@ pub mod examples;
 pub mod model_status;
 pub mod multi_inference;
 pub mod predict;
-pub mod predict_bytes;
 pub mod regress;
+pub mod serialized;
 pub mod spec;

@@ -25,6 +25,8 @@ pub const STATES: [(i32, &str); 6] = [
     (50, "END"),
 ];
 
+const AVAILABLE: i32 = 30;
+
 /// The last state of every version, by model; versions are never forgotten.
 #[derive(Default)]
 pub struct VersionStates(RwLock<HashMap<String, BTreeMap<i64, VersionStatus>>>);
@@ -33,6 +35,12 @@ impl VersionStates {
     pub fn set(&self, model: &str, status: VersionStatus) {
         let mut models = self.0.write();
         models.entry(model.to_owned()).or_default().insert(status.version, status);
+    }
+
+    /// Whether any version of the model is AVAILABLE.
+    pub fn is_available(&self, model: &str) -> bool {
+        let models = self.0.read();
+        models.get(model).is_some_and(|versions| versions.values().any(|v| v.state == AVAILABLE))
     }
 
     /// The status of one version, or of all, newest first.

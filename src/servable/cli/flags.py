@@ -516,6 +516,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "allow_remote_administration",
+        FlagType.BOOL,
+        default=False,
+        help="Answer HandleReloadConfigRequest to peers beyond loopback and Unix sockets.",
+        is_ours=True,
+    ),
+    Flag(
         "shutdown_grace_seconds",
         FlagType.FLOAT,
         25.0,

@@ -58,6 +58,7 @@ class ServerOptions:
     io_threads: int = 0
     compute_threads: int = 0
     enable_grpc_healthcheck_service: bool = False
+    allow_remote_administration: bool = False
     enable_serialization_as_tensor_content: bool = False
     enable_signature_method_name_check: bool = False
 
@@ -113,6 +114,7 @@ class ServerOptions:
             enable_grpc_healthcheck_service=flag.bool(
                 "enable_grpc_healthcheck_service"
             ),
+            allow_remote_administration=flag.bool("allow_remote_administration"),
             enable_serialization_as_tensor_content=flag.bool(
                 "enable_serialization_as_tensor_content"
             ),
@@ -312,6 +314,7 @@ class EngineOptions:
     enable_signature_method_name_check: bool = False
     enable_serialization_as_tensor_content: bool = False
     enable_grpc_healthcheck_service: bool = False
+    allow_remote_administration: bool = False
     prometheus_path: str = ""
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1

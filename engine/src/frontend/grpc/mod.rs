@@ -3,6 +3,7 @@
 //! Messages arrive here as bytes and leave as bytes: each method decides how to take its own
 //! apart (`predict` does it in place, the others with generated types).
 
+pub mod health;
 mod listener;
 mod model_service;
 mod prediction_service;
@@ -16,7 +17,7 @@ use tonic::transport::server::Router;
 pub use listener::{bind_tcp, bind_unix, Listeners};
 
 use crate::app::App;
-use crate::status::{Code, Status};
+use crate::status::Status;
 
 /// Longest text of an error; longer ones are cut, because clients refuse big trailers.
 const MAX_MESSAGE: usize = 1024;
@@ -36,16 +37,14 @@ impl From<Status> for tonic::Status {
     }
 }
 
-/// The answer to bytes that are not the message the method takes.
-fn unparsable() -> Status {
-    Status::new(Code::Internal, "The request message cannot be parsed")
-}
-
 /// The services, ready to be given connections.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub fn router(app: &Arc<App>) -> Result<Router, tonic::transport::Error> {
+pub fn router(
+    app: &Arc<App>,
+    health: Option<health::Service>,
+) -> Result<Router, tonic::transport::Error> {
     let mut builder = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -60,6 +59,7 @@ pub fn router(app: &Arc<App>) -> Result<Router, tonic::transport::Error> {
     };
     let limit = app.options.max_message_bytes;
     Ok(builder
+        .add_optional_service(health)
         .add_service(service::Methods::<prediction_service::Prediction>::new(app.clone(), limit))
         .add_service(service::Methods::<model_service::Models>::new(app.clone(), limit))
         .add_service(reflection().build_v1().expect("our own descriptors are valid"))

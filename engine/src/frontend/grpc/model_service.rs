@@ -3,15 +3,16 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::service::{Method, Table};
-use super::unparsable;
+use super::service::{Call, Method, Table};
 use crate::app::App;
+use crate::inference::serialized::unparsable;
 use crate::inference::spec;
 use crate::protos::tensorflow::serving::{
-    GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus, StatusProto,
+    model_server_config, GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus,
+    ReloadConfigRequest, ReloadConfigResponse, StatusProto,
 };
 use crate::serving_map::VersionChoice;
-use crate::status::{Result, Status};
+use crate::status::{Code, Result, Status};
 use crate::wire::Message;
 
 pub struct Models;
@@ -22,9 +23,42 @@ impl Table for Models {
     fn method(name: &str) -> Option<Method> {
         Some(match name {
             "GetModelStatus" => |app, message, _| Box::pin(async move { status(&app, message) }),
+            "HandleReloadConfigRequest" => {
+                |app, message, call| Box::pin(async move { reload(&app, message, call).await })
+            }
             _ => return None,
         })
     }
+}
+
+/// Replace what is served, by the control plane.
+async fn reload(app: &App, message: Bytes, call: Call) -> Result<Message> {
+    if !call.is_local && !app.options.allow_remote_administration {
+        return Err(Status::permission_denied(
+            "HandleReloadConfigRequest is answered to local peers only; \
+             start the server with --allow_remote_administration to allow others",
+        ));
+    }
+    let request = ReloadConfigRequest::decode(message).map_err(|_| unparsable())?;
+    let config = request.config.unwrap_or_default();
+    if !matches!(config.config, Some(model_server_config::Config::ModelConfigList(_))) {
+        return Err(Status::invalid_argument(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only \
+             ModelConfigList is currently supported",
+        ));
+    }
+    let handler = app.reload.read().clone();
+    let handler = handler.ok_or_else(|| {
+        Status::failed_precondition("The models of this server are not changed by requests")
+    })?;
+    // A reload waits for models to load: it gets a thread of its own, not one that runs requests.
+    let status = tokio::task::spawn_blocking(move || handler(config.encode_to_vec())).await;
+    let status = status.map_err(|_| Status::internal("The reload failed"))?;
+    if status.code != Code::Ok {
+        return Err(status);
+    }
+    let status = Some(StatusProto::default());
+    Ok(Message::from(&ReloadConfigResponse { status, ..ReloadConfigResponse::default() }))
 }
 
 fn status(app: &App, message: Bytes) -> Result<Message> {

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::service::{Call, Method, Table};
-use super::unparsable;
+use super::service::{Answer, Call, Method, Table};
 use crate::app::App;
-use crate::inference::{predict_bytes, spec};
+use crate::inference::serialized::examples::{
+    ClassificationRequest, MultiInferenceRequest, RegressionRequest,
+};
+use crate::inference::serialized::predict::PredictRequest;
+use crate::inference::serialized::{self, unparsable, Request};
+use crate::inference::spec;
 use crate::protos::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
 use crate::servable::RunOptions;
 use crate::status::{Result, Status};
@@ -21,7 +25,10 @@ impl Table for Prediction {
 
     fn method(name: &str) -> Option<Method> {
         Some(match name {
-            "Predict" => |app, message, call| Box::pin(predict(app, message, call)),
+            "Predict" => answer::<PredictRequest>,
+            "Classify" => answer::<ClassificationRequest>,
+            "Regress" => answer::<RegressionRequest>,
+            "MultiInference" => answer::<MultiInferenceRequest>,
             "GetModelMetadata" => {
                 |app, message, _| Box::pin(async move { metadata(&app, message) })
             }
@@ -30,8 +37,9 @@ impl Table for Prediction {
     }
 }
 
-async fn predict(app: Arc<App>, message: Bytes, call: Call) -> Result<Message> {
-    predict_bytes::predict(&app, message, RunOptions { deadline: call.deadline }).await
+fn answer<R: Request>(app: Arc<App>, message: Bytes, call: Call) -> Answer {
+    let options = RunOptions { deadline: call.deadline };
+    Box::pin(async move { serialized::answer::<R>(&app, message, options).await })
 }
 
 fn metadata(app: &App, message: Bytes) -> Result<Message> {

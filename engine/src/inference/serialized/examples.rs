@@ -1,0 +1,266 @@
+//! Classify, Regress and MultiInference: examples in, and their bytes stay bytes.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::{missing_spec, Prepared, Request, Rules};
+use crate::inference::classify::{self, Classifications};
+use crate::inference::examples::Examples;
+use crate::inference::multi_inference::{Inference, Plan, Task};
+use crate::inference::{predict, regress, spec};
+use crate::serving_map::{ModelSpec, ServableHandle};
+use crate::status::{Result, Status};
+use crate::tensor::Tensor;
+use crate::wire::{self, Field, Malformed, Message, Reader};
+
+/// `ClassificationRequest` and `RegressionRequest` have the same fields.
+#[derive(Default)]
+struct ExamplesRequest {
+    spec: Option<ModelSpec>,
+    input: Examples<Bytes>,
+}
+
+impl ExamplesRequest {
+    fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
+        let mut request = Self::default();
+        let mut reader = Reader::new(message);
+        while let Some((number, field)) = reader.next()? {
+            match (number, field) {
+                (1, Field::Bytes(range)) => {
+                    spec::merge(message, range, request.spec.get_or_insert_default())?;
+                }
+                (2, Field::Bytes(range)) => input(message, range, &mut request.input)?,
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+
+    fn signature_name(&self) -> &str {
+        self.spec.as_ref().map_or("", |spec| &spec.signature_name)
+    }
+}
+
+/// Read an `Input`: a list of examples, or a list and what they have in common; the last counts.
+fn input(
+    message: &Bytes,
+    range: Range<usize>,
+    examples: &mut Examples<Bytes>,
+) -> std::result::Result<(), Malformed> {
+    let mut reader = Reader::within(message, range);
+    let mut kind = 0;
+    while let Some((number, field)) = reader.next()? {
+        let (1 | 2, Field::Bytes(range)) = (number, field) else { continue };
+        if kind != number {
+            *examples = Examples::default();
+            kind = number;
+        }
+        let mut list = Reader::within(message, range);
+        while let Some((number, field)) = list.next()? {
+            match (number, field) {
+                (1, Field::Bytes(range)) => examples.examples.push(message.slice(range)),
+                (2, Field::Bytes(range)) if kind == 2 => {
+                    // A message that occurs twice is merged, which concatenation does.
+                    let context = message.slice(range);
+                    examples.context = Some(match examples.context.take() {
+                        None => context,
+                        Some(before) => [before, context].concat().into(),
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `tensorflow.serving.ClassificationRequest`.
+pub struct ClassificationRequest(ExamplesRequest);
+
+impl Request for ClassificationRequest {
+    fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
+        ExamplesRequest::parse(message).map(Self)
+    }
+
+    fn spec(&self) -> Result<&ModelSpec> {
+        self.0.spec.as_ref().ok_or_else(missing_spec)
+    }
+
+    fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
+        let name = predict::signature_name(self.0.signature_name()).to_owned();
+        let signatures = handle.servable.signatures();
+        let signature = classify::signature(signatures, &name, rules.check_method_name)?;
+        let plan = classify::Plan::new(signature)?;
+        let count = self.0.input.examples.len();
+        let feeds = vec![(plan.input.clone(), self.0.input.to_tensor()?)];
+        let fetches = plan.fetches();
+        let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
+            let outputs: Vec<&Tensor> = outputs.iter().collect();
+            let result = classification_result(&plan.classifications(count, &outputs)?);
+            Ok(response(&result, handle, &name))
+        };
+        Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
+    }
+}
+
+/// `tensorflow.serving.RegressionRequest`.
+pub struct RegressionRequest(ExamplesRequest);
+
+impl Request for RegressionRequest {
+    fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
+        ExamplesRequest::parse(message).map(Self)
+    }
+
+    fn spec(&self) -> Result<&ModelSpec> {
+        self.0.spec.as_ref().ok_or_else(missing_spec)
+    }
+
+    fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
+        let name = predict::signature_name(self.0.signature_name()).to_owned();
+        let signatures = handle.servable.signatures();
+        let signature = regress::signature(signatures, &name, rules.check_method_name)?;
+        let plan = regress::Plan::new(signature)?;
+        let count = self.0.input.examples.len();
+        let feeds = vec![(plan.input.clone(), self.0.input.to_tensor()?)];
+        let fetches = plan.fetches();
+        let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
+            let outputs: Vec<&Tensor> = outputs.iter().collect();
+            let result = regression_result(plan.regressions(count, &outputs)?);
+            Ok(response(&result, handle, &name))
+        };
+        Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
+    }
+}
+
+/// `tensorflow.serving.MultiInferenceRequest`.
+pub struct MultiInferenceRequest {
+    /// Stands for the first task's where there is no task.
+    nobody: ModelSpec,
+    tasks: Vec<Task>,
+    input: Examples<Bytes>,
+}
+
+impl Request for MultiInferenceRequest {
+    fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
+        let mut request =
+            Self { nobody: ModelSpec::default(), tasks: Vec::new(), input: Examples::default() };
+        let mut reader = Reader::new(message);
+        while let Some((number, field)) = reader.next()? {
+            match (number, field) {
+                (1, Field::Bytes(range)) => request.tasks.push(task(message, range)?),
+                (2, Field::Bytes(range)) => input(message, range, &mut request.input)?,
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+
+    fn spec(&self) -> Result<&ModelSpec> {
+        Ok(self.tasks.first().map_or(&self.nobody, |task| &task.spec))
+    }
+
+    fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
+        let signatures = handle.servable.signatures();
+        let plan = Plan::new(signatures, &self.tasks, rules.check_method_name)?;
+        let count = self.input.examples.len();
+        let mut feeds = Vec::with_capacity(plan.inputs.len());
+        for name in &plan.inputs {
+            feeds.push((name.clone(), self.input.to_tensor()?));
+        }
+        let fetches = plan.fetches.clone();
+        let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
+            let mut message = Message::new();
+            let inferences = plan.inferences(count, outputs)?;
+            for (name, inference) in plan.signature_names.iter().zip(&inferences) {
+                let mut result = Vec::new();
+                spec::put(&mut result, 1, &handle.name, name, handle.version);
+                match inference {
+                    Inference::Classify(classifications) => {
+                        wire::put_bytes(&mut result, 2, &classification_result(classifications));
+                    }
+                    Inference::Regress(values) => {
+                        wire::put_bytes(&mut result, 3, &regression_result(values));
+                    }
+                }
+                wire::put_bytes(message.bytes_mut(), 1, &result);
+            }
+            Ok(message)
+        };
+        Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
+    }
+}
+
+/// Read an `InferenceTask`.
+fn task(message: &Bytes, range: Range<usize>) -> std::result::Result<Task, Malformed> {
+    let mut task = Task { spec: ModelSpec::default(), method_name: String::new() };
+    let mut reader = Reader::within(message, range);
+    while let Some((number, field)) = reader.next()? {
+        match (number, field) {
+            (1, Field::Bytes(range)) => spec::merge(message, range, &mut task.spec)?,
+            (2, Field::Bytes(range)) => task.method_name = wire::text(&message[range])?.to_owned(),
+            _ => {}
+        }
+    }
+    Ok(task)
+}
+
+/// The response of Classify and of Regress: result in field 1, model in field 2.
+fn response(result: &[u8], handle: &ServableHandle, signature_name: &str) -> Message {
+    let mut message = Message::with_capacity(result.len() + handle.name.len() + 64);
+    wire::put_bytes(message.bytes_mut(), 1, result);
+    spec::put(message.bytes_mut(), 2, &handle.name, signature_name, handle.version);
+    message
+}
+
+/// Serialized `ClassificationResult`.
+fn classification_result(classifications: &Classifications<'_>) -> Vec<u8> {
+    let mut result = Vec::new();
+    let (mut classes, mut class) = (Vec::new(), Vec::new());
+    for example in 0..classifications.count {
+        classes.clear();
+        for (label, score) in classifications.of(example) {
+            class.clear();
+            if !label.is_empty() {
+                wire::put_bytes(&mut class, 1, label);
+            }
+            // Zero is what a reader assumes; negative zero is not zero.
+            if score.to_bits() != 0 {
+                wire::put_fixed32(&mut class, 2, score.to_bits());
+            }
+            wire::put_bytes(&mut classes, 1, &class);
+        }
+        wire::put_bytes(&mut result, 1, &classes);
+    }
+    result
+}
+
+/// Serialized `RegressionResult`.
+fn regression_result(values: &[f32]) -> Vec<u8> {
+    let mut result = Vec::with_capacity(values.len() * 7);
+    let mut regression = Vec::with_capacity(5);
+    for value in values {
+        regression.clear();
+        if value.to_bits() != 0 {
+            wire::put_fixed32(&mut regression, 1, value.to_bits());
+        }
+        wire::put_bytes(&mut result, 1, &regression);
+    }
+    result
+}
+
+/// Which request a record of a warm-up file holds.
+///
+/// # Errors
+/// UNIMPLEMENTED for a kind of record that cannot be replayed; what the request is answered.
+pub fn replay(handle: &ServableHandle, kind: i32, message: &Bytes) -> Result<Message> {
+    use super::answer_here;
+    use super::predict::PredictRequest;
+    match kind {
+        2 => answer_here::<ClassificationRequest>(handle, message),
+        3 => answer_here::<RegressionRequest>(handle, message),
+        4 => answer_here::<MultiInferenceRequest>(handle, message),
+        6 => answer_here::<PredictRequest>(handle, message),
+        _ => Err(Status::unimplemented(format!("Unsupported log_type for warmup: {kind}"))),
+    }
+}

@@ -1,0 +1,102 @@
+//! Requests as serialized messages in, answers as serialized messages out.
+//!
+//! What gRPC receives and what warm-up files hold. A request is prepared (resolved, checked and
+//! decoded), run, and answered; who runs it, and on which thread, is decided here and the same for
+//! every method.
+
+pub mod examples;
+pub mod predict;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::app::App;
+use crate::servable::RunOptions;
+use crate::serving_map::{ModelSpec, ServableHandle};
+use crate::status::{Code, Result, Status};
+use crate::tensor::Tensor;
+use crate::wire::{Malformed, Message};
+
+/// Makes the answer of what was fetched.
+type Respond = Box<dyn FnOnce(&ServableHandle, &[Tensor]) -> Result<Message> + Send>;
+
+/// What to feed and fetch, and how to answer.
+pub struct Prepared {
+    pub feeds: Vec<(String, Tensor)>,
+    pub fetches: Vec<String>,
+    pub respond: Respond,
+}
+
+/// What changes answers, from the options of the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    pub check_method_name: bool,
+    pub as_tensor_content: bool,
+}
+
+/// A request of one method, taken apart.
+pub trait Request: Sized + Send + 'static {
+    /// # Errors
+    /// When the bytes are not the message.
+    fn parse(message: &Bytes) -> std::result::Result<Self, Malformed>;
+
+    /// The model that is asked.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when none is.
+    fn spec(&self) -> Result<&ModelSpec>;
+
+    /// # Errors
+    /// What is wrong with the request, given the version that it is for.
+    fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared>;
+}
+
+/// Requests above this are decoded on a compute thread, so that the I/O thread is free.
+const LARGE: usize = 256 << 10;
+
+/// Answer a serialized request from what is being served.
+///
+/// # Errors
+/// The specification's, by method; INTERNAL when the bytes are not the message.
+pub async fn answer<R: Request>(
+    app: &Arc<App>,
+    message: Bytes,
+    options: RunOptions,
+) -> Result<Message> {
+    let request = R::parse(&message).map_err(|Malformed| unparsable())?;
+    let handle = app.map.resolve(request.spec()?)?;
+    let rules = Rules {
+        check_method_name: app.options.enable_signature_method_name_check,
+        as_tensor_content: app.options.enable_serialization_as_tensor_content,
+    };
+    let prepared = if message.len() > LARGE {
+        let handle = handle.clone();
+        app.compute.run(move || request.prepare(&handle, rules)).await?
+    } else {
+        request.prepare(&handle, rules)?
+    };
+    let Prepared { feeds, fetches, respond } = prepared;
+    let outputs = app.run(handle.clone(), feeds, fetches, options).await?;
+    respond(&handle, &outputs)
+}
+
+/// Answer a serialized request with a version that need not be served, on the calling thread;
+/// which model the request names does not matter.
+///
+/// # Errors
+/// As [`answer`].
+pub fn answer_here<R: Request>(handle: &ServableHandle, message: &Bytes) -> Result<Message> {
+    let request = R::parse(message).map_err(|Malformed| unparsable())?;
+    let Prepared { feeds, fetches, respond } = request.prepare(handle, Rules::default())?;
+    respond(handle, &handle.servable.run(feeds, &fetches, RunOptions::default())?)
+}
+
+/// The answer to bytes that are not the message the method takes.
+pub fn unparsable() -> Status {
+    Status::new(Code::Internal, "The request message cannot be parsed")
+}
+
+fn missing_spec() -> Status {
+    Status::invalid_argument("Missing ModelSpec")
+}
