@@ -23,13 +23,17 @@ pub fn write_f32(out: &mut Vec<u8>, value: f32) {
     if !value.is_normal() {
         return write_special(out, f64::from(value));
     }
-    let wide = f64::from(value.abs());
-    let short = round(wide, SHORT);
-    let decimal = if reads_back_f32(short, value.abs()) { Some(short) } else { None };
-    match decimal {
-        Some(short) => write_decimal(out, value < 0.0, short, SHORT),
-        None => write_decimal(out, value < 0.0, round(wide, FLOAT), FLOAT),
+    let magnitude = value.abs();
+    let long = round(f64::from(magnitude), FLOAT);
+    // Six digits can only read back when they are within half a unit of the float's last place,
+    // which is sixty units of the ninth digit at most.
+    if is_near_short(long, 64) {
+        let short = round(f64::from(magnitude), SHORT);
+        if reads_back_f32(short, magnitude) {
+            return write_decimal(out, value < 0.0, short, SHORT);
+        }
     }
+    write_decimal(out, value < 0.0, long, FLOAT);
 }
 
 pub fn write_f64(out: &mut Vec<u8>, value: f64) {
@@ -37,12 +41,19 @@ pub fn write_f64(out: &mut Vec<u8>, value: f64) {
         return write_special(out, value);
     }
     let magnitude = value.abs();
-    let short = round(magnitude, SHORT);
-    if reads_back_f64(short, magnitude) {
-        write_decimal(out, value < 0.0, short, SHORT);
-    } else {
-        write_decimal(out, value < 0.0, exact(magnitude, DOUBLE), DOUBLE);
+    if is_near_short(round(magnitude, FLOAT), 1) {
+        let short = round(magnitude, SHORT);
+        if reads_back_f64(short, magnitude) {
+            return write_decimal(out, value < 0.0, short, SHORT);
+        }
     }
+    write_decimal(out, value < 0.0, exact(magnitude, DOUBLE), DOUBLE);
+}
+
+/// Whether nine digits are those of a number of six, give or take a few units of the last.
+fn is_near_short(long: Decimal, few: u64) -> bool {
+    let rest = long.digits % 1000;
+    rest <= few || rest >= 1000 - few
 }
 
 fn write_special(out: &mut Vec<u8>, value: f64) {
@@ -64,7 +75,7 @@ fn scale(value: f64, power: i32) -> Option<f64> {
 }
 
 /// The `count` digits nearest to a positive normal value.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked to be in range
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
 fn round(value: f64, count: usize) -> Decimal {
     let (low, high) = (POWERS[count - 1], POWERS[count]);
     // log10(2) × the binary exponent is the decimal exponent, or one less.
@@ -79,13 +90,13 @@ fn round(value: f64, count: usize) -> Decimal {
             None => return exact(value, count),
         }
     }
-    let whole = scaled.floor();
-    let rest = scaled - whole;
+    let whole = scaled as u64;
+    let rest = scaled - whole as f64;
     // Near a tie or near the next power of ten the small error of `scale` could decide.
     if (rest - 0.5).abs() < 1e-5 || scaled < low || scaled >= high - 1.0 {
         return exact(value, count);
     }
-    Decimal { digits: whole as u64 + u64::from(rest > 0.5), exponent }
+    Decimal { digits: whole + u64::from(rest > 0.5), exponent }
 }
 
 /// As [`round`], correct for every value, and slow.
@@ -146,13 +157,11 @@ fn parse_f32(short: Decimal) -> f32 {
 }
 
 fn write_decimal(out: &mut Vec<u8>, negative: bool, decimal: Decimal, count: usize) {
-    let Decimal { mut digits, exponent } = decimal;
-    let mut buffer = [b'0'; DOUBLE];
-    for place in buffer[..count].iter_mut().rev() {
-        *place = b'0' + u8::try_from(digits % 10).unwrap_or_default();
-        digits /= 10;
-    }
-    let kept = buffer[..count].iter().rposition(|&digit| digit != b'0').map_or(1, |at| at + 1);
+    let Decimal { digits, exponent } = decimal;
+    let mut buffer = itoa::Buffer::new();
+    // The first digit is not zero, so that there are `count` of them.
+    let buffer = buffer.format(digits).as_bytes();
+    let kept = buffer.iter().rposition(|&digit| digit != b'0').map_or(1, |at| at + 1);
     let text = &buffer[..kept];
     if negative {
         out.push(b'-');

@@ -222,10 +222,9 @@ trait Element: Sized {
 impl<T: Element> Sink for Vec<T> {
     #[inline]
     fn take(&mut self, cursor: &mut Cursor<'_>) -> bool {
-        let element = T::read(cursor);
-        let is_some = element.is_some();
-        self.extend(element);
-        is_some
+        let Some(element) = T::read(cursor) else { return false };
+        self.push(element);
+        true
     }
 }
 

@@ -159,12 +159,19 @@ impl<'b> Cursor<'b> {
     /// Step over a comma and the space around it; false when there is none.
     #[inline]
     pub fn eat_comma(&mut self) -> bool {
-        self.skip_space();
-        let is_next = self.eat(b',');
-        if is_next {
+        if self.peek() != b',' {
+            self.skip_space();
+            if self.peek() != b',' {
+                return false;
+            }
+        }
+        self.at += 1;
+        // Mostly there is one space or none.
+        self.at += usize::from(self.peek() == b' ');
+        if self.peek() <= b' ' {
             self.skip_space();
         }
-        is_next
+        true
     }
 
     /// Type of the value that begins here.
@@ -380,7 +387,13 @@ impl<'b> Cursor<'b> {
     #[inline]
     fn eat_digits(&mut self) -> usize {
         let start = self.at;
-        while let Some(b'0'..=b'9') = self.bytes.get(self.at) {
+        while let Some((_, count)) = up_to_eight_digits(self.bytes, self.at) {
+            self.at += count;
+            if count < 8 {
+                return self.at - start;
+            }
+        }
+        while digit_at(self.bytes, self.at).is_some() {
             self.at += 1;
         }
         self.at - start
@@ -565,29 +578,25 @@ impl<'b> Cursor<'b> {
     #[inline]
     fn try_plain_double(&mut self) -> Option<f64> {
         let bytes = self.bytes;
-        let negative = self.eat(b'-');
-        let start = self.at;
-        let mut significand = 0u64;
-        let mut at = start;
-        while let Some(digit) = digit_at(bytes, at) {
-            if at - start >= 15 {
-                return None;
-            }
-            significand = significand * 10 + digit;
-            at += 1;
-        }
-        if at == start || (bytes[start] == b'0' && at > start + 1) {
+        let negative = self.peek() == b'-';
+        let start = self.at + usize::from(negative);
+        let (mut significand, count) = up_to_eight_digits(bytes, start)?;
+        if count == 8 || (count > 1 && bytes[start] == b'0') {
             return None;
         }
+        let mut at = start + count;
         let mut power = 0;
         let is_integer = bytes.get(at) != Some(&b'.');
         if !is_integer {
             at += 1;
             let point = at;
-            while significand < MAX_EXACT / 100_000_000 {
-                let Some(eight) = eight_digits(bytes, at) else { break };
-                significand = significand * 100_000_000 + eight;
-                at += 8;
+            while significand <= MAX_EXACT / 100_000_000 {
+                let Some((digits, count)) = up_to_eight_digits(bytes, at) else { break };
+                significand = significand * TENS[count] + digits;
+                at += count;
+                if count < 8 {
+                    break;
+                }
             }
             while significand <= MAX_EXACT {
                 let Some(digit) = digit_at(bytes, at) else { break };
@@ -635,21 +644,27 @@ fn digit_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10).map(u64::from)
 }
 
-/// The value of the next eight bytes if all are digits.
+const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// The value of the digits that stand next, eight at most, and how many there are. `None` when
+/// there is none, or too close to the end to look at eight bytes at once.
 #[inline]
-fn eight_digits(bytes: &[u8], at: usize) -> Option<u64> {
-    let chunk: [u8; 8] = bytes.get(at..at + 8)?.try_into().ok()?;
-    let word = u64::from_le_bytes(chunk);
-    let high = word & 0xF0F0_F0F0_F0F0_F0F0;
-    let carried = word.wrapping_add(0x0606_0606_0606_0606) & 0xF0F0_F0F0_F0F0_F0F0;
-    if high != 0x3030_3030_3030_3030 || carried != 0x3030_3030_3030_3030 {
+fn up_to_eight_digits(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    const ONES: u64 = u64::MAX / 255;
+    let chunk = bytes.get(at..)?.first_chunk::<8>()?;
+    let digits = u64::from_le_bytes(*chunk) ^ (ONES * u64::from(b'0'));
+    // The high bit of each byte that is above nine.
+    let others = (((digits & (ONES * 0x7F)) + ONES * 0x76) | digits) & (ONES * 0x80);
+    let count = (others.trailing_zeros() / 8) as usize;
+    if count == 0 {
         return None;
     }
-    // Pairs, then fours, then all eight, each step in one multiplication.
-    let word = word & 0x0F0F_0F0F_0F0F_0F0F;
-    let word = (word.wrapping_mul(2561) >> 8) & 0x00FF_00FF_00FF_00FF;
-    let word = (word.wrapping_mul(6_553_601) >> 16) & 0x0000_FFFF_0000_FFFF;
-    Some(word.wrapping_mul(42_949_672_960_001) >> 32)
+    // Zeros in front instead of what stands behind; then pairs, fours, and all eight are put
+    // together, each step in one multiplication.
+    let digits = digits << (64 - 8 * count);
+    let pairs = (digits.wrapping_mul(2561) >> 8) & 0x00FF_00FF_00FF_00FF;
+    let fours = (pairs.wrapping_mul(6_553_601) >> 16) & 0x0000_FFFF_0000_FFFF;
+    Some((fours.wrapping_mul(42_949_672_960_001) >> 32, count))
 }
 
 #[allow(clippy::cast_precision_loss)] // that is what reading it as a double means
