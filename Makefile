@@ -39,7 +39,7 @@ install: $(VENV)/.servable ## Build servable and install it into $(VENV)
 
 .PHONY: demo
 demo: $(VENV)/.servable ## Train a digit classifier, serve it, publish a second version under load
-	$(BIN)/python -m servable.demo
+	$(BIN)/python -m examples.digits
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests of both languages
