@@ -129,7 +129,7 @@ fn exact(value: f64, count: usize) -> Decimal {
 }
 
 /// Whether six digits read as a float are `value` again.
-#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::float_cmp)]
 fn reads_back_f32(short: Decimal, value: f32) -> bool {
     let power = short.exponent - 5;
     let Some(wide) = scale(short.digits as f64, power) else { return parse_f32(short) == value };

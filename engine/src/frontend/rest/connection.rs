@@ -133,10 +133,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let is_stopping = stopping.wait_for(|stopping| *stopping);
             tokio::select! {
                 biased;
-                received = self.receive(Instant::now() + IDLE) => match received {
+                received = self.receive(Instant::now() + IDLE) => if received.is_err() {
                     // An idle connection is closed without a word.
-                    Err(_) => return Err(Failure::Gone),
-                    Ok(()) => {}
+                    return Err(Failure::Gone);
                 },
                 _ = is_stopping => return Err(Failure::Gone),
             }

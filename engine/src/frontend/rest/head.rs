@@ -20,6 +20,7 @@ pub enum Framing {
 
 /// What the head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 pub struct Head {
     /// `None` for a method that is not served.
     pub method: Option<Method>,

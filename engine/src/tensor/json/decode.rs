@@ -438,14 +438,16 @@ fn explain(start: Cursor<'_>, dtype: DType, max_rank: usize) -> Status {
 }
 
 fn find_fault(start: Cursor<'_>, dtype: DType, max_rank: usize) -> Result<()> {
-    let sizes = list_sizes(start);
-    let shape = shape_of_first(start, &sizes);
-    let rank = shape.len();
+    let rank = depth_of_first(start, max_rank + 1);
     if rank > max_rank {
         return Err(Status::invalid_argument(format!(
-            "JSON Value is nested {rank} levels deep, and a tensor has at most {MAX_RANK} dimensions"
+            "JSON Value is nested more than {max_rank} levels deep, and a tensor has at most \
+             {MAX_RANK} dimensions"
         )));
     }
+    let sizes = list_sizes(start, rank);
+    // The first element at each level suggests the shape; its lists are the first to open.
+    let shape: Shape = sizes.iter().take(rank).copied().map(i64::from).collect();
     let mut element = Elements::new(dtype)?;
     let mut sizes = sizes.into_iter();
     let mut cursor = start;
@@ -457,7 +459,7 @@ fn find_fault(start: Cursor<'_>, dtype: DType, max_rank: usize) -> Result<()> {
                     "Encountered list at unexpected level: {level} expected < {rank}"
                 )));
             }
-            let size = sizes.next().unwrap_or_default();
+            let size = sizes.next().map_or(0, i64::from);
             if size != shape[level] {
                 return Err(Status::invalid_argument(format!(
                     "Encountered list at unexpected size: {size} at level: {level} expected \
@@ -495,14 +497,24 @@ fn find_fault(start: Cursor<'_>, dtype: DType, max_rank: usize) -> Result<()> {
     }
 }
 
-/// The sizes of all lists in the value, in the order in which they open; lists in objects do not
-/// count.
-fn list_sizes(start: Cursor<'_>) -> Vec<i64> {
-    let mut sizes = Vec::new();
-    let mut open = Vec::new();
+/// How many lists open at the start of the value, one in the other; `most` at most.
+fn depth_of_first(mut cursor: Cursor<'_>, most: usize) -> usize {
+    let mut depth = 0;
+    while depth < most && cursor.eat(b'[') {
+        cursor.skip_space();
+        depth += 1;
+    }
+    depth
+}
+
+/// The sizes of the lists in the value, in the order in which they open; those below `rank` levels
+/// are elements like others.
+fn list_sizes(start: Cursor<'_>, rank: usize) -> Vec<u32> {
+    let mut sizes: Vec<u32> = Vec::new();
+    let mut open = Vec::with_capacity(rank);
     let mut cursor = start;
     loop {
-        if cursor.eat(b'[') {
+        if open.len() < rank && cursor.eat(b'[') {
             open.push(sizes.len());
             sizes.push(0);
             cursor.skip_space();
@@ -526,17 +538,6 @@ fn list_sizes(start: Cursor<'_>) -> Vec<i64> {
             return sizes;
         }
     }
-}
-
-/// The shape that the first element at each level suggests.
-fn shape_of_first(mut cursor: Cursor<'_>, sizes: &[i64]) -> Shape {
-    let mut shape = Vec::new();
-    while cursor.eat(b'[') {
-        let size = sizes.get(shape.len()).copied().unwrap_or_default();
-        shape.push(size);
-        cursor.skip_space();
-    }
-    shape
 }
 
 fn misfit(value: Cursor<'_>, dtype: DType) -> Status {
@@ -686,8 +687,13 @@ mod tests {
         let nested = |depth: usize| format!("{}0{}", "[".repeat(depth), "]".repeat(depth));
 
         assert_eq!(column(&nested(254), DType::Float).unwrap().shape(), [1; 254]);
-        assert!(fault(&nested(255), DType::Float).contains("255 levels deep"));
-        assert!(fault(&nested(100_000), DType::Float).contains("100000 levels deep"));
+        for depth in [255, 100_000] {
+            let fault = fault(&nested(depth), DType::Float);
+            assert!(fault.contains("nested more than 254 levels deep"), "{fault}");
+        }
+        let later = format!("[1, {}]", nested(100_000));
+        let expected = "INVALID_ARGUMENT: Encountered list at unexpected level: 1 expected < 1";
+        assert_eq!(fault(&later, DType::Float), expected);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Dump<'_> {
                     Number::Signed(value) => write!(self.out, "{value}").ok()?,
                     Number::Unsigned(value) => write!(self.out, "{value}").ok()?,
                     Number::Double(value) if value.is_finite() => {
-                        shortest::write(&mut self.out, value)
+                        shortest::write(&mut self.out, value);
                     }
                     Number::Double(_) => return None,
                 }

@@ -299,6 +299,10 @@ impl<'b> Cursor<'b> {
         }
     }
 
+    /// Step over a word.
+    ///
+    /// # Errors
+    /// When it is another, at the first byte that differs.
     pub fn literal(&mut self, word: &[u8]) -> Scan<()> {
         for &byte in word {
             if !self.eat(byte) {
@@ -672,6 +676,7 @@ fn to_double(integer: u64) -> f64 {
     integer as f64
 }
 
+#[allow(clippy::cast_possible_wrap)] // 2⁶³ wraps to what its negation is
 fn integer(magnitude: u64, negative: bool) -> Number {
     if negative {
         // At most 2⁶³, so the negation is exact.

@@ -86,7 +86,7 @@ fn digits(value: f64) -> (Vec<u8>, i32) {
     generate(middle.f, Binary { f: high_f, e: high.e }, high_f - low_f, power)
 }
 
-#[allow(clippy::cast_possible_truncation)] // truncation is what finds the next power
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // truncation is what finds the next power
 fn cached_power(e: i32) -> (i32, Binary) {
     let wanted = f64::from(-61 - e) * std::f64::consts::LOG10_2 + 347.0;
     let index = (wanted.ceil() as usize >> 3) + 1;
@@ -152,6 +152,7 @@ fn round(digits: &mut [u8], delta: u64, mut rest: u64, unit: u64, distance: u64)
 
 /// Powers of ten from 10⁻³⁴⁸ on in steps of 10⁸: 64 bits, and their power of two.
 #[rustfmt::skip]
+#[allow(clippy::unreadable_literal)] // nobody reads them
 static POWERS: [(u64, i16); 87] = [
     (0xfa8fd5a0081c0288, -1220), (0xbaaee17fa23ebf76, -1193), (0x8b16fb203055ac76, -1166),
     (0xcf42894a5dce35ea, -1140), (0x9a6bb0aa55653b2d, -1113), (0xe61acf033d1a45df, -1087),

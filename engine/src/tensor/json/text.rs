@@ -108,10 +108,10 @@ pub fn decode_base64(out: &mut Vec<u8>, text: &[u8]) -> bool {
         return true;
     }
     out.truncate(start);
-    if !text.iter().any(is_space) {
+    if !text.iter().any(|&byte| is_space(byte)) {
         return false;
     }
-    let dense: Vec<u8> = text.iter().copied().filter(|byte| !is_space(byte)).collect();
+    let dense: Vec<u8> = text.iter().copied().filter(|&byte| !is_space(byte)).collect();
     let decoded = is_whole(&dense) && LENIENT.decode_vec(&dense, out).is_ok();
     if !decoded {
         out.truncate(start);
@@ -119,16 +119,17 @@ pub fn decode_base64(out: &mut Vec<u8>, text: &[u8]) -> bool {
     decoded
 }
 
-fn is_space(byte: &u8) -> bool {
+fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 /// Write bytes as base64 with padding.
 pub fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
+    // Exactly this many characters are written, so that there is always room.
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let written = LENIENT.encode_slice(bytes, &mut out[start..]);
-    out.truncate(start + written.expect("the room was reserved"));
+    let written = LENIENT.encode_slice(bytes, &mut out[start..]).unwrap_or_default();
+    out.truncate(start + written);
 }
 
 #[cfg(test)]
