@@ -519,7 +519,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "allow_remote_administration",
         FlagType.BOOL,
         default=False,
-        help="Answer HandleReloadConfigRequest to peers beyond loopback and Unix sockets.",
+        help="Answer HandleReloadConfigRequest to peers beyond loopback and Unix "
+        "sockets.",
         is_ours=True,
     ),
     Flag(
