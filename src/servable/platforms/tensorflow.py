@@ -1,7 +1,9 @@
 """
 The platform "tensorflow": SavedModels, opened by the C library of a TensorFlow wheel.
 
-Python's TensorFlow is never imported; the engine opens the library that it brings.
+Python's TensorFlow is not imported; the engine opens the library that it brings.  The
+exception are models whose variables only Python's TensorFlow can restore: those are
+recognised by `unrestored_variables` before anything is opened.
 """
 
 import contextlib
@@ -10,6 +12,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -28,6 +32,13 @@ from servable.platforms.saved_model_files import (
     Verdict,
     judge_directory,
 )
+from servable.platforms.unrestored_variables import (
+    ObjectGraphModel,
+    read_object_graph_model,
+)
+
+if TYPE_CHECKING:
+    from servable.platforms.object_loader import ObjectLoaderServable
 
 _logger = logging.getLogger(__name__)
 
@@ -90,6 +101,26 @@ class TensorFlowLibrary:
 LIBRARY = TensorFlowLibrary()
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSavedModel:
+    """
+    A SavedModel that was opened.
+
+    Attributes:
+        servable: what the engine runs.
+        in_python: the same, if it is run by Python's TensorFlow.
+    """
+
+    servable: _engine.Servable
+    in_python: "ObjectLoaderServable | None" = None
+
+    def close(self) -> None:
+        """Wait for the last request, and free everything."""
+        self.servable.close()
+        if self.in_python is not None:
+            self.in_python.release()
+
+
 class TensorFlowPlatform:
     """
     Makes Loaders of SavedModels; see Platform.
@@ -118,7 +149,7 @@ class TensorFlowPlatform:
         """Return the Loader of the version at *path*."""
         return SavedModelLoader(self, servable_id, path)
 
-    def open(self, path: str) -> _engine.Servable:
+    def open(self, path: str) -> OpenSavedModel:
         """
         Open the SavedModel at *path*.  Blocks for as long as TensorFlow takes.
 
@@ -127,6 +158,9 @@ class TensorFlowPlatform:
         """
         self._check()
         LIBRARY.open()
+        model = read_object_graph_model(path, self._tags)
+        if model is not None and model.unrestored_variables:
+            return self._open_in_python(path, model)
         # Threads inherit the priority of those that make them.  The first load makes
         # the ones that later run requests, so only what comes after it may be slow.
         if self._has_threads.is_set():
@@ -138,7 +172,27 @@ class TensorFlowPlatform:
         except _engine.EngineError as error:
             raise from_exception(error) from error
         self._has_threads.set()
-        return servable
+        return OpenSavedModel(servable)
+
+    def _open_in_python(self, path: str, model: ObjectGraphModel) -> OpenSavedModel:
+        _logger.warning(
+            "The SavedModel at %s does not restore %d of its variables, such as %s, "
+            "when it is served; Python's TensorFlow can, and runs it, more slowly. "
+            "Export it again for full speed: model.export(path), instead of "
+            "tf.saved_model.save(model, path).",
+            path,
+            len(model.unrestored_variables),
+            model.unrestored_variables[0],
+        )
+        # Few models need it, and what it imports takes longer than the rest of this.
+        from servable.platforms import object_loader  # noqa: PLC0415
+
+        in_python = object_loader.ObjectLoaderServable(path, self._tags)
+        try:
+            servable = _engine.python_servable(in_python, model.signature_def_map)
+        except _engine.EngineError as error:
+            raise from_exception(error) from error
+        return OpenSavedModel(servable, in_python)
 
 
 class SavedModelLoader:
@@ -150,7 +204,7 @@ class SavedModelLoader:
         self._platform = platform
         self._id = servable_id
         self._path = path
-        self._servable: _engine.Servable | None = None
+        self._opened: OpenSavedModel | None = None
 
     def estimate_resources(self) -> int:
         """Return 1.2 times the bytes of all files of the version."""
@@ -167,19 +221,19 @@ class SavedModelLoader:
             ServingError: TensorFlow cannot open it.
         """
         _check_files(self._path)
-        self._servable = self._platform.open(self._path)
+        self._opened = self._platform.open(self._path)
 
     def servable(self) -> _engine.Servable:
         """Return what the engine runs."""
-        if self._servable is None:
+        if self._opened is None:
             raise FailedPrecondition(f"{self._id} is not loaded")
-        return self._servable
+        return self._opened.servable
 
     def unload(self) -> None:
-        """Wait for the last request, and free the session."""
-        if self._servable is not None:
-            self._servable.close()
-            self._servable = None
+        """Wait for the last request, and free what was loaded."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
 def _check_files(path: str) -> None:
