@@ -512,7 +512,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.BOOL,
         default=True,
         help="Open the ports only when every model has a version available.  Without "
-        "it they open at once, and readiness is told by /readyz.",
+        "it they open at once, and a model is answered for as soon as it is loaded.",
         is_ours=True,
     ),
     Flag(
