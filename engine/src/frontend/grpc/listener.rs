@@ -1,11 +1,13 @@
 //! TCP and Unix-socket listeners, merged into one stream of connections.
 
+use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{ready, Context, Poll};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,6 +16,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
+use super::authority::Rewriter;
 use crate::app::Options;
 
 /// Connections waiting to be accepted.
@@ -128,7 +131,7 @@ impl Stream for Incoming {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(sleep) = &mut self.paused {
-                std::task::ready!(sleep.as_mut().poll(cx));
+                ready!(sleep.as_mut().poll(cx));
                 self.paused = None;
             }
             match self.poll_accept(cx) {
@@ -140,8 +143,6 @@ impl Stream for Incoming {
         }
     }
 }
-
-use std::future::Future;
 
 impl Incoming {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
@@ -155,7 +156,7 @@ impl Incoming {
         }
         if let Some(unix) = &self.listeners.unix {
             if let Poll::Ready(accepted) = unix.listener.poll_accept(cx) {
-                return Poll::Ready(accepted.map(|(stream, _)| Connection::Unix(stream)));
+                return Poll::Ready(accepted.map(|(stream, _)| Connection::unix(stream)));
             }
         }
         Poll::Pending
@@ -165,8 +166,51 @@ impl Incoming {
 /// One connection.
 pub enum Connection {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    Unix(Box<UnixConnection>),
 }
+
+/// A Unix socket's connection, whose requests name an authority that is made acceptable.
+pub struct UnixConnection {
+    stream: UnixStream,
+    rewriter: Rewriter,
+    /// Rewritten, and not read yet from `at` on.
+    ready: Vec<u8>,
+    at: usize,
+}
+
+impl Connection {
+    fn unix(stream: UnixStream) -> Self {
+        let rewriter = Rewriter::default();
+        Connection::Unix(Box::new(UnixConnection { stream, rewriter, ready: Vec::new(), at: 0 }))
+    }
+}
+
+impl UnixConnection {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.at == self.ready.len() {
+            self.ready.clear();
+            self.at = 0;
+            let mut space = [MaybeUninit::uninit(); READ];
+            let mut read = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.rewriter.feed(read.filled(), &mut self.ready);
+        }
+        let count = buffer.remaining().min(self.ready.len() - self.at);
+        buffer.put_slice(&self.ready[self.at..self.at + count]);
+        self.at += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Bytes read at a time.
+const READ: usize = 16 << 10;
 
 /// What is known of who is at the other end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,7 +240,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Connection::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Connection::Unix(unix) => unix.poll_read(cx, buffer),
         }
     }
 }
@@ -209,7 +253,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Connection::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_write(cx, bytes),
         }
     }
 
@@ -220,7 +264,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Connection::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -231,14 +275,14 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Connection::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Connection::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_shutdown(cx),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Messages arrive here as bytes and leave as bytes: each method decides how to take its own
 //! apart (`predict` does it in place, the others with generated types).
 
+mod authority;
 pub mod health;
 mod listener;
 mod model_service;
