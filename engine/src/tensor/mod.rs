@@ -25,22 +25,17 @@ pub const ALIGNMENT: usize = 64;
 /// The sizes of the dimensions, outermost first; empty for a scalar.
 pub type Shape = Vec<i64>;
 
-/// The number of elements of a shape, or `None` when it overflows or a size is negative.
+/// The number of elements of a shape, or `None` when a size is negative or the product of the
+/// first of them overflows: a later zero does not make it good, as TensorFlow, which multiplies in
+/// this order too, ends the process over such a shape.
 pub fn num_elements(shape: &[i64]) -> Option<usize> {
-    // A zero anywhere makes the product zero, however large the others are.
-    let mut product: usize = 1;
-    let mut overflow = false;
-    for &size in shape {
-        let size = usize::try_from(size).ok()?;
-        if size == 0 {
-            return shape.iter().all(|&size| size >= 0).then_some(0);
+    let product = shape.iter().try_fold(1_i64, |product, &size| {
+        if size < 0 {
+            return None;
         }
-        match product.checked_mul(size) {
-            Some(larger) => product = larger,
-            None => overflow = true,
-        }
-    }
-    (!overflow && i64::try_from(product).is_ok()).then_some(product)
+        product.checked_mul(size)
+    });
+    product.and_then(|product| usize::try_from(product).ok())
 }
 
 /// A shape as it stands in texts: `[2,3]`, `[]` for a scalar.
@@ -350,7 +345,8 @@ mod tests {
             (vec![], Some(1)),
             (vec![2, 3], Some(6)),
             (vec![0, 1 << 62], Some(0)),
-            (vec![1 << 62, 1 << 62, 0], Some(0)),
+            (vec![0, 1 << 62, 1 << 62], Some(0)),
+            (vec![1 << 62, 1 << 62, 0], None),
             (vec![1 << 32, 1 << 32], None),
             (vec![i64::MAX], Some(i64::MAX as usize)),
             (vec![i64::MAX, 2], None),
