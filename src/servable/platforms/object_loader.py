@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import re
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,13 +162,20 @@ _import_lock = threading.Lock()
 
 def _import_tensorflow() -> ModuleType:
     with _import_lock:
+        is_first = "tensorflow" not in sys.modules
         try:
-            return importlib.import_module("tensorflow")
+            tensorflow = importlib.import_module("tensorflow")
         except Exception as error:
             raise FailedPrecondition(
                 "This SavedModel needs Python's TensorFlow, which cannot be imported: "
                 f"{error}; a model written by model.export(path) does without"
             ) from error
+        if is_first:
+            # Its modules stay for good; walking them makes each collection hold up
+            # requests for a good part of a second.
+            gc.collect()
+            gc.freeze()
+        return tensorflow
 
 
 def _from_tensorflow(tensor: Any) -> Tensor:
