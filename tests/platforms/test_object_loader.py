@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -115,6 +116,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert made.returncode == 0, made.stderr
+    shutil.copytree(base / "saved", base / "renewed")
     return base
 
 
@@ -124,7 +126,7 @@ def answers(models: Path) -> Any:
 
 
 PREDICT = 6  # the field of PredictionLog
-NAMES = ("saved", "wrapped", "exported", "module")
+NAMES = ("saved", "renewed", "wrapped", "exported", "module")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,10 @@ def server(models: Path) -> Iterator[Server]:
     config = models / "models.config"
     config.write_text(f"model_config_list {{ {listed} }}")
     options = ServerOptions(
-        model_config_file=str(config), grpc_host="127.0.0.1", grpc_port=0
+        model_config_file=str(config),
+        grpc_host="127.0.0.1",
+        grpc_port=0,
+        rest_port=0,
     )
     with Server(options) as running:
         yield running
@@ -160,15 +165,29 @@ def test_which_road_a_model_takes(name: str, needs_objects: bool, models: Path) 
     assert bool(found.unrestored_variables) is needs_objects
 
 
+@pytest.mark.parametrize("api", ["grpc", "rest"])
 @pytest.mark.parametrize("name", ["saved", "wrapped", "exported"])
 def test_answers_are_those_of_the_model(
-    name: str, client: Client, answers: Any
+    name: str, api: str, server: Server, answers: Any
 ) -> None:
     x = np.array(answers["x"], np.float32)
+    port = server.grpc_port if api == "grpc" else server.rest_port
+    scheme = "grpc" if api == "grpc" else "http"
 
-    (y,) = client.predict(name, x).values()
+    with Client(f"{scheme}://127.0.0.1:{port}") as client:
+        (y,) = client.predict(name, x).values()
 
     np.testing.assert_allclose(y, answers["expected"], rtol=1e-5)
+
+
+def test_a_new_version_takes_the_place_of_the_old(models: Path, client: Client) -> None:
+    shutil.copytree(models / "renewed" / "1", models / "new")
+    (models / "new").rename(models / "renewed" / "2")
+
+    while client.status("renewed", version=1)[0].state != "END":
+        assert client.predict("renewed", [[1.0, 2.0]]).version in {1, 2}
+
+    assert client.predict("renewed", [[1.0, 2.0]]).version == 2
 
 
 def test_one_line_says_how_to_do_better(
