@@ -15,7 +15,7 @@ use crate::app::Options;
 use crate::inference::model_status::VersionStatus;
 use crate::inference::serialized::examples::replay;
 use crate::servable::python::PythonServable;
-use crate::servable::tensorflow::{load_library, load_saved_model as load, LoadOptions};
+use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
 use crate::servable::Servable as Runs;
 use crate::server::Server;
 use crate::serving_map::{Model, Released, ServableHandle, Snapshot};
@@ -129,7 +129,7 @@ fn give_memory_back() {
 #[pyfunction]
 fn load_tensorflow(py: Python<'_>, library_directory: &str) -> PyResult<String> {
     let library = py.detach(|| load_library(Path::new(library_directory)));
-    library.map(|library| library.version_text()).map_err(raise)
+    library.map(Library::version_text).map_err(raise)
 }
 
 #[pyfunction]

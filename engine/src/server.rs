@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::{App, Options};
 use crate::frontend::grpc::health::Health;
-use crate::frontend::{grpc, rest};
+use crate::frontend::{grpc, rest, tls};
 use crate::inference::model_status::VersionStatus;
 use crate::status::{Result, Status};
 
@@ -59,6 +59,7 @@ impl Server {
         let options = &self.app.options;
         let failed =
             |error: &dyn std::fmt::Display| Status::invalid_argument(format!("{FAILED}: {error}"));
+        let tls = tls::acceptor(options, &[b"h2"])?;
         let mut port = None;
         let tcp = match options.grpc_port {
             None => None,
@@ -88,11 +89,11 @@ impl Server {
         let runtime = runtime.as_ref().ok_or_else(stopped)?;
         let listeners = {
             let _inside = runtime.enter();
-            grpc::Listeners::new(tcp, unix).map_err(|error| failed(&error))?
+            grpc::Listeners::new(tcp, unix, tls).map_err(|error| failed(&error))?
         };
         let router = {
             let _inside = runtime.enter();
-            grpc::router(&self.app, health).map_err(|error| failed(&error))?
+            grpc::router(&self.app, health)
         };
         let shutdown = self.when_stopping();
         let task = runtime.spawn(async move {

@@ -47,8 +47,7 @@ impl ServableHandle {
         servable: Arc<dyn Servable>,
         released: &Released,
     ) -> Self {
-        let _released = ReleaseSignal::new(released);
-        Self { name, version, servable, _released }
+        Self { name, version, servable, _released: ReleaseSignal::new(released) }
     }
 }
 
@@ -155,6 +154,9 @@ impl ServingMap {
     }
 
     /// See [`Snapshot::resolve`].
+    ///
+    /// # Errors
+    /// As there.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ServableHandle>> {
         self.0.load().resolve(spec)
     }

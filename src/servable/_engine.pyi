@@ -33,7 +33,9 @@ class ServerOptions(Protocol):
     enable_signature_method_name_check: bool
     enable_serialization_as_tensor_content: bool
     enable_grpc_healthcheck_service: bool
-    allow_remote_administration: bool  # reload from peers beyond loopback and Unix sockets
+    allow_remote_administration: (
+        bool  # reload from peers beyond loopback and Unix sockets
+    )
     prometheus_path: str  # "": TensorFlow Serving's page is not served
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC

@@ -7,11 +7,14 @@ use crate::wire::{self, Field, Malformed, Reader};
 
 /// Read a `ModelSpec` that stands at `range` of `message`, on top of what came before: a message
 /// field that occurs twice is merged.
+///
+/// # Errors
+/// When the bytes are none.
 pub fn merge(message: &[u8], range: Range<usize>, spec: &mut ModelSpec) -> Result<(), Malformed> {
     let mut reader = Reader::within(message, range);
     while let Some((number, field)) = reader.next()? {
         match (number, field) {
-            (1, Field::Bytes(range)) => spec.name = wire::text(&message[range])?.to_owned(),
+            (1, Field::Bytes(range)) => spec.name = wire::text(&message[range])?.into(),
             (2, Field::Bytes(range)) => {
                 let mut version = match spec.version {
                     VersionChoice::Version(version) => version,
@@ -26,7 +29,7 @@ pub fn merge(message: &[u8], range: Range<usize>, spec: &mut ModelSpec) -> Resul
                 spec.version = VersionChoice::Version(version);
             }
             (3, Field::Bytes(range)) => {
-                spec.signature_name = wire::text(&message[range])?.to_owned();
+                spec.signature_name = wire::text(&message[range])?.into();
             }
             (4, Field::Bytes(range)) => {
                 let label = wire::text(&message[range])?.to_owned();

@@ -57,6 +57,9 @@ pub trait Servable: Send + Sync {
 
     /// Feed tensors by their names in the graph and fetch others, in the order of `fetches`.
     /// Blocks the calling thread.
+    ///
+    /// # Errors
+    /// What the runtime says.
     fn run(
         &self,
         feeds: Vec<(String, Tensor)>,

@@ -129,7 +129,7 @@ fn status_of(py: Python<'_>, error: &PyErr) -> Status {
 }
 
 /// (number of the type, shape, data): a buffer for dense elements, bytes objects for strings.
-fn to_python<'py>(py: Python<'py>, tensor: Tensor) -> PyResult<Bound<'py, PyTuple>> {
+fn to_python(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyTuple>> {
     let dtype = tensor.dtype().number();
     let shape = PyTuple::new(py, tensor.shape())?;
     let data = match tensor.data() {

@@ -178,7 +178,7 @@ fn write_decimal(out: &mut Vec<u8>, negative: bool, decimal: Decimal, count: usi
             out.extend_from_slice(b".0");
         }
         None if (-4..0).contains(&exponent) => {
-            out.extend_from_slice(&b"0.000"[..1 + exponent.unsigned_abs() as usize]);
+            out.extend_from_slice(&b"0.000"[..=exponent.unsigned_abs() as usize]);
             out.extend_from_slice(text);
         }
         None => {

@@ -253,11 +253,11 @@ fn values_into(dtype: DType, message: &Bytes, fields: &Fields, buffer: &mut Buff
     use DType as D;
     let source = Source { message, fields };
     match dtype {
-        D::Float => source.fixed::<f32, 4>(5, buffer),
-        D::Double => source.fixed::<f64, 8>(6, buffer),
-        D::Complex64 => source.fixed::<[f32; 2], 8>(9, buffer),
-        D::Complex128 => source.fixed::<[f64; 2], 16>(12, buffer),
-        D::Int32 | D::QInt32 => source.varints(7, buffer, |value| wire::int32(value)),
+        D::Float => source.fixed::<4>(5, buffer),
+        D::Double => source.fixed::<8>(6, buffer),
+        D::Complex64 => source.fixed::<8>(9, buffer),
+        D::Complex128 => source.fixed::<16>(12, buffer),
+        D::Int32 | D::QInt32 => source.varints(7, buffer, wire::int32),
         D::Int16 | D::QInt16 => source.varints(7, buffer, |value| wire::int32(value) as i16),
         D::UInt16 | D::QUInt16 => source.varints(7, buffer, |value| wire::int32(value) as u16),
         D::Int8 | D::QInt8 | D::Int4 | D::Int2 => {
@@ -289,7 +289,7 @@ struct Source<'m> {
 
 impl Source<'_> {
     /// Values that stand on the wire as they stand in memory (little-endian both).
-    fn fixed<T, const SIZE: usize>(&self, field: u32, buffer: &mut Buffer) {
+    fn fixed<const SIZE: usize>(&self, field: u32, buffer: &mut Buffer) {
         let target = buffer.as_mut_slice();
         let mut filled = 0;
         for run in self.fields.runs.iter().filter(|run| run.field == field) {

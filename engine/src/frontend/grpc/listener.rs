@@ -12,12 +12,14 @@ use std::task::{ready, Context, Poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use super::authority::Rewriter;
-use crate::app::Options;
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
@@ -59,24 +61,13 @@ fn is_abandoned(path: &Path) -> bool {
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// TLS as the options say, `None` for plain text.
-pub fn tls_config(options: &Options) -> Option<ServerTlsConfig> {
-    if options.grpc_server_key.is_empty() && options.grpc_server_cert.is_empty() {
-        return None;
-    }
-    let identity = Identity::from_pem(&options.grpc_server_cert, &options.grpc_server_key);
-    let mut config = ServerTlsConfig::new().identity(identity);
-    if options.grpc_client_verify && !options.grpc_custom_ca.is_empty() {
-        config = config.client_ca_root(Certificate::from_pem(&options.grpc_custom_ca));
-    }
-    Some(config)
-}
-
 /// The listeners of one server.
 #[derive(Default)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
     unix: Option<Unix>,
+    /// For both, as TensorFlow Serving has it.
+    tls: Option<TlsAcceptor>,
 }
 
 struct Unix {
@@ -99,6 +90,7 @@ impl Listeners {
     pub fn new(
         tcp: Option<StdTcpListener>,
         unix: Option<(StdUnixListener, PathBuf)>,
+        tls: Option<TlsAcceptor>,
     ) -> io::Result<Self> {
         let tcp = tcp.map(TcpListener::from_std).transpose()?;
         let unix = match unix {
@@ -107,18 +99,20 @@ impl Listeners {
             }
             None => None,
         };
-        Ok(Self { tcp, unix })
+        Ok(Self { tcp, unix, tls })
     }
 
     /// The connections, as they come.
     pub fn incoming(self) -> Incoming {
-        Incoming { listeners: self, paused: None }
+        Incoming { listeners: self, handshakes: JoinSet::new(), paused: None }
     }
 }
 
 /// Connections of all listeners.
 pub struct Incoming {
     listeners: Listeners,
+    /// Connections that have not shown who they are yet.
+    handshakes: JoinSet<io::Result<Connection>>,
     /// Set while the process has no more file descriptors: accepting again at once would spin.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -134,14 +128,36 @@ impl Stream for Incoming {
                 ready!(sleep.as_mut().poll(cx));
                 self.paused = None;
             }
-            match self.poll_accept(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(connection)) => return Poll::Ready(Some(Ok(connection))),
+            // A handshake that failed is its client's affair.
+            while let Poll::Ready(Some(done)) = self.handshakes.poll_join_next(cx) {
+                if let Ok(Ok(connection)) = done {
+                    return Poll::Ready(Some(Ok(connection)));
+                }
+            }
+            if self.handshakes.len() >= MAX_HANDSHAKES {
+                return Poll::Pending;
+            }
+            let Ok(accepted) = ready!(self.poll_accept(cx)) else {
                 // Whatever went wrong with one connection, the listener goes on.
-                Poll::Ready(Err(_)) => self.paused = Some(Box::pin(tokio::time::sleep(PAUSE))),
+                self.paused = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                continue;
+            };
+            match self.listeners.tls.clone() {
+                None => return Poll::Ready(Some(Ok(accepted))),
+                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted))),
             }
         }
     }
+}
+
+/// Handshakes under way at one time; further clients wait to be accepted.
+const MAX_HANDSHAKES: usize = 1024;
+/// How long a handshake may take.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+
+async fn handshake(tls: TlsAcceptor, connection: Connection) -> io::Result<Connection> {
+    let stream = timeout(HANDSHAKE, tls.accept(connection)).await??;
+    Ok(Connection::Tls(Box::new(stream)))
 }
 
 impl Incoming {
@@ -167,6 +183,7 @@ impl Incoming {
 pub enum Connection {
     Tcp(TcpStream),
     Unix(Box<UnixConnection>),
+    Tls(Box<TlsStream<Connection>>),
 }
 
 /// A Unix socket's connection, whose requests name an authority that is made acceptable.
@@ -215,20 +232,28 @@ const READ: usize = 16 << 10;
 /// What is known of who is at the other end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
+    /// Loopback or a Unix socket.
     pub is_local: bool,
+    /// It showed a client certificate, which was verified.
+    pub is_certified: bool,
 }
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        let is_local = match self {
+        match self {
             Connection::Tcp(stream) => {
-                stream.peer_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+                let is_local =
+                    stream.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
+                Peer { is_local, is_certified: false }
             }
-            Connection::Unix(_) => true,
-        };
-        Peer { is_local }
+            Connection::Unix(_) => Peer { is_local: true, is_certified: false },
+            Connection::Tls(stream) => {
+                let (inner, session) = stream.get_ref();
+                Peer { is_certified: session.peer_certificates().is_some(), ..inner.connect_info() }
+            }
+        }
     }
 }
 
@@ -241,6 +266,7 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Connection::Unix(unix) => unix.poll_read(cx, buffer),
+            Connection::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -254,6 +280,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_write(cx, bytes),
+            Connection::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -265,6 +292,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_write_vectored(cx, slices),
+            Connection::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -276,6 +304,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_flush(cx),
+            Connection::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -283,6 +312,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Connection::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_shutdown(cx),
+            Connection::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -39,32 +39,23 @@ impl From<Status> for tonic::Status {
 }
 
 /// The services, ready to be given connections.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub fn router(
-    app: &Arc<App>,
-    health: Option<health::Service>,
-) -> Result<Router, tonic::transport::Error> {
+pub fn router(app: &Arc<App>, health: Option<health::Service>) -> Router {
     let mut builder = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME);
-    if let Some(tls) = listener::tls_config(&app.options) {
-        builder = builder.tls_config(tls)?;
-    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::protos::DESCRIPTORS)
     };
     let limit = app.options.max_message_bytes;
-    Ok(builder
+    builder
         .add_optional_service(health)
         .add_service(service::Methods::<prediction_service::Prediction>::new(app.clone(), limit))
         .add_service(service::Methods::<model_service::Models>::new(app.clone(), limit))
         .add_service(reflection().build_v1().expect("our own descriptors are valid"))
-        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid")))
+        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
 }
 
 /// Windows large enough that a tensor of some megabytes arrives without waiting for updates.

@@ -19,6 +19,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
+use super::listener::Peer;
 use super::unary;
 use crate::app::App;
 use crate::status::Status;
@@ -29,8 +30,7 @@ use crate::wire::Message;
 pub struct Call {
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
-    /// Whether the peer is on this machine: loopback or a Unix socket.
-    pub is_local: bool,
+    pub peer: Peer,
 }
 
 pub type Answer = Pin<Box<dyn Future<Output = Result<Message, Status>> + Send>>;
@@ -86,7 +86,7 @@ impl<T: Table> Service<Request<Body>> for Methods<T> {
         let app = self.app.clone();
         let limit = self.max_message_bytes;
         Box::pin(async move {
-            let call = Call { deadline: deadline(request.headers()), is_local: is_local(&request) };
+            let call = Call { deadline: deadline(request.headers()), peer: peer(&request) };
             let answer = match unary::message(request, limit).await {
                 Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
                 Err(status) => Err(status),
@@ -120,9 +120,8 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-fn is_local(request: &Request<Body>) -> bool {
-    use super::listener::Peer;
-    request.extensions().get::<Peer>().is_some_and(|peer| peer.is_local)
+fn peer(request: &Request<Body>) -> Peer {
+    request.extensions().get().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

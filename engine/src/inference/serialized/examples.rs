@@ -198,7 +198,7 @@ fn task(message: &Bytes, range: Range<usize>) -> std::result::Result<Task, Malfo
     while let Some((number, field)) = reader.next()? {
         match (number, field) {
             (1, Field::Bytes(range)) => spec::merge(message, range, &mut task.spec)?,
-            (2, Field::Bytes(range)) => task.method_name = wire::text(&message[range])?.to_owned(),
+            (2, Field::Bytes(range)) => task.method_name = wire::text(&message[range])?.into(),
             _ => {}
         }
     }

@@ -140,6 +140,9 @@ impl Library {
     }
 
     /// Call a function that reports through a `TF_Status`.
+    ///
+    /// # Errors
+    /// What it reports.
     pub fn checked<T>(&self, call: impl FnOnce(*mut TfStatus) -> T) -> Result<T> {
         // SAFETY: the status is made here, used by one call and deleted here.
         unsafe {

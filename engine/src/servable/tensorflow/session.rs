@@ -35,7 +35,7 @@ pub struct SavedModel {
     graph: *mut TfGraph,
     meta_graph: MetaGraph,
     inter_op_in_caller: bool,
-    plans: RwLock<HashMap<(Vec<String>, Vec<String>), Arc<Plan>>>,
+    plans: RwLock<HashMap<PlanKey, Arc<Plan>>>,
 }
 
 // SAFETY: sessions and graphs of the C API may be used from several threads at once.
@@ -77,7 +77,7 @@ pub fn load_saved_model(
                     tag_pointers.as_ptr(),
                     tag_count,
                     graph,
-                    &mut meta_graph,
+                    &raw mut meta_graph,
                     status,
                 )
             })
@@ -165,6 +165,9 @@ impl Servable for SavedModel {
         outputs.into_iter().map(Owned::into_tensor).collect()
     }
 }
+
+/// Names of the feeds, and of the fetches.
+type PlanKey = (Vec<String>, Vec<String>);
 
 /// Feeds and fetches, found in the graph.
 struct Plan {
@@ -272,7 +275,7 @@ impl SavedModel {
             unsafe {
                 (library.session_run)(
                     self.session,
-                    &run_options,
+                    &raw const run_options,
                     plan.feeds.as_ptr(),
                     inputs.as_ptr(),
                     count(inputs.len()),
