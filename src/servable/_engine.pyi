@@ -146,7 +146,7 @@ class Engine:
         """
 
     def set_ready(self, ready: bool) -> None:
-        """Set what readiness probes see; false before the first load and while draining."""
+        """Set what readiness probes see: false before the first load and in a drain."""
 
     def start_grpc(self) -> int | None:
         """
