@@ -53,8 +53,19 @@ pub fn check_method_name(signature: &Signature) -> Result<()> {
     )))
 }
 
-fn join<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
-    names.into_iter().map(String::as_str).collect::<Vec<_>>().join(",")
+fn join<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
+    let mut joined = String::new();
+    for name in names {
+        if !joined.is_empty() {
+            joined.push(',');
+        }
+        joined.push_str(name);
+    }
+    joined
+}
+
+fn names<T>(map: &BTreeMap<String, T>) -> impl Iterator<Item = &str> {
+    map.keys().map(String::as_str)
 }
 
 /// An input of a request before it is a tensor.
@@ -65,33 +76,35 @@ pub trait Input {
 }
 
 /// The tensors to feed, by their names in the graph: the request's inputs, and the signature's
-/// defaults for those it left out.
+/// defaults for those it left out. The inputs are sorted by name, and each name is there once.
 ///
 /// # Errors
 /// INVALID_ARGUMENT by specification 1.4, steps 5 to 7.
 pub fn feeds<I: Input>(
     signature: &Signature,
-    inputs: &BTreeMap<String, I>,
+    inputs: &[(&str, I)],
 ) -> Result<Vec<(String, Tensor)>> {
     let (given, wanted) = (inputs.len(), signature.inputs.len());
+    let find = |name: &str| inputs.binary_search_by_key(&name, |(name, _)| name).ok();
+    let given_names = || inputs.iter().map(|(name, _)| *name);
     if given > wanted || (given < wanted && signature.defaults.is_empty()) {
-        let extra = inputs.keys().filter(|name| !signature.inputs.contains_key(*name));
-        let missing = signature.inputs.keys().filter(|name| !inputs.contains_key(*name));
+        let extra = given_names().filter(|name| !signature.inputs.contains_key(*name));
+        let missing = names(&signature.inputs).filter(|name| find(name).is_none());
         return Err(Status::invalid_argument(format!(
             "input size does not match signature: {given}!={wanted} len({{{}}}) != len({{{}}}). \
              Sent extra: {{{}}}. Missing but required: {{{}}}.",
-            join(inputs.keys()),
-            join(signature.inputs.keys()),
+            join(given_names()),
+            join(names(&signature.inputs)),
             join(extra),
             join(missing),
         )));
     }
     let mut feeds = Vec::with_capacity(wanted);
-    let mut used = Vec::with_capacity(given);
+    let mut used: Vec<&str> = Vec::with_capacity(given);
     for (alias, info) in &signature.inputs {
-        let tensor = if let Some(input) = inputs.get(alias) {
+        let tensor = if let Some(at) = find(alias) {
             used.push(alias);
-            input.to_tensor()
+            inputs[at].1.to_tensor()
         } else if let Some(default) = signature.defaults.get(alias) {
             proto::decode(default, proto::Limits::default())
         } else {
@@ -100,8 +113,8 @@ pub fn feeds<I: Input>(
                  default value provided. Inputs expected to be in the request {{{}}}, or default \
                  input alias set: {}",
                 info.name,
-                join(inputs.keys()),
-                join(signature.defaults.keys()),
+                join(given_names()),
+                join(names(&signature.defaults)),
             )));
         };
         feeds.push((info.name.clone(), tensor.map_err(|status| status_of_input(alias, status))?));
@@ -109,8 +122,8 @@ pub fn feeds<I: Input>(
     if given > 0 && used.len() < given {
         return Err(Status::invalid_argument(format!(
             "Inputs contains invalid name. Used request inputs: {}, request input: {}",
-            join(used.into_iter()),
-            join(inputs.keys()),
+            join(used),
+            join(given_names()),
         )));
     }
     Ok(feeds)
@@ -138,7 +151,7 @@ pub fn fetches(signature: &Signature, filter: &[String]) -> Result<Vec<(String, 
             Status::invalid_argument(format!(
                 "output tensor alias not found in signature: {alias} Outputs expected to be in \
                  the set {{{}}}.",
-                join(signature.outputs.keys()),
+                join(names(&signature.outputs)),
             ))
         })?;
         if fetches.iter().any(|(seen, _)| seen == alias) {

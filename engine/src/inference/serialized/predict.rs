@@ -1,7 +1,6 @@
 //! Predict: the request is taken apart in place, and each tensor's values are moved once, from the
 //! message into the buffer the runtime reads.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -19,26 +18,29 @@ use crate::wire::{self, Field, Malformed, Message, Reader};
 #[derive(Default)]
 pub struct PredictRequest {
     spec: Option<ModelSpec>,
-    inputs: BTreeMap<String, SerializedTensor>,
+    /// Name and tensor of every entry, in the order of the message; positions, because a message
+    /// may have millions of them.
+    inputs: Vec<(Range<usize>, Range<usize>)>,
+    message: Bytes,
     output_filter: Vec<String>,
 }
 
 /// A `TensorProto` as it arrived.
-struct SerializedTensor {
-    bytes: Bytes,
+struct SerializedTensor<'m> {
+    message: &'m Bytes,
+    tensor: Range<usize>,
     limits: proto::Limits,
 }
 
-impl Input for SerializedTensor {
+impl Input for SerializedTensor<'_> {
     fn to_tensor(&self) -> Result<Tensor> {
-        proto::decode(&self.bytes, self.limits)
+        proto::decode(&self.message.slice(self.tensor.clone()), self.limits)
     }
 }
 
 impl Request for PredictRequest {
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
-        let limits = proto::Limits::for_message(message.len());
-        let mut request = Self::default();
+        let mut request = Self { message: message.clone(), ..Self::default() };
         let mut reader = Reader::new(message);
         while let Some((number, field)) = reader.next()? {
             match (number, field) {
@@ -46,9 +48,7 @@ impl Request for PredictRequest {
                     spec::merge(message, range, request.spec.get_or_insert_default())?;
                 }
                 (2, Field::Bytes(range)) => {
-                    let (name, tensor) = entry(message, range)?;
-                    let bytes = message.slice(tensor);
-                    request.inputs.insert(name, SerializedTensor { bytes, limits });
+                    request.inputs.push(entry(message, range)?);
                 }
                 (3, Field::Bytes(range)) => {
                     request.output_filter.push(wire::text(&message[range])?.to_owned());
@@ -68,7 +68,7 @@ impl Request for PredictRequest {
         let name = predict::signature_name(requested).to_owned();
         let signatures = handle.servable.signatures();
         let signature = predict::signature(signatures, &name, rules.check_method_name)?;
-        let feeds = predict::feeds(signature, &self.inputs)?;
+        let feeds = predict::feeds(signature, &self.inputs())?;
         let outputs = predict::fetches(signature, &self.output_filter)?;
         let (aliases, fetches): (Vec<String>, Vec<String>) = outputs.into_iter().unzip();
         let encoding = if rules.as_tensor_content { Encoding::Content } else { Encoding::Typed };
@@ -79,22 +79,41 @@ impl Request for PredictRequest {
     }
 }
 
-/// Key and value of an entry of `inputs`; the last of several counts.
+impl PredictRequest {
+    /// The inputs by name; of several with one name the last counts.
+    fn inputs(&self) -> Vec<(&str, SerializedTensor<'_>)> {
+        let limits = proto::Limits::for_message(self.message.len());
+        let input = |(name, tensor): &(Range<usize>, Range<usize>)| {
+            // Checked when the message was parsed.
+            let name = wire::text(&self.message[name.clone()]).unwrap_or_default();
+            (name, SerializedTensor { message: &self.message, tensor: tensor.clone(), limits })
+        };
+        let mut inputs: Vec<_> = self.inputs.iter().rev().map(input).collect();
+        // Stable, so that the last of equals, which stands first now, is the one that stays.
+        inputs.sort_by_key(|(name, _)| *name);
+        inputs.dedup_by_key(|(name, _)| *name);
+        inputs
+    }
+}
+
+/// Key and value of an entry of `inputs`.
 fn entry(
     message: &Bytes,
     range: Range<usize>,
-) -> std::result::Result<(String, Range<usize>), Malformed> {
-    let mut name = "";
-    let mut tensor = range.start..range.start;
+) -> std::result::Result<(Range<usize>, Range<usize>), Malformed> {
+    let (mut name, mut tensor) = (range.start..range.start, range.start..range.start);
     let mut reader = Reader::within(message, range);
     while let Some((number, field)) = reader.next()? {
         match (number, field) {
-            (1, Field::Bytes(range)) => name = wire::text(&message[range])?,
+            (1, Field::Bytes(range)) => {
+                wire::utf8(&message[range.clone()])?;
+                name = range;
+            }
             (2, Field::Bytes(range)) => tensor = range,
             _ => {}
         }
     }
-    Ok((name.to_owned(), tensor))
+    Ok((name, tensor))
 }
 
 /// The serialized `PredictResponse`, written in one buffer of its final size.
@@ -124,4 +143,34 @@ fn response(
     }
     spec::put(out, 2, &handle.name, signature_name, handle.version);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn of_several_entries_with_one_name_the_last_counts() {
+        let mut message = Vec::new();
+        for (name, tensor) in [("b", "1"), ("a", "2"), ("b", "3")] {
+            let mut entry = Vec::new();
+            wire::put_bytes(&mut entry, 1, name.as_bytes());
+            wire::put_bytes(&mut entry, 2, tensor.as_bytes());
+            wire::put_bytes(&mut message, 2, &entry);
+        }
+        let message = Bytes::from(message);
+        let request = PredictRequest::parse(&message).unwrap();
+
+        let inputs: Vec<(&str, &[u8])> =
+            request.inputs().into_iter().map(|(n, t)| (n, &message[t.tensor])).collect();
+        assert_eq!(inputs, [("a", &b"2"[..]), ("b", b"3")]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
+            let _ = PredictRequest::parse(&bytes.into());
+        }
+    }
 }
