@@ -55,6 +55,12 @@ pub trait Servable: Send + Sync {
     /// Serialized `SignatureDefMap`, as metadata answers carry it.
     fn signature_def_map(&self) -> &Bytes;
 
+    /// Whether a run would be over so soon, and so surely, that handing it to another thread costs
+    /// more than it: only then may it happen on an I/O thread.
+    fn is_quick(&self, _feeds: &[(String, Tensor)], _fetches: &[String]) -> bool {
+        false
+    }
+
     /// Feed tensors by their names in the graph and fetch others, in the order of `fetches`.
     /// Blocks the calling thread.
     ///

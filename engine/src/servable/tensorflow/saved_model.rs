@@ -3,6 +3,7 @@
 //! Graphs may have hundreds of megabytes, so the bytes are walked in place and only the
 //! signatures become messages.
 
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,11 +13,15 @@ use crate::status::{Result, Status};
 use crate::wire::{self, Field, Malformed, Reader};
 
 /// The parts of a MetaGraphDef that serving needs.
+#[derive(Default)]
 pub struct MetaGraph {
     pub signatures: Signatures,
     /// Serialized `SignatureDefMap`.
     pub signature_def_map: Bytes,
     pub has_variables: bool,
+    /// Whether a run is bounded by the sizes of what is fed: nothing in the graph repeats, waits,
+    /// or makes more elements than it gets.
+    pub is_bounded: bool,
 }
 
 impl MetaGraph {
@@ -30,21 +35,25 @@ impl MetaGraph {
     fn walk(bytes: &[u8]) -> std::result::Result<Option<Self>, Malformed> {
         let mut map = Vec::new();
         let mut has_variables = false;
+        let mut is_bounded = true;
+        let mut each = |op: &[u8]| {
+            has_variables |= VARIABLES.contains(&op);
+            is_bounded &= !may_take_long(op);
+        };
         let mut reader = Reader::new(bytes);
         while let Some((number, field)) = reader.next()? {
             match (number, field) {
                 // graph_def
-                (2, Field::Bytes(range)) => has_variables |= graph_has_variables(bytes, range)?,
+                (2, Field::Bytes(range)) => each_operation(bytes, range, &mut each)?,
                 // signature_def: its entries are those of SignatureDefMap.signature_def
                 (5, Field::Bytes(range)) => wire::put_bytes(&mut map, 1, &bytes[range]),
                 _ => {}
             }
         }
         let signature_def_map = Bytes::from(map);
-        let Some(signatures) = signature_def::signatures(&signature_def_map) else {
-            return Ok(None);
-        };
-        Ok(Some(Self { signatures, signature_def_map, has_variables }))
+        let signatures = signature_def::signatures(&signature_def_map);
+        let made = |signatures| Self { signatures, signature_def_map, has_variables, is_bounded };
+        Ok(signatures.map(made))
     }
 
     /// Check that the files the graph restores its variables from are there: the loader says OK to
@@ -66,24 +75,85 @@ impl MetaGraph {
 /// Operations whose values a checkpoint holds.
 const VARIABLES: [&[u8]; 4] = [b"VarHandleOp", b"VariableV2", b"Variable", b"AutoReloadVariable"];
 
-fn graph_has_variables(
+/// Whether an operation may repeat others, wait for something, or make more elements than it
+/// gets. Names are matched in part, so that all variants count; one too many only costs speed.
+fn may_take_long(op: &[u8]) -> bool {
+    const REPEATS: [&[u8]; 6] = [b"While", b"Iteration", b"Loop", b"Map", b"Scan", b"Xla"];
+    const WAITS: [&[u8]; 12] = [
+        b"PyFunc",
+        b"Queue",
+        b"Barrier",
+        b"Stage",
+        b"Recv",
+        b"Send",
+        b"Collective",
+        b"Iterator",
+        b"Dataset",
+        b"Remote",
+        b"ReadFile",
+        b"Mutex",
+    ];
+    const GROWS: [&[u8]; 9] = [
+        b"Range",
+        b"Fill",
+        b"Tile",
+        b"BroadcastTo",
+        b"OneHot",
+        b"Repeat",
+        b"Decode",
+        b"LinSpace",
+        b"ToDense",
+    ];
+    let contains = |part: &&[u8]| memchr::memmem::find(op, part).is_some();
+    op == b"For" || REPEATS.iter().chain(&WAITS).chain(&GROWS).any(contains)
+}
+
+/// Call `each` with the name of every operation of the `GraphDef` at `range`, those in the bodies
+/// of its functions among them.
+fn each_operation(
     bytes: &[u8],
-    range: std::ops::Range<usize>,
-) -> std::result::Result<bool, Malformed> {
+    range: Range<usize>,
+    each: &mut impl FnMut(&[u8]),
+) -> std::result::Result<(), Malformed> {
     let mut graph = Reader::within(bytes, range);
     while let Some((number, field)) = graph.next()? {
-        let (1, Field::Bytes(range)) = (number, field) else { continue };
-        let mut node = Reader::within(bytes, range);
-        while let Some((number, field)) = node.next()? {
-            if let (2, Field::Bytes(op)) = (number, field) {
-                if VARIABLES.contains(&&bytes[op]) {
-                    return Ok(true);
+        match (number, field) {
+            // node
+            (1, Field::Bytes(range)) => operation(bytes, range, each)?,
+            // library
+            (2, Field::Bytes(range)) => {
+                let mut library = Reader::within(bytes, range);
+                while let Some((number, field)) = library.next()? {
+                    let (1, Field::Bytes(range)) = (number, field) else { continue };
+                    let mut function = Reader::within(bytes, range);
+                    while let Some((number, field)) = function.next()? {
+                        // node_def
+                        if let (3, Field::Bytes(range)) = (number, field) {
+                            operation(bytes, range, each)?;
+                        }
+                    }
                 }
-                break;
             }
+            _ => {}
         }
     }
-    Ok(false)
+    Ok(())
+}
+
+/// Call `each` with the operation of the `NodeDef` at `range`.
+fn operation(
+    bytes: &[u8],
+    range: Range<usize>,
+    each: &mut impl FnMut(&[u8]),
+) -> std::result::Result<(), Malformed> {
+    let mut node = Reader::within(bytes, range);
+    while let Some((number, field)) = node.next()? {
+        if let (2, Field::Bytes(op)) = (number, field) {
+            each(&bytes[op]);
+            break;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -93,7 +163,7 @@ mod tests {
     use prost::Message;
 
     #[test]
-    fn signatures_and_the_need_for_variables_are_read_from_a_meta_graph() {
+    fn signatures_and_the_nature_of_the_graph_are_read_from_a_meta_graph() {
         let node = |op: &str| pb::NodeDef { op: op.to_owned(), ..pb::NodeDef::default() };
         let info = pb::TensorInfo {
             encoding: Some(pb::tensor_info::Encoding::Name("x:0".to_owned())),
@@ -105,16 +175,29 @@ mod tests {
             method_name: "tensorflow/serving/predict".to_owned(),
             ..pb::SignatureDef::default()
         };
-        for (op, expected) in [("Add", false), ("VarHandleOp", true), ("VariableV2", true)] {
+        for (op, in_function, has_variables, is_bounded) in [
+            ("Add", "Mul", false, true),
+            ("VarHandleOp", "Add", true, true),
+            ("VariableV2", "Add", true, true),
+            ("StatelessWhile", "Add", false, false),
+            ("Add", "EagerPyFunc", false, false),
+            ("Fill", "Add", false, false),
+        ] {
+            let function =
+                pb::FunctionDef { node_def: vec![node(in_function)], ..Default::default() };
+            let library = pb::FunctionDefLibrary { function: vec![function], ..Default::default() };
+            let graph =
+                pb::GraphDef { node: vec![node(op)], library: Some(library), ..Default::default() };
             let meta_graph = pb::MetaGraphDef {
-                graph_def: Some(pb::GraphDef { node: vec![node(op)], ..Default::default() }),
+                graph_def: Some(graph),
                 signature_def: [("serving_default".to_owned(), def.clone())].into(),
                 ..Default::default()
             };
 
             let read = MetaGraph::read(&meta_graph.encode_to_vec()).unwrap();
 
-            assert_eq!(read.has_variables, expected, "{op}");
+            assert_eq!(read.has_variables, has_variables, "{op} {in_function}");
+            assert_eq!(read.is_bounded, is_bounded, "{op} {in_function}");
             assert_eq!(read.signatures["serving_default"].inputs["x"].name, "x:0");
         }
         assert!(MetaGraph::read(b"\x0a\xff").is_err());

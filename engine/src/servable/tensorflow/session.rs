@@ -1,7 +1,7 @@
 //! A loaded SavedModel: the session, how its runs are made, and how it ends.
 
-use std::collections::HashMap;
 use std::ffi::{c_char, c_void, CStr, CString};
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
 use super::api::{c_string, Library, TfBuffer, TfGraph, TfOutput, TfSession, TfTensor};
@@ -95,11 +96,7 @@ pub fn load_saved_model(
             library,
             session,
             graph,
-            meta_graph: MetaGraph {
-                signatures: Signatures::new(),
-                signature_def_map: Bytes::new(),
-                has_variables: false,
-            },
+            meta_graph: MetaGraph::default(),
             inter_op_in_caller: options.inter_op_in_caller,
             plans: RwLock::default(),
         };
@@ -140,6 +137,18 @@ impl Servable for SavedModel {
         &self.meta_graph.signature_def_map
     }
 
+    fn is_quick(&self, feeds: &[(String, Tensor)], fetches: &[String]) -> bool {
+        if !self.inter_op_in_caller || !self.meta_graph.is_bounded {
+            return false;
+        }
+        let bytes: usize = feeds.iter().map(|(_, tensor)| tensor.byte_size()).sum();
+        if bytes > Cost::SMALL {
+            return false;
+        }
+        let plans = self.plans.read();
+        plans.get(&Names { feeds, fetches }).is_some_and(|plan| plan.cost.is_quick())
+    }
+
     fn run(
         &self,
         feeds: Vec<(String, Tensor)>,
@@ -151,11 +160,10 @@ impl Servable for SavedModel {
                 "Must specify at least one target to fetch or execute.",
             ));
         }
-        let (names, tensors): (Vec<String>, Vec<Tensor>) = feeds.into_iter().unzip();
-        let plan = self.plan(names, fetches)?;
-        let inputs: Vec<Owned> = tensors
+        let plan = self.plan(&feeds, fetches)?;
+        let inputs: Vec<Owned> = feeds
             .into_iter()
-            .map(|tensor| Owned::lend(self.library, tensor))
+            .map(|(_, tensor)| Owned::lend(self.library, tensor))
             .collect::<Result<_>>()?;
         let began = Instant::now();
         let outputs = self.run_plan(&plan, &inputs, options);
@@ -167,7 +175,52 @@ impl Servable for SavedModel {
 }
 
 /// Names of the feeds, and of the fetches.
-type PlanKey = (Vec<String>, Vec<String>);
+struct PlanKey {
+    feeds: Vec<String>,
+    fetches: Vec<String>,
+}
+
+/// The same of a request, before anything is copied.
+struct Names<'r> {
+    feeds: &'r [(String, Tensor)],
+    fetches: &'r [String],
+}
+
+fn hash_names<'n, H: Hasher>(
+    feeds: impl ExactSizeIterator<Item = &'n String>,
+    fetches: &[String],
+    state: &mut H,
+) {
+    feeds.len().hash(state);
+    feeds.for_each(|name| name.hash(state));
+    fetches.hash(state);
+}
+
+impl Hash for PlanKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_names(self.feeds.iter(), &self.fetches, state);
+    }
+}
+
+impl Hash for Names<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_names(self.feeds.iter().map(|(name, _)| name), self.fetches, state);
+    }
+}
+
+impl PartialEq for PlanKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.feeds == other.feeds && self.fetches == other.fetches
+    }
+}
+
+impl Eq for PlanKey {}
+
+impl Equivalent<PlanKey> for Names<'_> {
+    fn equivalent(&self, key: &PlanKey) -> bool {
+        self.feeds.iter().map(|(name, _)| name).eq(&key.feeds) && self.fetches == key.fetches
+    }
+}
 
 /// Feeds and fetches, found in the graph.
 struct Plan {
@@ -176,50 +229,73 @@ struct Plan {
     cost: Cost,
 }
 
-/// How long runs take, as a moving average.
+/// How long runs take.
 #[derive(Default)]
 struct Cost {
-    /// Nanoseconds; 0 before the first run.
+    /// Moving average in nanoseconds; 0 before the first run.
     average: AtomicU64,
+    /// The longest of late, in nanoseconds: it fades by a sixteenth with every run.
+    peak: AtomicU64,
 }
 
 impl Cost {
     /// Runs below this gain nothing from being spread over threads: handing them over costs about
     /// 30 µs, and is what makes a small model slow.
     const SHORT: Duration = Duration::from_micros(500);
+    /// Runs below this cost less than waking another thread for them and being woken by it.
+    const QUICK: Duration = Duration::from_micros(30);
+    /// A run that took longer than this of late keeps those after it off the I/O threads.
+    const QUICK_AT_WORST: Duration = Duration::from_micros(300);
+    /// Most bytes fed for a run to be quick: even an outer product of so little is over soon.
+    const SMALL: usize = 4 << 10;
 
     fn record(&self, took: Duration) {
-        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let took = nanoseconds(took).max(1);
         let average = self.average.load(Ordering::Relaxed);
         let average = if average == 0 { took } else { average - average / 8 + took / 8 };
         self.average.store(average.max(1), Ordering::Relaxed);
+        let peak = self.peak.load(Ordering::Relaxed);
+        self.peak.store(took.max(peak - peak / 16), Ordering::Relaxed);
     }
 
     /// Whether runs are known to be short. One that was never seen is not: only on the runtime's
     /// own threads can it be told to stop at a deadline.
     fn is_short(&self) -> bool {
         let average = self.average.load(Ordering::Relaxed);
-        average > 0 && Duration::from_nanos(average) < Self::SHORT
+        average > 0 && average < nanoseconds(Self::SHORT)
     }
+
+    /// Whether runs are so short that they may happen on an I/O thread.
+    fn is_quick(&self) -> bool {
+        let average = self.average.load(Ordering::Relaxed);
+        let peak = self.peak.load(Ordering::Relaxed);
+        average > 0
+            && average < nanoseconds(Self::QUICK)
+            && peak < nanoseconds(Self::QUICK_AT_WORST)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Plans kept; requests can ask for more combinations of outputs than are worth keeping.
 const MAX_PLANS: usize = 512;
 
 impl SavedModel {
-    fn plan(&self, feeds: Vec<String>, fetches: &[String]) -> Result<Arc<Plan>> {
-        let key = (feeds, fetches.to_vec());
-        if let Some(plan) = self.plans.read().get(&key) {
+    fn plan(&self, feeds: &[(String, Tensor)], fetches: &[String]) -> Result<Arc<Plan>> {
+        if let Some(plan) = self.plans.read().get(&Names { feeds, fetches }) {
             return Ok(plan.clone());
         }
         let plan = Arc::new(Plan {
-            feeds: key.0.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
-            fetches: key.1.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
+            feeds: feeds.iter().map(|(name, _)| self.find(name)).collect::<Result<_>>()?,
+            fetches: fetches.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
             cost: Cost::default(),
         });
         let mut plans = self.plans.write();
         if plans.len() < MAX_PLANS {
-            plans.insert(key, plan.clone());
+            let feeds = feeds.iter().map(|(name, _)| name.clone()).collect();
+            plans.insert(PlanKey { feeds, fetches: fetches.to_vec() }, plan.clone());
         }
         Ok(plan)
     }
@@ -320,5 +396,49 @@ impl SavedModel {
             wire::put_varint(&mut bytes, u64::try_from(left).unwrap_or(u64::MAX >> 1));
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(runs: &[u64]) -> Cost {
+        let cost = Cost::default();
+        runs.iter().for_each(|&micros| cost.record(Duration::from_micros(micros)));
+        cost
+    }
+
+    #[test]
+    fn runs_are_quick_only_while_none_of_late_took_long() {
+        for (runs, is_short, is_quick) in [
+            (&[][..], false, false),
+            (&[10], true, true),
+            (&[100], true, false),
+            (&[1000], false, false),
+            // One slow run: back on the compute threads until it is forgotten.
+            (&[10, 10, 10, 400], true, false),
+            (&[10, 10, 10, 5000, 10, 10], false, false),
+        ] {
+            let cost = after(runs);
+            assert_eq!((cost.is_short(), cost.is_quick()), (is_short, is_quick), "{runs:?}");
+        }
+        let recovered = [&[5000][..], &[10; 100]].concat();
+        assert!(after(&recovered).is_quick());
+    }
+
+    #[test]
+    fn names_of_a_request_find_the_plan_made_for_them() {
+        let tensor = || Tensor::strings(vec![0], Vec::<&str>::new().iter().collect());
+        let mut plans = HashMap::new();
+        let key = PlanKey { feeds: vec!["x:0".into()], fetches: vec!["y:0".into()] };
+        plans.insert(key, 1);
+
+        let found = |feed: &str, fetch: &str| {
+            let feeds = [(feed.to_owned(), tensor())];
+            plans.get(&Names { feeds: &feeds, fetches: &[fetch.to_owned()] }).copied()
+        };
+        assert_eq!(found("x:0", "y:0"), Some(1));
+        assert_eq!(found("y:0", "x:0"), None);
     }
 }
