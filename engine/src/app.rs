@@ -8,8 +8,9 @@ use parking_lot::RwLock;
 
 use crate::compute::Compute;
 use crate::inference::model_status::VersionStates;
+use crate::metrics::{Exchange, Metrics, Run};
 use crate::servable::RunOptions;
-use crate::serving_map::{ServableHandle, ServingMap};
+use crate::serving_map::{ServableHandle, ServingMap, Snapshot};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
 
@@ -75,6 +76,7 @@ pub struct App {
     pub map: ServingMap,
     pub states: VersionStates,
     pub compute: Compute,
+    pub metrics: Metrics,
     pub ready: AtomicBool,
     pub reload: RwLock<Option<ReloadHandler>>,
 }
@@ -89,6 +91,7 @@ impl App {
             map: ServingMap::default(),
             states: VersionStates::default(),
             compute: Compute::new(threads),
+            metrics: Metrics::default(),
             ready: AtomicBool::new(false),
             reload: RwLock::default(),
         }
@@ -96,6 +99,12 @@ impl App {
 
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Answer requests from `snapshot` from now on.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.metrics.models.serve(snapshot.models.keys());
+        self.map.publish(snapshot);
     }
 
     /// Run a servable, on a compute thread unless the run is known to be quick. Feeds and fetches
@@ -111,17 +120,25 @@ impl App {
         feeds: Vec<(String, Tensor)>,
         fetches: Vec<String>,
         options: RunOptions,
+        exchange: &mut Exchange<'_>,
     ) -> Result<Vec<Tensor>> {
-        if handle.servable.is_quick(&feeds, &fetches) {
-            return handle.servable.run(feeds, &fetches, options);
-        }
-        let run = self.compute.run(move || handle.servable.run(feeds, &fetches, options));
-        match options.deadline {
-            None => run.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), run)
+        let queued = Instant::now();
+        let is_quick = handle.servable.is_quick(&feeds, &fetches);
+        let run = move || {
+            let began = Instant::now();
+            let outputs = handle.servable.run(feeds, &fetches, options)?;
+            Ok((outputs, Run { queued, began, ended: Instant::now() }))
+        };
+        let ran = match options.deadline {
+            _ if is_quick => run(),
+            None => self.compute.run(run).await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), self.compute.run(run))
                 .await
                 .unwrap_or_else(|_| Err(deadline_exceeded())),
-        }
+        };
+        let (outputs, run) = ran?;
+        exchange.ran(run);
+        Ok(outputs)
     }
 }
 

@@ -78,6 +78,11 @@ impl Compute {
         result.await.unwrap_or_else(|_| Err(Status::internal("The request could not be run.")))
     }
 
+    /// How much work waits for a thread.
+    pub fn queue_depth(&self) -> usize {
+        self.shared.state.lock().jobs.len()
+    }
+
     fn submit(&self, job: Job) {
         let mut state = self.shared.state.lock();
         state.jobs.push_back(job);

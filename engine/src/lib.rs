@@ -8,6 +8,7 @@ pub mod bench;
 pub mod compute;
 pub mod frontend;
 pub mod inference;
+pub mod metrics;
 pub mod protos;
 #[cfg(feature = "python")]
 mod python;

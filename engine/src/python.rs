@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::app::Options;
+use crate::frontend::metrics::own_page;
 use crate::inference::model_status::VersionStatus;
 use crate::inference::serialized::examples::replay;
 use crate::servable::python::PythonServable;
@@ -82,15 +83,19 @@ impl Servable {
         Ok(PyBytes::new(py, self.get()?.signature_def_map()))
     }
 
+    #[pyo3(signature = (log_type, request, engine=None))]
     fn replay<'py>(
         &self,
         py: Python<'py>,
         log_type: i32,
         request: &[u8],
+        engine: Option<&Bound<'py, Engine>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let handle = ServableHandle::new(String::new(), 0, self.get()?, &self.released);
         let request = Bytes::copy_from_slice(request);
-        let answer = py.detach(|| replay(&handle, log_type, &request));
+        let app = engine.map(|engine| engine.get().server.app.clone());
+        let metrics = app.as_ref().map(|app| &app.metrics);
+        let answer = py.detach(|| replay(&handle, log_type, &request, metrics));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
     }
 
@@ -201,7 +206,7 @@ impl Engine {
             snapshot.models.entry(name).or_default().labels = labels;
         }
         py.detach(|| {
-            self.server.app.map.publish(snapshot);
+            self.server.app.publish(snapshot);
             drop(before);
         });
         Ok(())
@@ -248,8 +253,20 @@ impl Engine {
         Ok(py.detach(|| self.server.stop(grace)))
     }
 
-    fn metrics(&self) -> String {
-        String::new()
+    fn record_warmup(
+        &self,
+        path: &str,
+        status: &str,
+        records: u64,
+        latency_s: f64,
+    ) -> PyResult<()> {
+        let latency = seconds(latency_s)?;
+        self.server.app.metrics.warmups.record(path, status, records, latency);
+        Ok(())
+    }
+
+    fn metrics(&self, py: Python<'_>) -> String {
+        py.detach(|| own_page(&self.server.app))
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 
+use crate::metrics::VersionSeries;
 use crate::servable::Servable;
 use crate::status::{Result, Status};
 
@@ -36,6 +37,8 @@ pub struct ServableHandle {
     pub name: String,
     pub version: i64,
     pub servable: Arc<dyn Servable>,
+    /// What was counted of its requests.
+    pub series: VersionSeries,
     /// Signalled when the last handle is gone. Declared last: by then `servable` was let go.
     _released: ReleaseSignal,
 }
@@ -47,7 +50,8 @@ impl ServableHandle {
         servable: Arc<dyn Servable>,
         released: &Released,
     ) -> Self {
-        Self { name, version, servable, _released: ReleaseSignal::new(released) }
+        let _released = ReleaseSignal::new(released);
+        Self { name, version, servable, series: VersionSeries::default(), _released }
     }
 }
 

@@ -79,6 +79,11 @@ pub struct Status {
 
 pub type Result<T> = std::result::Result<T, Status>;
 
+/// The code of a result.
+pub fn code<T>(result: &Result<T>) -> Code {
+    result.as_ref().map_or_else(|status| status.code, |_| Code::Ok)
+}
+
 macro_rules! constructors {
     ($($name:ident => $code:ident),* $(,)?) => {
         impl Status {

@@ -1,5 +1,6 @@
 //! The protocols. They know no servable: they translate, and ask `inference`.
 
 pub mod grpc;
+pub mod metrics;
 pub mod rest;
 pub mod tls;

@@ -43,6 +43,18 @@ impl VersionStates {
         models.get(model).is_some_and(|versions| versions.values().any(|v| v.state == AVAILABLE))
     }
 
+    /// Every version that ever was, sorted.
+    pub fn all(&self) -> Vec<(String, VersionStatus)> {
+        let models = self.0.read();
+        let mut all: Vec<_> = models
+            .iter()
+            .flat_map(|(model, versions)| versions.values().map(|v| (model.clone(), v.clone())))
+            .collect();
+        drop(models);
+        all.sort_by(|one, other| (&one.0, one.1.version).cmp(&(&other.0, other.1.version)));
+        all
+    }
+
     /// The status of one version, or of all, newest first.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! `tensorflow.serving.ModelService`.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -7,12 +9,14 @@ use super::service::{Call, Method, Table};
 use crate::app::App;
 use crate::inference::serialized::unparsable;
 use crate::inference::spec;
+use crate::metrics::{Method as Counted, Protocol};
+use crate::protos::tensorflow::serving::metric::ValueIncrease;
 use crate::protos::tensorflow::serving::{
-    model_server_config, GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus,
+    model_server_config, GetModelStatusRequest, GetModelStatusResponse, Metric, ModelVersionStatus,
     ReloadConfigRequest, ReloadConfigResponse, StatusProto,
 };
 use crate::serving_map::VersionChoice;
-use crate::status::{Code, Result, Status};
+use crate::status::{code, Code, Result, Status};
 use crate::wire::Message;
 
 pub struct Models;
@@ -22,10 +26,23 @@ impl Table for Models {
 
     fn method(name: &str) -> Option<Method> {
         Some(match name {
-            "GetModelStatus" => |app, message, _| Box::pin(async move { status(&app, message) }),
-            "HandleReloadConfigRequest" => {
-                |app, message, call| Box::pin(async move { reload(&app, message, call).await })
-            }
+            "GetModelStatus" => |app, message, _| {
+                Box::pin(async move {
+                    let exchange = app.metrics.exchange(Counted::GetModelStatus, Protocol::Grpc);
+                    let answered = status(&app, message);
+                    exchange.finish(code(&answered));
+                    answered
+                })
+            },
+            "HandleReloadConfigRequest" => |app, message, call| {
+                Box::pin(async move {
+                    let counted = Counted::HandleReloadConfigRequest;
+                    let exchange = app.metrics.exchange(counted, Protocol::Grpc);
+                    let answered = reload(&app, message, call).await;
+                    exchange.finish(code(&answered));
+                    answered
+                })
+            },
             _ => return None,
         })
     }
@@ -52,14 +69,20 @@ async fn reload(app: &App, message: Bytes, call: Call) -> Result<Message> {
     let handler = handler.ok_or_else(|| {
         Status::failed_precondition("The models of this server are not changed by requests")
     })?;
+    let names: BTreeSet<String> = request.metric_names.into_iter().collect();
+    let before: Vec<i64> = names.iter().map(|name| app.metrics.first_cell(name)).collect();
     // A reload waits for models to load: it gets a thread of its own, not one that runs requests.
     let status = tokio::task::spawn_blocking(move || handler(config.encode_to_vec())).await;
     let status = status.map_err(|_| Status::internal("The reload failed"))?;
     if status.code != Code::Ok {
         return Err(status);
     }
+    let metric = names.into_iter().zip(before).map(|(name, before)| {
+        let increase = app.metrics.first_cell(&name) - before;
+        Metric { name, value_increase: Some(ValueIncrease::Int64ValueIncrease(increase)) }
+    });
     let status = Some(StatusProto::default());
-    Ok(Message::from(&ReloadConfigResponse { status, ..ReloadConfigResponse::default() }))
+    Ok(Message::from(&ReloadConfigResponse { status, metric: metric.collect() }))
 }
 
 fn status(app: &App, message: Bytes) -> Result<Message> {

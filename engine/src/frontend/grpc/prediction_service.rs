@@ -13,9 +13,10 @@ use crate::inference::serialized::examples::{
 use crate::inference::serialized::predict::PredictRequest;
 use crate::inference::serialized::{self, unparsable, Request};
 use crate::inference::spec;
+use crate::metrics::{Exchange, Method as Counted, Protocol};
 use crate::protos::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
 use crate::servable::RunOptions;
-use crate::status::{Result, Status};
+use crate::status::{code, Result, Status};
 use crate::wire::Message;
 
 pub struct Prediction;
@@ -43,6 +44,13 @@ fn answer<R: Request>(app: Arc<App>, message: Bytes, call: Call) -> Answer {
 }
 
 fn metadata(app: &App, message: Bytes) -> Result<Message> {
+    let mut exchange = app.metrics.exchange(Counted::GetModelMetadata, Protocol::Grpc);
+    let answered = counted_metadata(app, message, &mut exchange);
+    exchange.finish(code(&answered));
+    answered
+}
+
+fn counted_metadata(app: &App, message: Bytes, exchange: &mut Exchange<'_>) -> Result<Message> {
     const SIGNATURE_DEF: &str = "signature_def";
     let request = GetModelMetadataRequest::decode(message).map_err(|_| unparsable())?;
     let requested =
@@ -56,6 +64,7 @@ fn metadata(app: &App, message: Bytes) -> Result<Message> {
         return Err(Status::invalid_argument(format!("Metadata field {field} is not supported")));
     }
     let handle = app.map.resolve(&spec::from_message(requested))?;
+    exchange.resolved(&handle, "");
     let signatures = prost_types::Any {
         type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".to_owned(),
         value: handle.servable.signature_def_map().to_vec(),

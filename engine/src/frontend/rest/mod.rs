@@ -8,6 +8,7 @@ mod document;
 mod examples;
 mod gzip;
 mod head;
+mod pages;
 mod predict;
 mod proto_json;
 mod reply;
@@ -31,9 +32,10 @@ use self::url::{Action, Method, Refusal, Route};
 use crate::app::{deadline_after_ms, App};
 use crate::inference::model_status::{VersionStatus, STATES};
 use crate::inference::{classify, predict as inference, regress};
+use crate::metrics::{Exchange, Method as Counted, Protocol, Stage};
 use crate::servable::RunOptions;
 use crate::serving_map::{ModelSpec, ServableHandle, VersionChoice};
-use crate::status::{Result, Status};
+use crate::status::{Code, Result, Status};
 use crate::tensor::json::text::write_string;
 use crate::tensor::Tensor;
 
@@ -49,9 +51,10 @@ const MAX_INFLATED: usize = 100 << 20;
 /// Answers a target that is a page's path, perhaps with a query.
 pub type Page = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
-/// Serve REST on a listener until `shutdown`; then answer what is in flight and return.
+/// Serve REST, metrics and probes on a listener until `shutdown`; then answer what is in flight and return.
 pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-    serve_pages(app, HashMap::new(), listener, shutdown).await;
+    let pages = pages::pages(&app);
+    serve_pages(app, pages, listener, shutdown).await;
 }
 
 /// As [`serve`], with pages by their exact path beside the API.
@@ -97,6 +100,17 @@ async fn accept(listener: &TcpListener) -> tokio::net::TcpStream {
     }
 }
 
+/// The method of the gRPC API that does the same.
+fn counted_as(action: Action) -> Counted {
+    match action {
+        Action::Predict => Counted::Predict,
+        Action::Classify => Counted::Classify,
+        Action::Regress => Counted::Regress,
+        Action::Status => Counted::GetModelStatus,
+        Action::Metadata => Counted::GetModelMetadata,
+    }
+}
+
 struct Service {
     app: Arc<App>,
     pages: HashMap<String, Page>,
@@ -112,7 +126,10 @@ impl connection::Service for Service {
         if !url::is_api(target) {
             return Reply::page(404);
         }
-        let mut reply = self.api(method, target, head, body).await;
+        let mut exchange = self.app.metrics.exchange(Counted::Other, Protocol::Rest);
+        let answered = self.api(method, target, head, body, &mut exchange).await;
+        exchange.finish(answered.as_ref().map_or_else(Failure::code, |_| Code::Ok));
+        let mut reply = answered.unwrap_or_else(|failure| failure.reply());
         reply.cors = self.app.options.rest_enable_cors;
         reply
     }
@@ -148,6 +165,26 @@ enum Failure {
     Status(Status),
     /// The body is too large once it is inflated.
     TooLarge,
+    /// Told by the HTTP status alone.
+    Silent(Code),
+}
+
+impl Failure {
+    fn code(&self) -> Code {
+        match self {
+            Failure::Status(status) => status.code,
+            Failure::TooLarge => Code::ResourceExhausted,
+            Failure::Silent(code) => *code,
+        }
+    }
+
+    fn reply(&self) -> Reply {
+        match self {
+            Failure::Status(status) => Reply::error(status),
+            Failure::TooLarge => Reply::page(413),
+            Failure::Silent(code) => Reply::empty(code.http()),
+        }
+    }
 }
 
 impl From<Status> for Failure {
@@ -157,35 +194,57 @@ impl From<Status> for Failure {
 }
 
 impl Service {
-    async fn api(&self, method: Method, target: &str, head: &Head, body: Vec<u8>) -> Reply {
+    async fn api(
+        &self,
+        method: Method,
+        target: &str,
+        head: &Head,
+        body: Vec<u8>,
+        exchange: &mut Exchange<'_>,
+    ) -> std::result::Result<Reply, Failure> {
         if method == Method::Options {
-            return Reply::empty(if head.has_origin { 200 } else { 400 });
+            exchange.names("");
+            return match head.has_origin {
+                true => Ok(Reply::empty(200)),
+                false => Err(Failure::Silent(Code::FailedPrecondition)),
+            };
         }
         let Route { action, name, version } = match url::route(method, target) {
             Ok(route) => route,
-            Err(Refusal::Version(_)) => return Reply::empty(400),
+            Err(Refusal::Version { name }) => {
+                exchange.names(&name);
+                return Err(Failure::Silent(Code::InvalidArgument));
+            }
             Err(Refusal::Malformed) => {
+                exchange.names("");
                 let message = format!("Malformed request: {} {target}", method.name());
-                return Reply::error(&Status::invalid_argument(message));
+                return Err(Status::invalid_argument(message).into());
             }
         };
+        exchange.is_for(counted_as(action));
+        exchange.names(&name);
         if name.is_empty() {
-            return Reply::error(&Status::invalid_argument("Missing model name in request."));
+            return Err(Status::invalid_argument("Missing model name in request.").into());
         }
         let spec = ModelSpec { name, version, signature_name: String::new() };
         let body = Body { bytes: body, is_gzip: head.is_gzip };
         let answered = match action {
-            Action::Predict => self.predict(spec, body).await,
-            Action::Classify => self.classify(spec, body).await,
-            Action::Regress => self.regress(spec, body).await,
-            Action::Status => self.status(&spec).map_err(Failure::from),
-            Action::Metadata => self.metadata(&spec).map_err(Failure::from),
+            Action::Status => self.status(&spec)?,
+            Action::Metadata => self.metadata(&spec, exchange)?,
+            Action::Predict | Action::Classify | Action::Regress => {
+                // What is wrong with a request counts for the version that it is for.
+                if let Ok(handle) = self.app.map.resolve(&spec) {
+                    exchange.resolved(&handle, "");
+                }
+                match action {
+                    Action::Classify => self.classify(spec, body, exchange).await?,
+                    Action::Regress => self.regress(spec, body, exchange).await?,
+                    _ => self.predict(spec, body, exchange).await?,
+                }
+            }
         };
-        match answered {
-            Ok(body) => Reply::json(200, body),
-            Err(Failure::Status(status)) => Reply::error(&status),
-            Err(Failure::TooLarge) => Reply::page(413),
-        }
+        exchange.ended(Stage::Encode);
+        Ok(Reply::json(200, answered))
     }
 
     /// Do work that grows with a request here or on a compute thread.
@@ -205,7 +264,12 @@ impl Service {
         RunOptions { deadline: deadline_after_ms(self.app.options.rest_timeout_ms) }
     }
 
-    async fn predict(&self, spec: ModelSpec, body: Body) -> std::result::Result<Vec<u8>, Failure> {
+    async fn predict(
+        &self,
+        spec: ModelSpec,
+        body: Body,
+        exchange: &mut Exchange<'_>,
+    ) -> std::result::Result<Vec<u8>, Failure> {
         let options = self.run_options();
         let app = self.app.clone();
         let prepared = self
@@ -214,8 +278,10 @@ impl Service {
                 Ok::<_, Failure>(prepare_predict(&app, &spec, &body.read(limit)?)?)
             })
             .await?;
-        let Prepared { handle, format, feeds, aliases, fetches } = prepared;
-        let outputs = self.app.run(handle, feeds, fetches, options).await?;
+        let Prepared { handle, signature_name, format, feeds, aliases, fetches } = prepared;
+        exchange.resolved(&handle, &signature_name);
+        exchange.ended(Stage::Decode);
+        let outputs = self.app.run(handle, feeds, fetches, options, exchange).await?;
         if outputs.len() != aliases.len() {
             return Err(Status::unknown("Predict internal error").into());
         }
@@ -247,15 +313,22 @@ impl Service {
         .await
     }
 
-    async fn classify(&self, spec: ModelSpec, body: Body) -> std::result::Result<Vec<u8>, Failure> {
+    async fn classify(
+        &self,
+        spec: ModelSpec,
+        body: Body,
+        exchange: &mut Exchange<'_>,
+    ) -> std::result::Result<Vec<u8>, Failure> {
         let options = self.run_options();
         let (handle, name, examples) = self.examples(spec, body).await?;
+        exchange.resolved(&handle, inference::signature_name(&name));
         let check = self.app.options.enable_signature_method_name_check;
         let signature = classify::signature(handle.servable.signatures(), &name, check)?;
         let plan = classify::Plan::new(signature)?;
         let count = examples.num_elements();
         let feeds = vec![(plan.input.clone(), examples)];
-        let outputs = self.app.run(handle.clone(), feeds, plan.fetches(), options).await?;
+        exchange.ended(Stage::Decode);
+        let outputs = self.app.run(handle, feeds, plan.fetches(), options, exchange).await?;
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
         let written = self
             .convert(elements > LARGE_ANSWER, move || {
@@ -266,15 +339,22 @@ impl Service {
         written.map_err(Failure::from)
     }
 
-    async fn regress(&self, spec: ModelSpec, body: Body) -> std::result::Result<Vec<u8>, Failure> {
+    async fn regress(
+        &self,
+        spec: ModelSpec,
+        body: Body,
+        exchange: &mut Exchange<'_>,
+    ) -> std::result::Result<Vec<u8>, Failure> {
         let options = self.run_options();
         let (handle, name, examples) = self.examples(spec, body).await?;
+        exchange.resolved(&handle, inference::signature_name(&name));
         let check = self.app.options.enable_signature_method_name_check;
         let signature = regress::signature(handle.servable.signatures(), &name, check)?;
         let plan = regress::Plan::new(signature)?;
         let count = examples.num_elements();
         let feeds = vec![(plan.input.clone(), examples)];
-        let outputs = self.app.run(handle.clone(), feeds, plan.fetches(), options).await?;
+        exchange.ended(Stage::Decode);
+        let outputs = self.app.run(handle, feeds, plan.fetches(), options, exchange).await?;
         let written = self
             .convert(count > LARGE_ANSWER, move || {
                 let outputs: Vec<&Tensor> = outputs.iter().collect();
@@ -293,8 +373,9 @@ impl Service {
         Ok(status_body(&self.app.states.get(&spec.name, version)?))
     }
 
-    fn metadata(&self, spec: &ModelSpec) -> Result<Vec<u8>> {
+    fn metadata(&self, spec: &ModelSpec, exchange: &mut Exchange<'_>) -> Result<Vec<u8>> {
         let handle = self.app.map.resolve(spec)?;
+        exchange.resolved(&handle, "");
         let mut out = b"{\n\"model_spec\":{\n \"name\": ".to_vec();
         write_string(&mut out, spec.name.as_bytes());
         out.extend_from_slice(b",\n \"version\": \"");
@@ -313,6 +394,7 @@ impl Service {
 /// A Predict request, ready to run.
 struct Prepared {
     handle: Arc<ServableHandle>,
+    signature_name: String,
     format: Format,
     feeds: Vec<(String, Tensor)>,
     aliases: Vec<String>,
@@ -341,7 +423,8 @@ fn prepare_predict(app: &App, spec: &ModelSpec, body: &[u8]) -> Result<Prepared>
         .collect();
     let outputs = signature.outputs.iter().map(|(alias, info)| (alias.clone(), info.name.clone()));
     let (aliases, fetches) = outputs.unzip();
-    Ok(Prepared { handle, format, feeds, aliases, fetches })
+    let signature_name = name.to_owned();
+    Ok(Prepared { handle, signature_name, format, feeds, aliases, fetches })
 }
 
 /// The body that tells what became of versions.

@@ -59,8 +59,10 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Malformed,
-    /// The version is more than a number can hold.
-    Version(String),
+    /// The version of this model is more than a number can hold.
+    Version {
+        name: String,
+    },
 }
 
 /// The part of a request's target that is matched: what follows the host, if there is one.
@@ -170,7 +172,7 @@ fn finish(name: &str, (version, label, action): Found<'_>) -> Result<Route, Refu
     let version = match (version, label) {
         (Some(digits), _) => match digits.parse() {
             Ok(version) => VersionChoice::Version(version),
-            Err(_) => return Err(Refusal::Version(digits.to_owned())),
+            Err(_) => return Err(Refusal::Version { name: percent_decode(name) }),
         },
         (None, Some(label)) => VersionChoice::Label(percent_decode(label)),
         (None, None) => VersionChoice::Latest,
@@ -240,7 +242,7 @@ mod tests {
             (
                 "POST",
                 "/v1/models/m/versions/9223372036854775808:predict",
-                "Version(\"9223372036854775808\")",
+                "Version { name: \"m\" }",
             ),
             ("POST", "/v1/models/a%2fb%3ac:predict", "Predict a/b:c"),
             ("POST", "/v1/models/per%2541cent:predict", "Predict per%41cent"),

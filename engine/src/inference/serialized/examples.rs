@@ -9,6 +9,7 @@ use crate::inference::classify::{self, Classifications};
 use crate::inference::examples::Examples;
 use crate::inference::multi_inference::{Inference, Plan, Task};
 use crate::inference::{predict, regress, spec};
+use crate::metrics::{Method, Metrics};
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
@@ -79,6 +80,8 @@ fn input(
 pub struct ClassificationRequest(ExamplesRequest);
 
 impl Request for ClassificationRequest {
+    const METHOD: Method = Method::Classify;
+
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         ExamplesRequest::parse(message).map(Self)
     }
@@ -108,6 +111,8 @@ impl Request for ClassificationRequest {
 pub struct RegressionRequest(ExamplesRequest);
 
 impl Request for RegressionRequest {
+    const METHOD: Method = Method::Regress;
+
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         ExamplesRequest::parse(message).map(Self)
     }
@@ -142,6 +147,8 @@ pub struct MultiInferenceRequest {
 }
 
 impl Request for MultiInferenceRequest {
+    const METHOD: Method = Method::MultiInference;
+
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         let mut request =
             Self { nobody: ModelSpec::default(), tasks: Vec::new(), input: Examples::default() };
@@ -158,6 +165,10 @@ impl Request for MultiInferenceRequest {
 
     fn spec(&self) -> Result<&ModelSpec> {
         Ok(self.tasks.first().map_or(&self.nobody, |task| &task.spec))
+    }
+
+    fn num_examples(&self) -> Option<usize> {
+        Some(self.input.examples.len())
     }
 
     fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
@@ -249,18 +260,23 @@ fn regression_result(values: &[f32]) -> Vec<u8> {
     result
 }
 
-/// Which request a record of a warm-up file holds.
+/// Answer the request that a record of a warm-up file holds, and count the run in `metrics`.
 ///
 /// # Errors
 /// UNIMPLEMENTED for a kind of record that cannot be replayed; what the request is answered.
-pub fn replay(handle: &ServableHandle, kind: i32, message: &Bytes) -> Result<Message> {
+pub fn replay(
+    handle: &ServableHandle,
+    kind: i32,
+    message: &Bytes,
+    metrics: Option<&Metrics>,
+) -> Result<Message> {
     use super::answer_here;
     use super::predict::PredictRequest;
     match kind {
-        2 => answer_here::<ClassificationRequest>(handle, message),
-        3 => answer_here::<RegressionRequest>(handle, message),
-        4 => answer_here::<MultiInferenceRequest>(handle, message),
-        6 => answer_here::<PredictRequest>(handle, message),
+        2 => answer_here::<ClassificationRequest>(handle, message, metrics),
+        3 => answer_here::<RegressionRequest>(handle, message, metrics),
+        4 => answer_here::<MultiInferenceRequest>(handle, message, metrics),
+        6 => answer_here::<PredictRequest>(handle, message, metrics),
         _ => Err(Status::unimplemented(format!("Unsupported log_type for warmup: {kind}"))),
     }
 }

@@ -8,13 +8,16 @@ pub mod examples;
 pub mod predict;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::app::App;
+use crate::inference::predict as predict_request;
+use crate::metrics::{Exchange, Method, Metrics, Protocol, Stage};
 use crate::servable::RunOptions;
 use crate::serving_map::{ModelSpec, ServableHandle};
-use crate::status::{Code, Result, Status};
+use crate::status::{code, Code, Result, Status};
 use crate::tensor::Tensor;
 use crate::wire::{Malformed, Message};
 
@@ -37,6 +40,8 @@ pub struct Rules {
 
 /// A request of one method, taken apart.
 pub trait Request: Sized + Send + 'static {
+    const METHOD: Method;
+
     /// # Errors
     /// When the bytes are not the message.
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed>;
@@ -46,6 +51,11 @@ pub trait Request: Sized + Send + 'static {
     /// # Errors
     /// INVALID_ARGUMENT when none is.
     fn spec(&self) -> Result<&ModelSpec>;
+
+    /// How many examples there are, where that is counted.
+    fn num_examples(&self) -> Option<usize> {
+        None
+    }
 
     /// # Errors
     /// What is wrong with the request, given the version that it is for.
@@ -64,8 +74,24 @@ pub async fn answer<R: Request>(
     message: Bytes,
     options: RunOptions,
 ) -> Result<Message> {
+    let mut exchange = app.metrics.exchange(R::METHOD, Protocol::Grpc);
+    let answered = answer_counted::<R>(app, message, options, &mut exchange).await;
+    exchange.finish(code(&answered));
+    answered
+}
+
+async fn answer_counted<R: Request>(
+    app: &Arc<App>,
+    message: Bytes,
+    options: RunOptions,
+    exchange: &mut Exchange<'_>,
+) -> Result<Message> {
     let request = R::parse(&message).map_err(|Malformed| unparsable())?;
-    let handle = app.map.resolve(request.spec()?)?;
+    exchange.names(request.spec().map_or("", |spec| &spec.name));
+    let spec = request.spec()?;
+    let handle = app.map.resolve(spec)?;
+    exchange.resolved(&handle, signature_name::<R>(spec));
+    let num_examples = request.num_examples();
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
         as_tensor_content: app.options.enable_serialization_as_tensor_content,
@@ -77,19 +103,44 @@ pub async fn answer<R: Request>(
         request.prepare(&handle, rules)?
     };
     let Prepared { feeds, fetches, respond } = prepared;
-    let outputs = app.run(handle.clone(), feeds, fetches, options).await?;
-    respond(&handle, &outputs)
+    exchange.ended(Stage::Decode);
+    if let Some(count) = num_examples {
+        exchange.has_examples(count);
+    }
+    let outputs = app.run(handle.clone(), feeds, fetches, options, exchange).await?;
+    let answer = respond(&handle, &outputs);
+    exchange.ended(Stage::Encode);
+    answer
+}
+
+/// The signature that a request is for; one for several signatures is for none.
+fn signature_name<R: Request>(spec: &ModelSpec) -> &str {
+    match R::METHOD {
+        Method::MultiInference => "",
+        _ => predict_request::signature_name(&spec.signature_name),
+    }
 }
 
 /// Answer a serialized request with a version that need not be served, on the calling thread;
-/// which model the request names does not matter.
+/// which model the request names matters to `metrics` only, where the run is counted.
 ///
 /// # Errors
 /// As [`answer`].
-pub fn answer_here<R: Request>(handle: &ServableHandle, message: &Bytes) -> Result<Message> {
+pub fn answer_here<R: Request>(
+    handle: &ServableHandle,
+    message: &Bytes,
+    metrics: Option<&Metrics>,
+) -> Result<Message> {
     let request = R::parse(message).map_err(|Malformed| unparsable())?;
+    let model =
+        metrics.map(|metrics| metrics.models.get(request.spec().map_or("", |spec| &spec.name)));
     let Prepared { feeds, fetches, respond } = request.prepare(handle, Rules::default())?;
-    respond(handle, &handle.servable.run(feeds, &fetches, RunOptions::default())?)
+    let began = Instant::now();
+    let outputs = handle.servable.run(feeds, &fetches, RunOptions::default())?;
+    if let Some(model) = model {
+        model.record_run(R::METHOD, began.elapsed());
+    }
+    respond(handle, &outputs)
 }
 
 /// The answer to bytes that are not the message the method takes.

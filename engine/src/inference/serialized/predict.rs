@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{missing_spec, Prepared, Request, Rules};
 use crate::inference::predict::{self, Input};
 use crate::inference::spec;
+use crate::metrics::Method;
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::Result;
 use crate::tensor::proto::{self, Encoder, Encoding};
@@ -39,6 +40,8 @@ impl Input for SerializedTensor<'_> {
 }
 
 impl Request for PredictRequest {
+    const METHOD: Method = Method::Predict;
+
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         let mut request = Self { message: message.clone(), ..Self::default() };
         let mut reader = Reader::new(message);

@@ -1,0 +1,136 @@
+//! Our own page: by version and signature, in seconds, with help.
+//!
+//! What a version counted is read from the version, so it is gone when the version is. Nothing
+//! that a client chooses becomes a label.
+
+use super::process;
+use crate::app::App;
+use crate::inference::model_status::STATES;
+use crate::metrics::text::Page;
+use crate::metrics::{Codes, Method, Protocol, RequestSeries, Stage};
+
+const COUNTER: &str = "counter";
+const GAUGE: &str = "gauge";
+const HISTOGRAM: &str = "histogram";
+
+const REQUESTS: &str = "servable_requests_total";
+const DURATION: &str = "servable_request_duration_seconds";
+const IN_FLIGHT: &str = "servable_requests_in_flight";
+const QUEUE: &str = "servable_compute_queue_depth";
+const READY: &str = "servable_ready";
+const STATE: &str = "servable_model_version_state";
+const INFO: &str = "servable_info";
+
+/// The last state, in which a version is no more.
+const END: i32 = 50;
+
+pub fn page(app: &App) -> String {
+    let mut page = Page::default();
+    page.declare(INFO, GAUGE, Some("The server's version."));
+    page.sample(INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.declare(
+        READY,
+        GAUGE,
+        Some("1 if every model was available and the server is not stopping."),
+    );
+    page.sample(READY, &[], u8::from(app.is_ready()));
+    states(&mut page, app);
+    requests(&mut page, app);
+    page.declare(IN_FLIGHT, GAUGE, Some("Requests that are being answered."));
+    for protocol in Protocol::ALL {
+        let in_flight = app.metrics.in_flight(protocol);
+        page.sample(IN_FLIGHT, &[("protocol", protocol.name())], in_flight);
+    }
+    page.declare(QUEUE, GAUGE, Some("Work that waits for a compute thread."));
+    page.sample(QUEUE, &[], app.compute.queue_depth());
+    process::write(&mut page);
+    page.finish()
+}
+
+fn states(page: &mut Page, app: &App) {
+    page.declare(
+        STATE,
+        GAUGE,
+        Some("1 for the state that a version is in; versions that ended have none."),
+    );
+    for (model, status) in app.states.all() {
+        let state = STATES.iter().find(|(number, _)| *number == status.state);
+        let Some((_, state)) = state.filter(|(number, _)| *number != END) else { continue };
+        let version = status.version.to_string();
+        page.sample(STATE, &[("model", &model), ("version", &version), ("state", state)], 1);
+    }
+}
+
+fn requests(page: &mut Page, app: &App) {
+    let snapshot = app.map.snapshot();
+    let mut versions: Vec<_> =
+        snapshot.models.values().flat_map(|model| model.versions.values()).collect();
+    versions.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
+    let mut series = Vec::new();
+    for handle in versions {
+        let version = handle.version.to_string();
+        series.extend(handle.series.all().into_iter().map(|s| (&handle.name, version.clone(), s)));
+    }
+
+    let count = |page: &mut Page, labels: [(&str, &str); 5], codes: &Codes| {
+        let [model, version, signature, method, protocol] = labels;
+        for (code, count) in codes.counted() {
+            let labels = [model, version, signature, method, protocol, ("code", code.name())];
+            page.sample(REQUESTS, &labels, count);
+        }
+    };
+    page.declare(
+        REQUESTS,
+        COUNTER,
+        Some("Requests that were answered, by canonical code; model and version are empty when none was found."),
+    );
+    for (model, version, series) in &series {
+        count(page, labels(model, version, series), &series.codes);
+    }
+    for protocol in Protocol::ALL {
+        for method in Method::ALL {
+            let labels = [
+                ("model", ""),
+                ("version", ""),
+                ("signature", ""),
+                ("method", method.name()),
+                ("protocol", protocol.name()),
+            ];
+            count(page, labels, app.metrics.unresolved(method, protocol));
+        }
+    }
+
+    page.declare(
+        DURATION,
+        HISTOGRAM,
+        Some("Time to answer requests with success, from the whole request to the whole answer: the total, and stages of it."),
+    );
+    for (model, version, series) in &series {
+        if series.total.is_empty() {
+            continue;
+        }
+        let [model, version, signature, method, protocol] = labels(model, version, series);
+        let mut write = |stage, histogram| {
+            let labels = [model, version, signature, method, protocol, ("stage", stage)];
+            page.histogram(DURATION, &labels, histogram, |sum| sum.to_string());
+        };
+        write("total", &series.total);
+        for (stage, histogram) in Stage::ALL.iter().zip(&series.stages) {
+            write(stage.name(), histogram);
+        }
+    }
+}
+
+fn labels<'l>(
+    model: &'l str,
+    version: &'l str,
+    series: &'l RequestSeries,
+) -> [(&'l str, &'l str); 5] {
+    [
+        ("model", model),
+        ("version", version),
+        ("signature", &series.signature_name),
+        ("method", series.method.name()),
+        ("protocol", series.protocol.name()),
+    ]
+}
