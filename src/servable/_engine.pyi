@@ -49,13 +49,15 @@ class Servable:
     def signature_def_map(self) -> bytes:
         """Serialized tensorflow.serving.SignatureDefMap of the version."""
 
-    def replay(self, log_type: int, request: bytes) -> bytes:
+    def replay(
+        self, log_type: int, request: bytes, engine: Engine | None = None
+    ) -> bytes:
         """
         Run one serialized request on the calling thread; for warm-up and tests.
 
         log_type is the field of PredictionLog that holds such requests: 2 classify,
         3 regress, 4 multi-inference, 6 predict.  The model name and version in the
-        request are ignored.
+        request are ignored.  The run counts in engine's metrics.
 
         Raises:
             EngineError: UNIMPLEMENTED for another log_type, or what the request would
@@ -164,6 +166,18 @@ class Engine:
         Stop accepting, finish what is in flight for up to grace_s seconds, close.
 
         Returns whether everything had finished.  Blocks.
+        """
+
+    def record_warmup(
+        self, path: str, status: str, records: int, latency_s: float
+    ) -> None:
+        """
+        Count the warm-up of what was loaded from path.
+
+        status is "OK" or an error's text, records how many were read.
+
+        Raises:
+            ValueError: latency_s is negative or no number.
         """
 
     def metrics(self) -> str:

@@ -304,7 +304,8 @@ class Server:
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:
             return platform_factory(name)(self._options)
-        from servable.platforms import tensorflow  # noqa: PLC0415 - not always needed
+        # Not always needed.
+        from servable.platforms import tensorflow, warmup  # noqa: PLC0415
 
         config = self._tensorflow
         if config is None:
@@ -317,6 +318,13 @@ class Server:
             config.session_config,
             config.saved_model_tags,
             config.batching.check_model if config.batching else lambda: None,
+            warmup.ModelWarmup(
+                self._running_engine(),
+                config.num_request_iterations_for_warmup,
+                config.num_model_warmup_threads,
+            )
+            if config.enable_model_warmup
+            else None,
         )
 
     def _running_engine(self) -> Engine:

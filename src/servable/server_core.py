@@ -85,6 +85,11 @@ class Engine(Protocol):
     def stop(self, grace_s: float) -> bool:
         """See servable._engine.Engine."""
 
+    def record_warmup(
+        self, path: str, status: str, records: int, latency_s: float
+    ) -> None:
+        """See servable._engine.Engine."""
+
     def metrics(self) -> str:
         """See servable._engine.Engine."""
 

@@ -87,6 +87,11 @@ class FakeEngine:
         self.stopped_with = grace_s
         return True
 
+    def record_warmup(
+        self, path: str, status: str, records: int, latency_s: float
+    ) -> None:
+        pass
+
     def metrics(self) -> str:
         return "page"
 

@@ -395,15 +395,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.BOOL,
         default=True,
         help="Replay a version's recorded requests before it becomes available.",
-        inert="recorded requests are not replayed in this version",
-        behaves_as=False,
     ),
     Flag(
         "num_request_iterations_for_warmup",
         FlagType.INT32,
         0,
         "How often each recorded request is replayed; 0 means once.",
-        inert="recorded requests are not replayed in this version",
     ),
     Flag(
         "version",

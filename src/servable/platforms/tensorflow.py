@@ -36,6 +36,7 @@ from servable.platforms.unrestored_variables import (
     ObjectGraphModel,
     read_object_graph_model,
 )
+from servable.platforms.warmup import ModelWarmup
 
 if TYPE_CHECKING:
     from servable.platforms.object_loader import ObjectLoaderServable
@@ -129,6 +130,7 @@ class TensorFlowPlatform:
         session_config: a serialized tensorflow.ConfigProto.
         tags: name the graph to load.
         check: is called before each load, and raises what the load shall fail with.
+        warmup: replays what a SavedModel brings along; None: nothing is.
     """
 
     name = "tensorflow"
@@ -138,10 +140,12 @@ class TensorFlowPlatform:
         session_config: bytes,
         tags: Sequence[str],
         check: Callable[[], None] = lambda: None,
+        warmup: ModelWarmup | None = None,
     ) -> None:
         self._session_config = session_config
         self._tags = tuple(tags)
         self._check = check
+        self._warmup = warmup
         # Set once TensorFlow has made the threads that all sessions share.
         self._has_threads = threading.Event()
 
@@ -173,6 +177,11 @@ class TensorFlowPlatform:
             raise from_exception(error) from error
         self._has_threads.set()
         return OpenSavedModel(servable)
+
+    def warm_up(self, path: str, servable: _engine.Servable) -> None:
+        """Replay what comes with the SavedModel at *path*; fails as its requests do."""
+        if self._warmup is not None:
+            self._warmup.run(path, servable)
 
     def _open_in_python(self, path: str, model: ObjectGraphModel) -> OpenSavedModel:
         _logger.warning(
@@ -212,16 +221,22 @@ class SavedModelLoader:
 
     def load(self) -> None:
         """
-        Open the SavedModel, when all of its files are there.
+        Open the SavedModel, when all of its files are there, and warm it up.
 
         Raises:
             Unimplemented: It is a session bundle, the format before SavedModel.
             NotFound: It is no SavedModel, or has no graph with the tags.
             Unavailable: Some of its files are missing yet.
-            ServingError: TensorFlow cannot open it.
+            ServingError: TensorFlow cannot open it, or it cannot be warmed up.
         """
         _check_files(self._path)
-        self._opened = self._platform.open(self._path)
+        opened = self._platform.open(self._path)
+        try:
+            self._platform.warm_up(self._path, opened.servable)
+        except BaseException:
+            opened.close()
+            raise
+        self._opened = opened
 
     def servable(self) -> _engine.Servable:
         """Return what the engine runs."""
