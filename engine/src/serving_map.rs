@@ -53,6 +53,15 @@ impl ServableHandle {
         let _released = ReleaseSignal::new(released);
         Self { name, version, servable, series: VersionSeries::default(), _released }
     }
+
+    /// The name of a signature that exists, and `""` for any other.
+    pub fn known_signature<'n>(&self, name: &'n str) -> &'n str {
+        if self.servable.signatures().contains_key(name) {
+            name
+        } else {
+            ""
+        }
+    }
 }
 
 /// Tells whoever retires a servable that no handle of it is left.

@@ -4,16 +4,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder or file of `src`, and the modules of the crate it may name.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("status.rs", &[]),
     ("wire.rs", &[]),
     ("tensor", &["status", "tensor", "wire", "protos"]),
     ("servable", &["status", "tensor", "wire", "protos", "servable"]),
-    ("serving_map.rs", &["status", "tensor", "servable", "serving_map"]),
+    ("metrics", &["status", "metrics"]),
+    ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics"]),
     ("compute.rs", &["status"]),
     (
         "inference",
-        &["status", "tensor", "wire", "protos", "servable", "serving_map", "app", "inference"],
+        &[
+            "status",
+            "tensor",
+            "wire",
+            "protos",
+            "servable",
+            "serving_map",
+            "metrics",
+            "app",
+            "inference",
+        ],
     ),
     (
         "frontend",

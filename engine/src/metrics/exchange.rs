@@ -4,9 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::series::{Method, ModelSeries, Protocol, RequestSeries, Stage};
+use super::series::{Method, ModelSeries, Protocol, RequestSeries, Stage, VersionSeries};
 use super::Metrics;
-use crate::serving_map::ServableHandle;
 use crate::status::Code;
 
 /// Counts its request when it is dropped: as CANCELLED, unless [`Exchange::finish`] said otherwise.
@@ -58,11 +57,9 @@ impl<'m> Exchange<'m> {
         self.model = Some(self.metrics.models.get(model));
     }
 
-    /// Say which version answers. A signature counts for itself only when there is such a one.
-    pub fn resolved(&mut self, handle: &ServableHandle, signature_name: &str) {
-        let exists = handle.servable.signatures().contains_key(signature_name);
-        let signature_name = if exists { signature_name } else { "" };
-        self.version = Some(handle.series.get(self.method, self.protocol, signature_name));
+    /// Say which version answers, and for which of its signatures, `""` for none.
+    pub fn resolved(&mut self, version: &VersionSeries, signature_name: &str) {
+        self.version = Some(version.get(self.method, self.protocol, signature_name));
     }
 
     /// Say that a stage ended just now.

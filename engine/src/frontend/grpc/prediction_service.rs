@@ -64,7 +64,7 @@ fn counted_metadata(app: &App, message: Bytes, exchange: &mut Exchange<'_>) -> R
         return Err(Status::invalid_argument(format!("Metadata field {field} is not supported")));
     }
     let handle = app.map.resolve(&spec::from_message(requested))?;
-    exchange.resolved(&handle, "");
+    exchange.resolved(&handle.series, "");
     let signatures = prost_types::Any {
         type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".to_owned(),
         value: handle.servable.signature_def_map().to_vec(),

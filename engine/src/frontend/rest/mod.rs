@@ -234,7 +234,7 @@ impl Service {
             Action::Predict | Action::Classify | Action::Regress => {
                 // What is wrong with a request counts for the version that it is for.
                 if let Ok(handle) = self.app.map.resolve(&spec) {
-                    exchange.resolved(&handle, "");
+                    exchange.resolved(&handle.series, "");
                 }
                 match action {
                     Action::Classify => self.classify(spec, body, exchange).await?,
@@ -279,7 +279,7 @@ impl Service {
             })
             .await?;
         let Prepared { handle, signature_name, format, feeds, aliases, fetches } = prepared;
-        exchange.resolved(&handle, &signature_name);
+        exchange.resolved(&handle.series, &signature_name);
         exchange.ended(Stage::Decode);
         let outputs = self.app.run(handle, feeds, fetches, options, exchange).await?;
         if outputs.len() != aliases.len() {
@@ -321,7 +321,7 @@ impl Service {
     ) -> std::result::Result<Vec<u8>, Failure> {
         let options = self.run_options();
         let (handle, name, examples) = self.examples(spec, body).await?;
-        exchange.resolved(&handle, inference::signature_name(&name));
+        exchange.resolved(&handle.series, handle.known_signature(inference::signature_name(&name)));
         let check = self.app.options.enable_signature_method_name_check;
         let signature = classify::signature(handle.servable.signatures(), &name, check)?;
         let plan = classify::Plan::new(signature)?;
@@ -347,7 +347,7 @@ impl Service {
     ) -> std::result::Result<Vec<u8>, Failure> {
         let options = self.run_options();
         let (handle, name, examples) = self.examples(spec, body).await?;
-        exchange.resolved(&handle, inference::signature_name(&name));
+        exchange.resolved(&handle.series, handle.known_signature(inference::signature_name(&name)));
         let check = self.app.options.enable_signature_method_name_check;
         let signature = regress::signature(handle.servable.signatures(), &name, check)?;
         let plan = regress::Plan::new(signature)?;
@@ -375,7 +375,7 @@ impl Service {
 
     fn metadata(&self, spec: &ModelSpec, exchange: &mut Exchange<'_>) -> Result<Vec<u8>> {
         let handle = self.app.map.resolve(spec)?;
-        exchange.resolved(&handle, "");
+        exchange.resolved(&handle.series, "");
         let mut out = b"{\n\"model_spec\":{\n \"name\": ".to_vec();
         write_string(&mut out, spec.name.as_bytes());
         out.extend_from_slice(b",\n \"version\": \"");

@@ -90,7 +90,7 @@ async fn answer_counted<R: Request>(
     exchange.names(request.spec().map_or("", |spec| &spec.name));
     let spec = request.spec()?;
     let handle = app.map.resolve(spec)?;
-    exchange.resolved(&handle, signature_name::<R>(spec));
+    exchange.resolved(&handle.series, handle.known_signature(signature_name::<R>(spec)));
     let num_examples = request.num_examples();
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
@@ -150,4 +150,100 @@ pub fn unparsable() -> Status {
 
 fn missing_spec() -> Status {
     Status::invalid_argument("Missing ModelSpec")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use prost::Message as _;
+
+    use super::examples::{MultiInferenceRequest, RegressionRequest};
+    use super::*;
+    use crate::app::Options;
+    use crate::protos::tensorflow::serving as proto;
+    use crate::servable::{Servable, Signature, Signatures, TensorInfo};
+    use crate::serving_map::{Model, Released, Snapshot};
+    use crate::tensor::{Buffer, DType};
+
+    /// Regresses every example to zero.
+    struct Zero(Signatures, Bytes);
+
+    impl Servable for Zero {
+        fn signatures(&self) -> &Signatures {
+            &self.0
+        }
+
+        fn signature_def_map(&self) -> &Bytes {
+            &self.1
+        }
+
+        fn run(
+            &self,
+            feeds: Vec<(String, Tensor)>,
+            _: &[String],
+            _: RunOptions,
+        ) -> Result<Vec<Tensor>> {
+            let shape = feeds[0].1.shape().to_vec();
+            let count = feeds[0].1.num_elements();
+            Ok(vec![Tensor::dense(DType::Float, shape, Buffer::zeroed(count * 4))])
+        }
+    }
+
+    fn app() -> Arc<App> {
+        let info = |name: &str, dtype: DType| TensorInfo {
+            name: name.to_owned(),
+            dtype: dtype.number(),
+            shape: None,
+        };
+        let signature = Signature {
+            inputs: [("inputs".to_owned(), info("x:0", DType::String))].into(),
+            outputs: [("outputs".to_owned(), info("y:0", DType::Float))].into(),
+            method_name: "tensorflow/serving/regress".to_owned(),
+            ..Signature::default()
+        };
+        let servable = Zero([("serving_default".to_owned(), signature)].into(), Bytes::new());
+        let handle =
+            ServableHandle::new("m".to_owned(), 1, Arc::new(servable), &Released::default());
+        let mut model = Model::default();
+        model.versions.insert(1, Arc::new(handle));
+        let app = Arc::new(App::new(Options::default()));
+        app.publish(Snapshot { models: [("m".to_owned(), model)].into() });
+        app
+    }
+
+    fn ask<R: Request>(app: &Arc<App>, message: Vec<u8>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answered = answer::<R>(app, message.into(), RunOptions::default());
+        runtime.block_on(answered).unwrap();
+    }
+
+    #[test]
+    fn only_multi_inference_counts_its_examples() {
+        let app = app();
+        let model_spec =
+            || Some(proto::ModelSpec { name: "m".to_owned(), ..proto::ModelSpec::default() });
+        let examples = vec![Default::default(); 3];
+        let input = proto::Input {
+            kind: Some(proto::input::Kind::ExampleList(proto::ExampleList { examples })),
+        };
+        let regression =
+            proto::RegressionRequest { model_spec: model_spec(), input: Some(input.clone()) };
+        let task = proto::InferenceTask {
+            model_spec: model_spec(),
+            method_name: "tensorflow/serving/regress".to_owned(),
+        };
+        let inference = proto::MultiInferenceRequest { tasks: vec![task], input: Some(input) };
+        let model = app.metrics.models.get("m");
+
+        ask::<RegressionRequest>(&app, regression.encode_to_vec());
+        assert_eq!(model.examples.load(Ordering::Relaxed), 0);
+        ask::<MultiInferenceRequest>(&app, inference.encode_to_vec());
+
+        assert_eq!(model.examples.load(Ordering::Relaxed), 3);
+        // TensorFlow Serving counts requests of the other three methods only.
+        assert_eq!(model.codes.counted().collect::<Vec<_>>(), [(Code::Ok, 1)]);
+        let runs: Vec<&str> = model.runtimes().map(|(api, _)| api).collect();
+        assert_eq!(runs, ["Regress", "MultiInference"]);
+    }
 }
