@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", required=True, help="the command to start")
     parser.add_argument("--only", help="areas to replay, separated by commas")
-    parser.add_argument("--jobs", default="3", help="servers at one time")
+    parser.add_argument("--jobs", default="2", help="servers at one time")
     args = parser.parse_args()
     replay = RECORDINGS / "replay.py"
     if not replay.is_file():

@@ -59,7 +59,7 @@ impl Server {
         let options = &self.app.options;
         let failed =
             |error: &dyn std::fmt::Display| Status::invalid_argument(format!("{FAILED}: {error}"));
-        let tls = tls::acceptor(options, &[b"h2"])?;
+        let tls = tls::acceptor(options, &[b"h2"]).map_err(|status| failed(&status.message))?;
         let mut port = None;
         let tcp = match options.grpc_port {
             None => None,
