@@ -122,22 +122,23 @@ impl App {
         options: RunOptions,
         exchange: &mut Exchange<'_>,
     ) -> Result<Vec<Tensor>> {
-        let queued = Instant::now();
-        let is_quick = handle.servable.is_quick(&feeds, &fetches);
+        // What is quick begins where the request was decoded.
+        let at_once = handle.servable.is_quick(&feeds, &fetches).then(|| exchange.lap());
         let run = move || {
-            let began = Instant::now();
+            let began = at_once.unwrap_or_else(Instant::now);
             let outputs = handle.servable.run(feeds, &fetches, options)?;
-            Ok((outputs, Run { queued, began, ended: Instant::now() }))
+            Ok((outputs, Run { began, ended: Instant::now() }))
         };
         let ran = match options.deadline {
-            _ if is_quick => run(),
+            _ if at_once.is_some() => run(),
             None => self.compute.run(run).await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), self.compute.run(run))
                 .await
                 .unwrap_or_else(|_| Err(deadline_exceeded())),
         };
         let (outputs, run) = ran?;
-        exchange.ran(run);
+        let resumed = if at_once.is_some() { run.ended } else { Instant::now() };
+        exchange.ran(run, resumed);
         Ok(outputs)
     }
 }

@@ -1,6 +1,5 @@
 //! One request while it is answered: what it is for, how far it is, how it ended.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,20 +18,21 @@ pub struct Exchange<'m> {
     stages: [Duration; Stage::ALL.len()],
     model: Option<Arc<ModelSeries>>,
     version: Option<Arc<RequestSeries>>,
+    /// Whether the last stage has ended.
+    is_encoded: bool,
     code: Code,
 }
 
 /// When a run was begun and ended by the thread that did it.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    pub queued: Instant,
     pub began: Instant,
     pub ended: Instant,
 }
 
 impl<'m> Exchange<'m> {
     pub(super) fn new(metrics: &'m Metrics, method: Method, protocol: Protocol) -> Self {
-        metrics.in_flight[protocol as usize].fetch_add(1, Ordering::Relaxed);
+        metrics.count_in_flight(protocol, 1);
         let now = Instant::now();
         Self {
             metrics,
@@ -43,6 +43,7 @@ impl<'m> Exchange<'m> {
             stages: Default::default(),
             model: None,
             version: None,
+            is_encoded: false,
             code: Code::Cancelled,
         }
     }
@@ -67,14 +68,20 @@ impl<'m> Exchange<'m> {
         let now = Instant::now();
         self.stages[stage as usize] += now - self.lap;
         self.lap = now;
+        self.is_encoded = stage == Stage::Encode;
     }
 
-    /// Say that the servable ran, with success.
-    pub fn ran(&mut self, run: Run) {
-        self.stages[Stage::Queue as usize] += run.began - run.queued;
+    /// When the last stage ended.
+    pub fn lap(&self) -> Instant {
+        self.lap
+    }
+
+    /// Say that the servable ran, with success, and when this request went on after it.
+    pub fn ran(&mut self, run: Run, resumed: Instant) {
+        self.stages[Stage::Queue as usize] += run.began - self.lap;
         let time = run.ended - run.began;
         self.stages[Stage::Run as usize] += time;
-        self.lap = Instant::now();
+        self.lap = resumed;
         if let Some(model) = &self.model {
             model.record_run(self.method, time);
         }
@@ -95,8 +102,9 @@ impl<'m> Exchange<'m> {
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         let Self { metrics, method, protocol, code, .. } = *self;
-        let total = self.began.elapsed();
-        metrics.in_flight[protocol as usize].fetch_sub(1, Ordering::Relaxed);
+        metrics.count_in_flight(protocol, -1);
+        // Looking at the clock is what counting costs most.
+        let total = if self.is_encoded { self.lap - self.began } else { self.began.elapsed() };
         let is_counted_there = match protocol {
             Protocol::Rest => true,
             Protocol::Grpc => {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use super::sharded::Sharded;
 use super::text;
 
 /// The buckets of a kind of histogram: upper limits, and how they are written.
@@ -66,22 +67,33 @@ pub static STAGE: LazyLock<Limits> = LazyLock::new(|| Limits::seconds(&[100, 200
 /// How often what was recorded lay between which limits, and the sum of it all.
 pub struct Histogram {
     limits: &'static Limits,
+    shards: Sharded<Shard>,
+}
+
+struct Shard {
     /// One for each limit, and one for what is above the last.
     buckets: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
 
+impl Shard {
+    fn new(limits: &Limits) -> Self {
+        let buckets = (0..=limits.bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { buckets, sum: AtomicU64::new(0) }
+    }
+}
+
 impl Histogram {
     pub fn new(limits: &'static Limits) -> Self {
-        let buckets = (0..=limits.bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { limits, buckets, sum: AtomicU64::new(0) }
+        Self { limits, shards: Sharded::default() }
     }
 
     /// Count a value, in the unit of the limits. One that equals a limit is below it.
     pub fn record(&self, value: u64) {
         let at = self.limits.bounds.partition_point(|&bound| bound < value);
-        self.buckets[at].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(value, Ordering::Relaxed);
+        let shard = self.shards.here(|| Shard::new(self.limits));
+        shard.buckets[at].fetch_add(1, Ordering::Relaxed);
+        shard.sum.fetch_add(value, Ordering::Relaxed);
     }
 
     pub fn record_time(&self, time: Duration) {
@@ -89,15 +101,16 @@ impl Histogram {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.buckets.iter().all(|bucket| bucket.load(Ordering::Relaxed) == 0)
+        self.shards.all().next().is_none()
     }
 
     /// The name of each limit, and how many values are at most that; the last is everything.
     pub fn cumulative(&self) -> impl Iterator<Item = (&str, u64)> {
         let names = self.limits.names.iter().map(String::as_str).chain(["+Inf"]);
         let mut total = 0;
-        names.zip(&self.buckets).map(move |(name, bucket)| {
-            total += bucket.load(Ordering::Relaxed);
+        names.enumerate().map(move |(at, name)| {
+            let shards = self.shards.all();
+            total += shards.map(|shard| shard.buckets[at].load(Ordering::Relaxed)).sum::<u64>();
             (name, total)
         })
     }
@@ -105,7 +118,8 @@ impl Histogram {
     /// In the unit that is shown.
     #[allow(clippy::cast_precision_loss)]
     pub fn sum(&self) -> f64 {
-        self.sum.load(Ordering::Relaxed) as f64 / self.limits.unit
+        let sums = self.shards.all().map(|shard| shard.sum.load(Ordering::Relaxed));
+        sums.sum::<u64>() as f64 / self.limits.unit
     }
 }
 

@@ -7,6 +7,7 @@
 mod exchange;
 mod histogram;
 mod series;
+mod sharded;
 pub mod text;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +23,7 @@ use self::histogram::{BATCH_SIZES, LATENCY, QUEUING};
 pub use self::series::{
     Codes, Method, ModelSeries, Models, Protocol, RequestSeries, Stage, VersionSeries,
 };
+use self::sharded::Sharded;
 
 /// Everything that is counted, but for what belongs to a version and goes with it.
 #[derive(Default)]
@@ -30,7 +32,7 @@ pub struct Metrics {
     pub warmups: Warmups,
     pub batching: Batching,
     /// By protocol.
-    in_flight: [AtomicI64; Protocol::ALL.len()],
+    in_flight: [Sharded<AtomicI64>; Protocol::ALL.len()],
     /// Requests that no version answered, by protocol and method.
     unresolved: [[Codes; Method::ALL.len()]; Protocol::ALL.len()],
 }
@@ -42,7 +44,14 @@ impl Metrics {
     }
 
     pub fn in_flight(&self, protocol: Protocol) -> i64 {
-        self.in_flight[protocol as usize].load(Ordering::Relaxed)
+        let counts = self.in_flight[protocol as usize].all();
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A request may begin on one thread and end on another: only the sum means something.
+    fn count_in_flight(&self, protocol: Protocol, change: i64) {
+        let counts = &self.in_flight[protocol as usize];
+        counts.here(AtomicI64::default).fetch_add(change, Ordering::Relaxed);
     }
 
     pub fn unresolved(&self, method: Method, protocol: Protocol) -> &Codes {

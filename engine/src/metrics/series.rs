@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::histogram::{Histogram, DURATION, EXAMPLES, LATENCY, STAGE};
+use super::sharded::Sharded;
 use crate::status::Code;
 
 /// What was asked for, in the words of the gRPC API.
@@ -96,19 +97,25 @@ impl Stage {
 
 /// A count for each canonical code.
 #[derive(Default)]
-pub struct Codes([AtomicU64; 17]);
+pub struct Codes(Sharded<[AtomicU64; CODES]>);
+
+const CODES: usize = 17;
 
 impl Codes {
     pub fn count(&self, code: Code) {
-        self.0[code as usize].fetch_add(1, Ordering::Relaxed);
+        self.0.here(Default::default)[code as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Code and count, of those that were counted.
-    pub fn counted(&self) -> impl Iterator<Item = (Code, u64)> + '_ {
-        self.0.iter().zip(0..).filter_map(|(count, number)| {
-            let count = count.load(Ordering::Relaxed);
-            (count > 0).then(|| (Code::from_number(number), count))
-        })
+    pub fn counted(&self) -> impl Iterator<Item = (Code, u64)> {
+        let mut counts = [0; CODES];
+        for shard in self.0.all() {
+            for (total, count) in counts.iter_mut().zip(shard) {
+                *total += count.load(Ordering::Relaxed);
+            }
+        }
+        let numbered = counts.into_iter().zip(0..).filter(|(count, _)| *count > 0);
+        numbered.map(|(count, number)| (Code::from_number(number), count))
     }
 }
 
@@ -288,7 +295,11 @@ pub struct RequestSeries {
 
 /// All series of one version; they go when it does.
 #[derive(Default)]
-pub struct VersionSeries(RwLock<Vec<Arc<RequestSeries>>>);
+pub struct VersionSeries {
+    /// Read by requests, replaced when one is added.
+    all: ArcSwap<Vec<Arc<RequestSeries>>>,
+    adding: Mutex<()>,
+}
 
 impl VersionSeries {
     /// The series of requests for a signature that exists, or for `""`.
@@ -307,26 +318,30 @@ impl VersionSeries {
             });
             found.cloned()
         };
-        let found = find(&self.0.read());
-        found.unwrap_or_else(|| {
-            let mut all = self.0.write();
-            find(&all).unwrap_or_else(|| {
-                let series = Arc::new(RequestSeries {
-                    method,
-                    protocol,
-                    signature_name: signature_name.to_owned(),
-                    codes: Codes::default(),
-                    total: Histogram::new(&DURATION),
-                    stages: std::array::from_fn(|_| Histogram::new(&STAGE)),
-                });
-                all.push(series.clone());
-                series
-            })
-        })
+        if let Some(series) = find(&self.all.load()) {
+            return series;
+        }
+        let _adding = self.adding.lock();
+        let mut all = Vec::clone(&self.all.load());
+        // Another thread may have added it meanwhile.
+        if let Some(series) = find(&all) {
+            return series;
+        }
+        let series = Arc::new(RequestSeries {
+            method,
+            protocol,
+            signature_name: signature_name.to_owned(),
+            codes: Codes::default(),
+            total: Histogram::new(&DURATION),
+            stages: std::array::from_fn(|_| Histogram::new(&STAGE)),
+        });
+        all.push(series.clone());
+        self.all.store(Arc::new(all));
+        series
     }
 
-    pub fn all(&self) -> Vec<Arc<RequestSeries>> {
-        self.0.read().clone()
+    pub fn all(&self) -> Arc<Vec<Arc<RequestSeries>>> {
+        self.all.load_full()
     }
 }
 

@@ -69,7 +69,8 @@ fn requests(page: &mut Page, app: &App) {
     let mut series = Vec::new();
     for handle in versions {
         let version = handle.version.to_string();
-        series.extend(handle.series.all().into_iter().map(|s| (&handle.name, version.clone(), s)));
+        let all = handle.series.all();
+        series.extend(all.iter().map(|one| (&handle.name, version.clone(), one.clone())));
     }
 
     let count = |page: &mut Page, labels: [(&str, &str); 5], codes: &Codes| {
