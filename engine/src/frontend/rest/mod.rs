@@ -204,10 +204,10 @@ impl Service {
     ) -> std::result::Result<Reply, Failure> {
         if method == Method::Options {
             exchange.names("");
-            return match head.has_origin {
-                true => Ok(Reply::empty(200)),
-                false => Err(Failure::Silent(Code::FailedPrecondition)),
-            };
+            if head.has_origin {
+                return Ok(Reply::empty(200));
+            }
+            return Err(Failure::Silent(Code::FailedPrecondition));
         }
         let Route { action, name, version } = match url::route(method, target) {
             Ok(route) => route,

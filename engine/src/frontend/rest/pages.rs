@@ -19,9 +19,12 @@ pub fn pages(app: &Arc<App>) -> HashMap<String, Page> {
     add("/healthz", Arc::new(|_| Reply::new(200, TEXT, b"ok\n".to_vec())));
     add(
         "/readyz",
-        Arc::new(move |_| match probed.is_ready() {
-            true => Reply::new(200, TEXT, b"ok\n".to_vec()),
-            false => Reply::new(503, TEXT, b"not ready\n".to_vec()),
+        Arc::new(move |_| {
+            if probed.is_ready() {
+                Reply::new(200, TEXT, b"ok\n".to_vec())
+            } else {
+                Reply::new(503, TEXT, b"not ready\n".to_vec())
+            }
         }),
     );
     let path = &app.options.metrics_path;

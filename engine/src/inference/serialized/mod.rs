@@ -223,7 +223,7 @@ mod tests {
         let app = app();
         let model_spec =
             || Some(proto::ModelSpec { name: "m".to_owned(), ..proto::ModelSpec::default() });
-        let examples = vec![Default::default(); 3];
+        let examples = vec![crate::protos::tensorflow::Example::default(); 3];
         let input = proto::Input {
             kind: Some(proto::input::Kind::ExampleList(proto::ExampleList { examples })),
         };
