@@ -50,8 +50,13 @@ impl ServableHandle {
         servable: Arc<dyn Servable>,
         released: &Released,
     ) -> Self {
-        let _released = ReleaseSignal::new(released);
-        Self { name, version, servable, series: VersionSeries::default(), _released }
+        Self {
+            name,
+            version,
+            servable,
+            series: VersionSeries::default(),
+            _released: ReleaseSignal::new(released),
+        }
     }
 
     /// The name of a signature that exists, and `""` for any other.

@@ -697,7 +697,7 @@ const LONG_TENS: [u64; 16] = {
 fn up_to_fifteen_digits(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
     const ONES: u128 = u128::MAX / 255;
     let chunk = bytes.get(at..)?.first_chunk::<16>()?;
-    let digits = u128::from_le_bytes(*chunk) ^ (ONES * b'0' as u128);
+    let digits = u128::from_le_bytes(*chunk) ^ (ONES * u128::from(b'0'));
     // The high bit of each byte that is above nine.
     let others = (((digits & (ONES * 0x7F)) + ONES * 0x76) | digits) & (ONES * 0x80);
     let count = (others.trailing_zeros() / 8) as usize;
