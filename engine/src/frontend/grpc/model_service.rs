@@ -108,3 +108,31 @@ fn status(app: &App, message: Bytes) -> Result<Message> {
         .collect();
     Ok(Message::from(&GetModelStatusResponse { model_version_status }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Options;
+    use crate::frontend::grpc::listener::Peer;
+
+    fn answer(peer: Peer, allow_remote_administration: bool) -> Code {
+        let app = App::new(Options { allow_remote_administration, ..Options::default() });
+        let call = Call { peer, ..Call::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answer = runtime.block_on(reload(&app, Bytes::new(), call));
+        answer.err().map_or(Code::Ok, |status| status.code)
+    }
+
+    #[test]
+    fn models_are_changed_by_peers_that_may_and_by_no_others() {
+        let remote = Peer::default();
+        let local = Peer { is_local: true, ..remote };
+        let certified = Peer { is_certified: true, ..remote };
+
+        assert_eq!(answer(remote, false), Code::PermissionDenied);
+        // Whoever gets past that is told that an empty request is none.
+        for (peer, allowed) in [(local, false), (certified, false), (remote, true)] {
+            assert_eq!(answer(peer, allowed), Code::InvalidArgument, "{peer:?} {allowed}");
+        }
+    }
+}
