@@ -32,6 +32,8 @@ $(VENV)/.servable: $(BIN)/python pyproject.toml Cargo.toml Cargo.lock engine/Car
 
 $(VENV)/.dev: $(VENV)/.servable pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
+	# A client to test with.  It wants the package tensorflow, which tensorflow-cpu is by another name.
+	$(BIN)/python -m pip install --quiet --no-deps 'tensorflow-serving-api>=2.16,<3'
 	@touch $@
 
 .PHONY: install

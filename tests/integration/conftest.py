@@ -22,7 +22,11 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def half_plus_two(two: float = 2.0) -> bytes:
-    """Return a SavedModel of x / 2 + *two*, with echoes of some types."""
+    """
+    Return a SavedModel of x / 2 + *two*, with echoes of some types.
+
+    Signatures `regress` and `classify` take the feature x of examples.
+    """
     model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
     meta_graph = model.meta_graphs.add()
     meta_graph.meta_info_def.tags.append("serve")
@@ -39,15 +43,42 @@ def half_plus_two(two: float = 2.0) -> bytes:
         info.tensor_shape.dim.add(size=-1)
         meta_graph.signature_def[signature].method_name = "tensorflow/serving/predict"
 
+    def constant(name: str, value: object, dtype: str = "float32") -> None:
+        tensor = make_tensor_proto(value, dtype)
+        node(name, "Const", number=tensor.dtype, dtype="dtype")
+        graph.node[-1].attr["value"].tensor.MergeFromString(tensor.SerializeToString())
+
+    def halve_plus_two(x: str, y: str) -> None:
+        node(f"{y}_halved", "Mul", x, "half", number=types_pb2.DT_FLOAT)
+        node(y, "AddV2", f"{y}_halved", "two", number=types_pb2.DT_FLOAT)
+
     node("x", "Placeholder", number=types_pb2.DT_FLOAT, dtype="dtype")
-    for name, value in (("half", 0.5), ("two", two)):
-        node(name, "Const", number=types_pb2.DT_FLOAT, dtype="dtype")
-        proto = make_tensor_proto(value, "float32").SerializeToString()
-        graph.node[-1].attr["value"].tensor.MergeFromString(proto)
-    node("halved", "Mul", "x", "half", number=types_pb2.DT_FLOAT)
-    node("y", "AddV2", "halved", "two", number=types_pb2.DT_FLOAT)
+    constant("half", 0.5)
+    constant("two", two)
+    halve_plus_two("x", "y")
     tell("serving_default", "inputs", "x", "x", types_pb2.DT_FLOAT)
     tell("serving_default", "outputs", "y", "y", types_pb2.DT_FLOAT)
+
+    node("examples", "Placeholder", number=types_pb2.DT_STRING, dtype="dtype")
+    constant("names", [], "string")
+    constant("key", b"x", "string")
+    constant("default", [], "float32")
+    made = graph.node.add(
+        name="parsed",
+        op="ParseExample",
+        input=["examples", "names", "key", "default"],
+    )
+    made.attr["Nsparse"].i, made.attr["Ndense"].i = 0, 1
+    made.attr["sparse_types"].list.SetInParent()
+    made.attr["Tdense"].list.type.append(types_pb2.DT_FLOAT)
+    made.attr["dense_shapes"].list.shape.add().dim.add(size=1)
+    halve_plus_two("parsed", "score")
+    for method, output in (("regress", "outputs"), ("classify", "scores")):
+        tell(method, "inputs", "inputs", "examples", types_pb2.DT_STRING)
+        tell(method, "outputs", output, "score", types_pb2.DT_FLOAT)
+        name = f"tensorflow/serving/{method}"
+        meta_graph.signature_def[method].method_name = name
+
     for echoed in ("FLOAT", "STRING", "INT8", "HALF", "BOOL", "RESOURCE"):
         number = types_pb2.DataType.Value(f"DT_{echoed}")
         node(f"in_{echoed}", "Placeholder", number=number, dtype="dtype")
