@@ -1,7 +1,7 @@
 //! Classify: examples in, labels and scores out.
 
-use crate::inference::{examples, predict};
-use crate::servable::{Signature, Signatures};
+use crate::inference::examples;
+use crate::servable::Signature;
 use crate::status::{Result, Status};
 use crate::tensor::{shape_text, DType, Tensor};
 
@@ -9,37 +9,6 @@ pub const METHOD: &str = "tensorflow/serving/classify";
 
 const CLASSES: &str = "classes";
 const SCORES: &str = "scores";
-
-/// The signature to classify with, and its resolved name.
-///
-/// # Errors
-/// INVALID_ARGUMENT when there is none of that name, or it is not one to classify with.
-pub fn signature<'s>(
-    signatures: &'s Signatures,
-    requested: &str,
-    check_method: bool,
-) -> Result<&'s Signature> {
-    let signature = find(signatures, requested)?;
-    if check_method && signature.method_name != METHOD {
-        return Err(Status::invalid_argument(format!(
-            "Expected classification signature method_name to be {METHOD}. Was: {}",
-            signature.method_name
-        )));
-    }
-    Plan::new(signature)?;
-    Ok(signature)
-}
-
-/// The signature of that name, for any method that takes examples.
-///
-/// # Errors
-/// INVALID_ARGUMENT.
-pub(super) fn find<'s>(signatures: &'s Signatures, requested: &str) -> Result<&'s Signature> {
-    let name = predict::signature_name(requested);
-    signatures.get(name).ok_or_else(|| {
-        Status::invalid_argument(format!("No signature was found with the name: {name}"))
-    })
-}
 
 /// What to feed and fetch, by names in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,28 +176,9 @@ pub(super) mod tests {
                  \"classes\" or \"scores\". Signature was: TEXT",
             ),
         ] {
-            let signatures = [("serving_default".to_owned(), example_signature(inputs, outputs))];
-            let refused = message(signature(&signatures.into(), "", false));
+            let refused = message(Plan::new(&example_signature(inputs, outputs)));
             assert_eq!(refused, format!("INVALID_ARGUMENT: {expected}"));
         }
-    }
-
-    #[test]
-    fn the_method_counts_only_when_it_is_checked() {
-        let mut def = example_signature(&["inputs"], &["scores"]);
-        def.method_name = "other".to_owned();
-        let signatures: Signatures = [("s".to_owned(), def)].into();
-
-        assert!(signature(&signatures, "s", false).is_ok());
-        assert_eq!(
-            message(signature(&signatures, "s", true)),
-            "INVALID_ARGUMENT: Expected classification signature method_name to be \
-             tensorflow/serving/classify. Was: other"
-        );
-        assert_eq!(
-            message(signature(&signatures, "", true)),
-            "INVALID_ARGUMENT: No signature was found with the name: serving_default"
-        );
     }
 
     #[test]

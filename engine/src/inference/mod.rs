@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod examples;
+pub mod head;
 pub mod model_status;
 pub mod multi_inference;
 pub mod predict;

@@ -1,8 +1,7 @@
 //! MultiInference: several heads of one model, examples decoded and run once.
 
-use crate::inference::classify::{self, Classifications};
+use crate::inference::head::{Head, Inference, Method};
 use crate::inference::predict;
-use crate::inference::regress;
 use crate::servable::Signatures;
 use crate::serving_map::ModelSpec;
 use crate::status::{Result, Status};
@@ -12,18 +11,6 @@ use crate::tensor::Tensor;
 pub struct Task {
     pub spec: ModelSpec,
     pub method_name: String,
-}
-
-enum Head {
-    Classify(classify::Plan),
-    Regress(regress::Plan),
-}
-
-/// Result of one head.
-pub enum Inference<'t> {
-    Classify(Classifications<'t>),
-    /// The value of each example.
-    Regress(&'t [f32]),
 }
 
 /// What one run has to feed and fetch for all heads.
@@ -81,31 +68,19 @@ impl Plan {
                 "Requested signature not found in model graph: {name}"
             )));
         }
-        let (head, input, fetches) = match task.method_name.as_str() {
-            classify::METHOD => {
-                let signature = classify::signature(signatures, name, check_method)?;
-                let plan = classify::Plan::new(signature)?;
-                let (input, fetches) = (plan.input.clone(), plan.fetches());
-                (Head::Classify(plan), input, fetches)
-            }
-            regress::METHOD => {
-                let signature = regress::signature(signatures, name, check_method)?;
-                let plan = regress::Plan::new(signature)?;
-                let (input, fetches) = (plan.input.clone(), plan.fetches());
-                (Head::Regress(plan), input, fetches)
-            }
-            method => {
-                return Err(Status::unimplemented(format!(
-                    "Unsupported signature method_name: {method}"
-                )));
-            }
-        };
+        let method = Method::from_name(&task.method_name).ok_or_else(|| {
+            Status::unimplemented(format!(
+                "Unsupported signature method_name: {}",
+                task.method_name
+            ))
+        })?;
+        let head = Head::new(method, signatures, name, check_method)?;
         self.signature_names.push(name.to_owned());
-        self.heads.push(head);
-        add_once(&mut self.inputs, input);
-        for fetch in fetches {
+        add_once(&mut self.inputs, head.input().to_owned());
+        for fetch in head.fetches() {
             add_once(&mut self.fetches, fetch);
         }
+        self.heads.push(head);
         Ok(())
     }
 
@@ -123,15 +98,7 @@ impl Plan {
             let at = |fetch: &String| self.fetches.iter().position(|seen| seen == fetch);
             fetches.iter().filter_map(at).filter_map(|at| outputs.get(at)).collect()
         };
-        let infer = |head: &Head| match head {
-            Head::Classify(plan) => {
-                plan.classifications(count, &of(plan.fetches())).map(Inference::Classify)
-            }
-            Head::Regress(plan) => {
-                plan.regressions(count, &of(plan.fetches())).map(Inference::Regress)
-            }
-        };
-        self.heads.iter().map(infer).collect()
+        self.heads.iter().map(|head| head.infer(count, &of(head.fetches()))).collect()
     }
 }
 
@@ -144,6 +111,7 @@ fn add_once(names: &mut Vec<String>, name: String) {
 #[cfg(test)]
 mod tests {
     use super::super::classify::tests::{example_signature, floats};
+    use super::super::{classify, regress};
     use super::*;
 
     fn signatures() -> Signatures {

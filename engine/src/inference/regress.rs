@@ -1,33 +1,13 @@
 //! Regress: examples in, one value for each out.
 
-use crate::inference::{classify, examples};
-use crate::servable::{Signature, Signatures};
+use crate::inference::examples;
+use crate::servable::Signature;
 use crate::status::{Result, Status};
 use crate::tensor::{shape_text, DType, Tensor};
 
 pub const METHOD: &str = "tensorflow/serving/regress";
 
 const OUTPUTS: &str = "outputs";
-
-/// The signature to regress with.
-///
-/// # Errors
-/// INVALID_ARGUMENT when there is none of that name, or it is not one to regress with.
-pub fn signature<'s>(
-    signatures: &'s Signatures,
-    requested: &str,
-    check_method: bool,
-) -> Result<&'s Signature> {
-    let signature = classify::find(signatures, requested)?;
-    if check_method && signature.method_name != METHOD {
-        return Err(Status::invalid_argument(format!(
-            "Expected regression signature method_name to be {METHOD}. Was: {}",
-            signature.method_name
-        )));
-    }
-    Plan::new(signature)?;
-    Ok(signature)
-}
 
 /// What to feed and fetch, by names in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]

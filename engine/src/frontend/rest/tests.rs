@@ -10,11 +10,15 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout, Instant};
 
+use super::head::Head;
 use super::*;
 use crate::app::Options;
+use crate::inference::model_status::VersionStatus;
+use crate::servable::RunOptions;
 use crate::servable::{Servable, Signature, Signatures, TensorInfo};
-use crate::serving_map::{Model, Released, Snapshot};
-use crate::tensor::{Buffer, DType};
+use crate::serving_map::{Model, Released, ServableHandle, Snapshot};
+use crate::status::Result;
+use crate::tensor::{Buffer, DType, Tensor};
 
 /// Doubles what it is fed; signature `wait` waits first.
 struct Doubler {

@@ -5,17 +5,18 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{missing_spec, Prepared, Request, Rules};
-use crate::inference::classify::{self, Classifications};
+use crate::inference::classify::Classifications;
 use crate::inference::examples::Examples;
-use crate::inference::multi_inference::{Inference, Plan, Task};
-use crate::inference::{predict, regress, spec};
+use crate::inference::head::{self, Head, Inference};
+use crate::inference::multi_inference::{Plan, Task};
+use crate::inference::{predict, spec};
 use crate::metrics::{Method, Metrics};
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
 use crate::wire::{self, Field, Malformed, Message, Reader};
 
-/// `ClassificationRequest` and `RegressionRequest` have the same fields.
+/// `ClassificationRequest` and `RegressionRequest` have the same fields, and so have their responses.
 #[derive(Default)]
 struct ExamplesRequest {
     spec: Option<ModelSpec>,
@@ -38,8 +39,32 @@ impl ExamplesRequest {
         Ok(request)
     }
 
-    fn signature_name(&self) -> &str {
-        self.spec.as_ref().map_or("", |spec| &spec.signature_name)
+    fn spec(&self) -> Result<&ModelSpec> {
+        self.spec.as_ref().ok_or_else(missing_spec)
+    }
+
+    fn prepare(
+        self,
+        method: head::Method,
+        handle: &ServableHandle,
+        rules: Rules,
+    ) -> Result<Prepared> {
+        let requested = self.spec.as_ref().map_or("", |spec| &spec.signature_name);
+        let name = predict::signature_name(requested).to_owned();
+        let signatures = handle.servable.signatures();
+        let head = Head::new(method, signatures, &name, rules.check_method_name)?;
+        let count = self.input.examples.len();
+        let feeds = vec![(head.input().to_owned(), self.input.to_tensor()?)];
+        let fetches = head.fetches();
+        let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
+            let outputs: Vec<&Tensor> = outputs.iter().collect();
+            let result = result(&head.infer(count, &outputs)?);
+            let mut message = Message::with_capacity(result.len() + handle.name.len() + 64);
+            wire::put_bytes(message.bytes_mut(), 1, &result);
+            spec::put(message.bytes_mut(), 2, &handle.name, &name, handle.version);
+            Ok(message)
+        };
+        Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
     }
 }
 
@@ -87,23 +112,11 @@ impl Request for ClassificationRequest {
     }
 
     fn spec(&self) -> Result<&ModelSpec> {
-        self.0.spec.as_ref().ok_or_else(missing_spec)
+        self.0.spec()
     }
 
     fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
-        let name = predict::signature_name(self.0.signature_name()).to_owned();
-        let signatures = handle.servable.signatures();
-        let signature = classify::signature(signatures, &name, rules.check_method_name)?;
-        let plan = classify::Plan::new(signature)?;
-        let count = self.0.input.examples.len();
-        let feeds = vec![(plan.input.clone(), self.0.input.to_tensor()?)];
-        let fetches = plan.fetches();
-        let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
-            let outputs: Vec<&Tensor> = outputs.iter().collect();
-            let result = classification_result(&plan.classifications(count, &outputs)?);
-            Ok(response(&result, handle, &name))
-        };
-        Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
+        self.0.prepare(head::Method::Classify, handle, rules)
     }
 }
 
@@ -118,23 +131,11 @@ impl Request for RegressionRequest {
     }
 
     fn spec(&self) -> Result<&ModelSpec> {
-        self.0.spec.as_ref().ok_or_else(missing_spec)
+        self.0.spec()
     }
 
     fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
-        let name = predict::signature_name(self.0.signature_name()).to_owned();
-        let signatures = handle.servable.signatures();
-        let signature = regress::signature(signatures, &name, rules.check_method_name)?;
-        let plan = regress::Plan::new(signature)?;
-        let count = self.0.input.examples.len();
-        let feeds = vec![(plan.input.clone(), self.0.input.to_tensor()?)];
-        let fetches = plan.fetches();
-        let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
-            let outputs: Vec<&Tensor> = outputs.iter().collect();
-            let result = regression_result(plan.regressions(count, &outputs)?);
-            Ok(response(&result, handle, &name))
-        };
-        Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
+        self.0.prepare(head::Method::Regress, handle, rules)
     }
 }
 
@@ -186,14 +187,11 @@ impl Request for MultiInferenceRequest {
             for (name, inference) in plan.signature_names.iter().zip(&inferences) {
                 let mut result = Vec::new();
                 spec::put(&mut result, 1, &handle.name, name, handle.version);
-                match inference {
-                    Inference::Classify(classifications) => {
-                        wire::put_bytes(&mut result, 2, &classification_result(classifications));
-                    }
-                    Inference::Regress(values) => {
-                        wire::put_bytes(&mut result, 3, &regression_result(values));
-                    }
-                }
+                let number = match inference {
+                    Inference::Classify(_) => 2,
+                    Inference::Regress(_) => 3,
+                };
+                wire::put_bytes(&mut result, number, &self::result(inference));
                 wire::put_bytes(message.bytes_mut(), 1, &result);
             }
             Ok(message)
@@ -216,15 +214,14 @@ fn task(message: &Bytes, range: Range<usize>) -> std::result::Result<Task, Malfo
     Ok(task)
 }
 
-/// The response of Classify and of Regress: result in field 1, model in field 2.
-fn response(result: &[u8], handle: &ServableHandle, signature_name: &str) -> Message {
-    let mut message = Message::with_capacity(result.len() + handle.name.len() + 64);
-    wire::put_bytes(message.bytes_mut(), 1, result);
-    spec::put(message.bytes_mut(), 2, &handle.name, signature_name, handle.version);
-    message
+/// Serialized `ClassificationResult` or `RegressionResult`.
+fn result(inference: &Inference<'_>) -> Vec<u8> {
+    match inference {
+        Inference::Classify(classifications) => classification_result(classifications),
+        Inference::Regress(values) => regression_result(values),
+    }
 }
 
-/// Serialized `ClassificationResult`.
 fn classification_result(classifications: &Classifications<'_>) -> Vec<u8> {
     let mut result = Vec::new();
     let (mut classes, mut class) = (Vec::new(), Vec::new());
@@ -246,7 +243,6 @@ fn classification_result(classifications: &Classifications<'_>) -> Vec<u8> {
     result
 }
 
-/// Serialized `RegressionResult`.
 fn regression_result(values: &[f32]) -> Vec<u8> {
     let mut result = Vec::with_capacity(values.len() * 7);
     let mut regression = Vec::with_capacity(5);

@@ -1,0 +1,192 @@
+//! What is answered to each request, whatever connection it came over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::gzip;
+use super::head::Head as RequestHead;
+use super::reply::Reply;
+use super::url::{self, Action, Method, Refusal, Route};
+use super::{connection, Page};
+use crate::app::{deadline_after_ms, App};
+use crate::inference::head;
+use crate::metrics::{Exchange, Method as Counted, Protocol, Stage};
+use crate::servable::RunOptions;
+use crate::serving_map::ModelSpec;
+use crate::status::{Code, Status};
+
+/// Documents and answers above this are not converted on an I/O thread.
+const LARGE: usize = 64 << 10;
+/// Elements of an answer that make it large.
+pub(super) const LARGE_ANSWER: usize = 8 << 10;
+/// What a compressed body may grow to, whatever the limit on bodies is.
+const MAX_INFLATED: usize = 100 << 20;
+
+/// The method of the gRPC API that does the same.
+fn counted_as(action: Action) -> Counted {
+    match action {
+        Action::Predict => Counted::Predict,
+        Action::Classify => Counted::Classify,
+        Action::Regress => Counted::Regress,
+        Action::Status => Counted::GetModelStatus,
+        Action::Metadata => Counted::GetModelMetadata,
+    }
+}
+
+pub struct Service {
+    pub app: Arc<App>,
+    pub pages: HashMap<String, Page>,
+}
+
+impl connection::Service for Service {
+    async fn answer(&self, head: &RequestHead, body: Vec<u8>) -> Reply {
+        let Some(method) = head.method else { return Reply::page(501) };
+        let Some(target) = url::matched(&head.target) else { return Reply::page(400) };
+        if let Some(page) = self.pages.get(url::bare_path(target)) {
+            return page(target);
+        }
+        if !url::is_api(target) {
+            return Reply::page(404);
+        }
+        let mut exchange = self.app.metrics.exchange(Counted::Other, Protocol::Rest);
+        let answered = self.api(method, target, head, body, &mut exchange).await;
+        exchange.finish(answered.as_ref().map_or_else(Failure::code, |_| Code::Ok));
+        let mut reply = answered.unwrap_or_else(|failure| failure.reply());
+        reply.cors = self.app.options.rest_enable_cors;
+        reply
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        self.app.options.max_body_bytes
+    }
+}
+
+/// A request's body as it arrived.
+pub(super) struct Body {
+    bytes: Vec<u8>,
+    is_gzip: bool,
+}
+
+impl Body {
+    /// Whether making sense of it takes long.
+    pub fn is_large(&self) -> bool {
+        self.bytes.len() > LARGE || self.is_gzip
+    }
+
+    pub fn read(self, limit: usize) -> std::result::Result<Vec<u8>, Failure> {
+        if !self.is_gzip {
+            return Ok(self.bytes);
+        }
+        gzip::inflate(&self.bytes, limit.min(MAX_INFLATED))
+            .map_err(|gzip::TooLarge| Failure::TooLarge)
+    }
+}
+
+/// Why a request is not answered with success.
+pub(super) enum Failure {
+    Status(Status),
+    /// The body is too large once it is inflated.
+    TooLarge,
+    /// Told by the HTTP status alone.
+    Silent(Code),
+}
+
+impl Failure {
+    fn code(&self) -> Code {
+        match self {
+            Failure::Status(status) => status.code,
+            Failure::TooLarge => Code::ResourceExhausted,
+            Failure::Silent(code) => *code,
+        }
+    }
+
+    fn reply(&self) -> Reply {
+        match self {
+            Failure::Status(status) => Reply::error(status),
+            Failure::TooLarge => Reply::page(413),
+            Failure::Silent(code) => Reply::empty(code.http()),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Failure::Status(status)
+    }
+}
+
+impl Service {
+    async fn api(
+        &self,
+        method: Method,
+        target: &str,
+        head: &RequestHead,
+        body: Vec<u8>,
+        exchange: &mut Exchange<'_>,
+    ) -> std::result::Result<Reply, Failure> {
+        if method == Method::Options {
+            exchange.names("");
+            if head.has_origin {
+                return Ok(Reply::empty(200));
+            }
+            return Err(Failure::Silent(Code::FailedPrecondition));
+        }
+        let Route { action, name, version } = match url::route(method, target) {
+            Ok(route) => route,
+            Err(Refusal::Version { name }) => {
+                exchange.names(&name);
+                return Err(Failure::Silent(Code::InvalidArgument));
+            }
+            Err(Refusal::Malformed) => {
+                exchange.names("");
+                let message = format!("Malformed request: {} {target}", method.name());
+                return Err(Status::invalid_argument(message).into());
+            }
+        };
+        exchange.is_for(counted_as(action));
+        exchange.names(&name);
+        if name.is_empty() {
+            return Err(Status::invalid_argument("Missing model name in request.").into());
+        }
+        let spec = ModelSpec { name, version, signature_name: String::new() };
+        let body = Body { bytes: body, is_gzip: head.is_gzip };
+        let answered = match action {
+            Action::Status => self.status(&spec)?,
+            Action::Metadata => self.metadata(&spec, exchange)?,
+            Action::Predict | Action::Classify | Action::Regress => {
+                // What is wrong with a request counts for the version that it is for.
+                if let Ok(handle) = self.app.map.resolve(&spec) {
+                    exchange.resolved(&handle.series, "");
+                }
+                match action {
+                    Action::Classify => {
+                        self.infer(head::Method::Classify, spec, body, exchange).await?
+                    }
+                    Action::Regress => {
+                        self.infer(head::Method::Regress, spec, body, exchange).await?
+                    }
+                    _ => self.predict(spec, body, exchange).await?,
+                }
+            }
+        };
+        exchange.ended(Stage::Encode);
+        Ok(Reply::json(200, answered))
+    }
+
+    /// Do work that grows with a request here or on a compute thread.
+    pub(super) async fn convert<T: Send + 'static, E: Send + 'static + From<Status>>(
+        &self,
+        is_large: bool,
+        work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,
+    ) -> std::result::Result<T, E> {
+        if is_large {
+            self.app.compute.run(move || Ok(work())).await?
+        } else {
+            work()
+        }
+    }
+
+    pub(super) fn run_options(&self) -> RunOptions {
+        RunOptions { deadline: deadline_after_ms(self.app.options.rest_timeout_ms) }
+    }
+}
