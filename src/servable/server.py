@@ -182,7 +182,7 @@ class Server:
         options.check()
         engine_options = self._engine_options()
         config = options.read_models(Platforms())
-        if not options.model_config_file:
+        if options.models is None and not options.model_config_file:
             _logger.info(
                 "Building single TensorFlow model file config:  model_name: %s "
                 "model_base_path: %s",

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from servable import plugins
+from servable.config.model_options import Canary, ModelOptions, Pinned, Shadow
 from servable.config.model_server_config import (
     TENSORFLOW,
     All,
@@ -20,9 +22,11 @@ from servable.config.model_server_config import (
     Specific,
     Transition,
     assign_labels,
+    effective_options,
     plan,
 )
 from servable.config.server_options import ServerOptions
+from servable.core import served_versions
 from servable.core.aspired_versions_manager import (
     AspiredVersionsManager,
     new_load_pool,
@@ -31,6 +35,7 @@ from servable.core.aspired_versions_manager import (
 )
 from servable.core.event_bus import EventBus
 from servable.core.loader_harness import RetryPolicy
+from servable.core.resources import ResourcePool
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState, ServableState
 from servable.core.servable_state_monitor import ServableStateMonitor
@@ -39,7 +44,12 @@ from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.source_router import SourceRouter, refuse_unrouted
 from servable.core.storage_path import StoragePath
-from servable.errors import Aborted, DeadlineExceeded, Unknown
+from servable.core.version_policy import (
+    AspiredVersionPolicy,
+    AvailabilityPreservingPolicy,
+    CheckedPolicy,
+)
+from servable.errors import Aborted, DeadlineExceeded, InvalidArgument, Unknown
 from servable.platforms.platform import (
     Platform,
     PlatformSourceAdapter,
@@ -112,6 +122,9 @@ class ServerCore:
         options: how to load and to look for versions.
         engine: gets every snapshot, every state, and the readiness.
         new_platform: makes the platform of a name, when it is first needed.
+
+    Raises:
+        InvalidArgument: The options name no possible default for models.
     """
 
     def __init__(
@@ -121,6 +134,7 @@ class ServerCore:
         new_platform: Callable[[str], Platform],
     ) -> None:
         self._options = options
+        self._model_options = options.default_model_options()
         self._engine = engine
         self._new_platform = new_platform
         # Held while a configuration is checked and put in force, never while waiting
@@ -145,6 +159,7 @@ class ServerCore:
             retry_policy=RetryPolicy(
                 options.max_num_load_retries, options.load_retry_interval_s
             ),
+            resources=ResourcePool(options.max_model_memory_bytes or None),
             load_pool=self._load_pool,
             unload_pool=new_unload_pool(options.num_unload_threads),
         )
@@ -192,15 +207,17 @@ class ServerCore:
                     self._options.allow_version_labels_for_unavailable_models
                 ),
             )
+            policies = self._version_policies(config)
             routes = self._routes(transition)
             _logger.info("Adding/updating models.")
             for model in config.models:
                 _logger.info(" (Re-)adding model: %s", model.name)
             since = self._monitor.sequence
             self._config = config
+            self._manager.set_version_policies(policies)
             self._serving_map.set_labels(labels)
             self._router.set_routes(routes)
-            self._source.set_config(_source_config(config))
+            self._source.set_config(self._source_config(config))
             self._begin()
             _logger.info("Finished adding/updating models")
             self._note_readiness()
@@ -256,6 +273,34 @@ class ServerCore:
                 self._new_platform(platform), self._manager
             )
         return {model.name: self._adapters[model.platform] for model in models}
+
+    def _version_policies(
+        self, config: ModelServerConfig
+    ) -> dict[str, AspiredVersionPolicy]:
+        """Return the policy of each model; an unknown one is refused."""
+        names = {
+            model.name: self._options_of(model).aspired_version_policy
+            for model in config.models
+        }
+        made = {name: aspired_version_policy(name) for name in set(names.values())}
+        return {model: made[name] for model, name in names.items()}
+
+    def _source_config(
+        self, config: ModelServerConfig
+    ) -> file_system.FileSystemStoragePathSourceConfig:
+        return file_system.FileSystemStoragePathSourceConfig(
+            tuple(
+                file_system.ServableToMonitor(
+                    model.name,
+                    model.base_path,
+                    version_policy(model, self._options_of(model)),
+                )
+                for model in config.models
+            )
+        )
+
+    def _options_of(self, model: ModelConfig) -> ModelOptions:
+        return effective_options(model, self._model_options)
 
     def _begin(self) -> None:
         if not self._has_begun:
@@ -323,21 +368,17 @@ class Platforms:
         return name == TENSORFLOW or name in platform_names()
 
 
-def _source_config(
-    config: ModelServerConfig,
-) -> file_system.FileSystemStoragePathSourceConfig:
-    return file_system.FileSystemStoragePathSourceConfig(
-        tuple(
-            file_system.ServableToMonitor(
-                model.name, model.base_path, version_policy(model)
-            )
-            for model in config.models
-        )
-    )
-
-
-def version_policy(model: ModelConfig) -> file_system.ServableVersionPolicy:
-    """Return the policy of *model* as the source of versions has it."""
+def version_policy(
+    model: ModelConfig, options: ModelOptions | None = None
+) -> file_system.ServableVersionPolicy:
+    """Return the policy of *model*, with *options* or its own, as sources have it."""
+    match (options or model.options or ModelOptions()).served_versions:
+        case Pinned(version):
+            return served_versions.Pinned(version)
+        case Canary() | Shadow():
+            return served_versions.Candidates()
+        case None:
+            pass
     match model.version_policy:
         case Latest(num_versions):
             return file_system.Latest(num_versions)
@@ -345,6 +386,29 @@ def version_policy(model: ModelConfig) -> file_system.ServableVersionPolicy:
             return file_system.All()
         case Specific(versions):
             return file_system.Specific(versions)
+
+
+def aspired_version_policy(name: str) -> AspiredVersionPolicy:
+    """
+    Return the policy that configurations call *name*; "" is the default one.
+
+    Raises:
+        InvalidArgument: None of that name is installed, or it is no policy.
+        FailedPrecondition: It cannot be imported.
+    """
+    if not name:
+        return AvailabilityPreservingPolicy()
+    factory = plugins.load(plugins.VERSION_POLICIES, name)
+    try:
+        policy: AspiredVersionPolicy = factory()  # type: ignore[operator]
+        is_policy = callable(policy.next_action)
+    except Exception as error:
+        raise InvalidArgument(
+            f"The version policy {name} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    if not is_policy:
+        raise InvalidArgument(f"The version policy {name} has no method next_action")
+    return CheckedPolicy(name, policy)
 
 
 def _status_text(state: ServableState) -> str:

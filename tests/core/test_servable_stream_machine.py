@@ -113,6 +113,10 @@ class StreamMachine(RuleBasedStateMachine):
         servable_id = self.reserving.pop(pick % len(self.reserving))
         self.do(self.stream.refuse(servable_id, NotFound("no room"), self.now))
 
+    @rule(version=st.integers(1, 4))
+    def there_is_room_again(self, version: int) -> None:
+        self.do(self.stream.room_again(ServableId("m", version), self.now))
+
     @precondition(lambda self: self.loading)
     @rule(ok=st.booleans(), pick=st.integers(0, 9))
     def load(self, ok: bool, pick: int) -> None:

@@ -12,6 +12,7 @@ from servable.core.version_policy import (
     Action,
     AspiredVersionPolicy,
     AvailabilityPreservingPolicy,
+    CheckedPolicy,
     Load,
     ResourcePreservingPolicy,
     Unload,
@@ -242,3 +243,50 @@ def test_the_property_catches_a_policy_that_unloads_too_early() -> None:
 
     with pytest.raises(AssertionError):
         check()
+
+
+class _Scripted:
+    """A policy that says what it was made with, or raises it."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def next_action(self, versions: Sequence[VersionSnapshot]) -> Action | None:
+        del versions
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        pytest.param(ValueError("no idea"), "ValueError: no idea", id="that raises"),
+        pytest.param("load it", "no step", id="that answers with something else"),
+        pytest.param(load(9), "no step", id="that loads what is not there"),
+        pytest.param(load(1), "no step", id="that loads what is loaded"),
+        pytest.param(unload(2), "no step", id="that unloads what is not loaded"),
+        pytest.param(unload(3), "no step", id="that unloads what is aspired"),
+    ],
+)
+def test_a_policy_of_others(
+    answer: object, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions = [
+        v(1, State.READY, aspired=False),
+        v(2, State.NEW, aspired=True),
+        v(3, State.READY, aspired=True),
+    ]
+    policy = CheckedPolicy("theirs", _Scripted(answer))
+
+    steps = {policy.next_action(versions) for _ in range(3)}
+
+    assert steps == {AvailabilityPreservingPolicy().next_action(versions)}
+    assert [r.message.count(problem) for r in caplog.records] == [1]  # and told once
+
+
+@pytest.mark.parametrize("answer", [None, load(2), unload(1)], ids=str)
+def test_a_policy_of_others_decides_what_it_may(answer: Action | None) -> None:
+    versions = [v(1, State.READY, aspired=False), v(2, State.NEW, aspired=True)]
+
+    assert CheckedPolicy("theirs", _Scripted(answer)).next_action(versions) == answer

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from servable.config import model_server_config
+from servable.config.model_options import Canary, Pinned, Shadow
 from servable.config.model_server_config import (
     All,
     Latest,
@@ -19,7 +20,7 @@ from servable.config.model_server_config import (
 )
 from servable.errors import ServingError
 from servable.platforms.saved_model_files import Completeness, judge_directory
-from servable.server_core import Platforms, version_policy
+from servable.server_core import Platforms, aspired_version_policy, version_policy
 from servable.sources.file_system import versions_among
 
 _WRONG: Final = 1
@@ -61,7 +62,10 @@ def find(model: ModelConfig) -> Finding:
     except OSError as error:
         return Finding(model, problems=(f"{model.base_path}: {error.strerror}",))
     listing = versions_among(names)
-    chosen = tuple(version_policy(model).choose(listing.versions))
+    try:
+        chosen = tuple(version_policy(model).choose(listing.versions))
+    except ServingError as error:
+        return Finding(model, problems=(error.message,))
     problems = [
         f"{listing.versions[version]}: {verdict.reason}"
         for version in chosen
@@ -78,6 +82,11 @@ def find(model: ModelConfig) -> Finding:
             if listing.versions
             else "no directory with a number for a name"
         )
+    if model.options and model.options.aspired_version_policy:
+        try:
+            aspired_version_policy(model.options.aspired_version_policy)
+        except ServingError as error:
+            problems.append(error.message)
     if isinstance(model.version_policy, Specific):
         problems += [
             f"version {version} is not there"
@@ -122,6 +131,15 @@ def _show(models: ModelServerConfig, findings: list[Finding]) -> None:
 
 
 def _policy_text(model: ModelConfig) -> str:
+    match model.options.served_versions if model.options else None:
+        case Pinned(version):
+            return f"pinned {version}"
+        case Canary(percent):
+            return f"canary {percent:g} %"
+        case Shadow(percent):
+            return f"shadow {percent:g} %"
+        case None:
+            pass
     match model.version_policy:
         case All():
             return "all"

@@ -34,6 +34,9 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "predict": Command("servable.cli.predict:predict", "Ask a served model."),
     "bench": Command("servable.cli.bench:bench", "Measure how fast a server answers."),
+    "plugins": Command(
+        "servable.cli.plugins:plugins", "List what is installed to extend the server."
+    ),
     "version": Command(
         "servable.cli.version:version", "Print the versions of servable and TensorFlow."
     ),

@@ -521,6 +521,23 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "model_options",
+        FlagType.STRING,
+        "",
+        "How versions follow each other in models whose configuration has no field "
+        "'servable': a servable.ModelOptions message as text, such as "
+        "'canary { percent: 10 }'.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_model_memory_bytes",
+        FlagType.INT64,
+        0,
+        "Most memory that all loaded versions may need together, by their estimates; "
+        "0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
         "shutdown_grace_seconds",
         FlagType.FLOAT,
         25.0,

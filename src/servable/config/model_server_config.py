@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from servable.apis import model_server_config_pb2
+from servable.config import model_options
+from servable.config.model_options import ModelOptions
 from servable.config.text_format import read_text_proto
 from servable.errors import FailedPrecondition, InvalidArgument, Unimplemented
 
@@ -53,6 +55,7 @@ class ModelConfig:
     version_policy: VersionPolicy = Latest()
     version_labels: Mapping[str, int] = field(default_factory=dict)
     has_logging: bool = False
+    options: ModelOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,17 @@ def from_proto(
             config = ModelServerConfig(
                 tuple(_model(model) for model in message.model_config_list.config)
             )
+    check(config, platforms)
+    return config
+
+
+def check(config: ModelServerConfig, platforms: Container[str]) -> None:
+    """
+    Check what can be said of *config* without looking at files.
+
+    Raises:
+        InvalidArgument: As from_proto().
+    """
     _check_names(config)
     _check_base_paths(config)
     for model in config.models:
@@ -144,7 +158,41 @@ def from_proto(
             )
         if model.has_logging:
             raise InvalidArgument("No request-logger-creator provided.")
-    return config
+
+
+def to_proto(config: ModelServerConfig) -> model_server_config_pb2.ModelServerConfig:
+    """Return *config* as a message; from_proto() makes the same of it."""
+    message = model_server_config_pb2.ModelServerConfig()
+    if not config.is_list:
+        return message
+    message.model_config_list.SetInParent()
+    message.model_config_list.config.extend(map(model_to_proto, config.models))
+    return message
+
+
+def model_to_proto(model: ModelConfig) -> model_server_config_pb2.ModelConfig:
+    """Return *model* as a message."""
+    message = model_server_config_pb2.ModelConfig(
+        name=model.name,
+        base_path=model.base_path,
+        model_platform=model.platform,
+        version_labels=dict(model.version_labels),
+    )
+    if model.options is not None:
+        message.servable.CopyFrom(model_options.to_proto(model.options))
+        message.servable.SetInParent()
+    policy = message.model_version_policy
+    match model.version_policy:
+        case All():
+            policy.all.SetInParent()
+        case Specific(versions):
+            policy.specific.SetInParent()
+            policy.specific.versions.extend(versions)
+        case Latest(num_versions) if num_versions != 1:
+            policy.latest.num_versions = num_versions
+        case Latest():
+            message.ClearField("model_version_policy")
+    return message
 
 
 def plan(old: ModelServerConfig, new: ModelServerConfig) -> Transition:
@@ -204,6 +252,19 @@ def assign_labels(
     return new.labels()
 
 
+def effective_options(model: ModelConfig, default: ModelOptions) -> ModelOptions:
+    """
+    Return the options that count for *model*: its own, or else *default*.
+
+    A version policy of the model's own is not overridden by a default.
+    """
+    if model.options is not None:
+        return model.options
+    if model.version_policy != Latest():
+        return ModelOptions(default.aspired_version_policy)
+    return default
+
+
 def _model(message: model_server_config_pb2.ModelConfig) -> ModelConfig:
     return ModelConfig(
         name=message.name,
@@ -212,7 +273,22 @@ def _model(message: model_server_config_pb2.ModelConfig) -> ModelConfig:
         version_policy=_version_policy(message),
         version_labels=MappingProxyType(dict(message.version_labels)),
         has_logging=message.HasField("logging_config"),
+        options=_options(message),
     )
+
+
+def _options(message: model_server_config_pb2.ModelConfig) -> ModelOptions | None:
+    if not message.HasField("servable"):
+        return None
+    where = f"model {message.name}"
+    options = model_options.from_proto(message.servable, where)
+    if options.served_versions and message.HasField("model_version_policy"):
+        kind = message.servable.WhichOneof("served_versions")
+        raise InvalidArgument(
+            f"{where} has both a model_version_policy and servable.{kind}; only one of "
+            "them can say which versions are served"
+        )
+    return options
 
 
 def _platform(message: model_server_config_pb2.ModelConfig) -> str:

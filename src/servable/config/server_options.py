@@ -13,6 +13,7 @@ from typing import Final, Self, cast
 
 from servable.config import (
     batching_parameters,
+    model_options,
     model_server_config,
     monitoring_config,
     platform_config,
@@ -20,7 +21,8 @@ from servable.config import (
     ssl_config,
 )
 from servable.config.batching_parameters import BatchingParameters
-from servable.config.model_server_config import ModelServerConfig
+from servable.config.model_options import ModelOptions
+from servable.config.model_server_config import ModelConfig, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.session_config import SessionFlags
 from servable.errors import InvalidArgument, Unimplemented
@@ -34,14 +36,18 @@ class ServerOptions:
     What a server is told.
 
     A port of None is not opened, 0 is any free one.  Paths of "" name no file.
-    Of model_config_file and model_base_path the first wins.  With rest_is_optional
-    the gRPC API is served even where the REST API cannot be.
+    Of models, model_config_file and model_base_path the first that is there wins;
+    models may be none at first, and come later.  With rest_is_optional the gRPC API is
+    served even where the REST API cannot be.
     """
 
+    models: tuple[ModelConfig, ...] | None = None
     model_name: str = "default"
     model_base_path: str = ""
     model_config_file: str = ""
     model_config_file_poll_wait_s: float | None = None
+    model_options: str = ""
+    max_model_memory_bytes: int = 0
 
     grpc_host: str = "0.0.0.0"  # noqa: S104 - what TensorFlow Serving binds
     grpc_port: int | None = 8500
@@ -98,6 +104,8 @@ class ServerOptions:
             model_base_path=flag.string("model_base_path"),
             model_config_file=flag.string("model_config_file"),
             model_config_file_poll_wait_s=poll_s if poll_s > 0 else None,
+            model_options=flag.string("model_options"),
+            max_model_memory_bytes=flag.integer("max_model_memory_bytes"),
             grpc_port=flag.integer("port") or None,
             grpc_socket_path=flag.string("grpc_socket_path"),
             rest_port=flag.integer("rest_api_port") or None,
@@ -177,7 +185,8 @@ class ServerOptions:
                 "Either use_alts_credentials must be false or ssl_config_file must be "
                 "empty."
             )
-        if not self.model_base_path and not self.model_config_file:
+        has_models = self.models is not None or self.model_config_file
+        if not has_models and not self.model_base_path:
             raise InvalidArgument(
                 "Both server_options.model_base_path and "
                 "server_options.model_config_file are empty!"
@@ -199,16 +208,29 @@ class ServerOptions:
 
     def read_models(self, platforms: Container[str]) -> ModelServerConfig:
         """
-        Return which models to serve, from the file or the two flags.
+        Return which models to serve: as given, from the file, or the two flags.
 
         Raises:
             ServingError: The file cannot be read, or what is asked for is wrong.
         """
+        if self.models is not None:
+            config = ModelServerConfig(self.models)
+            model_server_config.check(config, platforms)
+            return config
         if not self.model_config_file:
             return model_server_config.single_model(
                 self.model_name, self.model_base_path
             )
         return model_server_config.read(self.model_config_file, platforms)
+
+    def default_model_options(self) -> ModelOptions:
+        """
+        Return what counts for models whose configuration has no `servable`.
+
+        Raises:
+            InvalidArgument: The flag's text is wrong.
+        """
+        return model_options.parse(self.model_options)
 
     def read_tensorflow(self) -> TensorFlowConfig | None:
         """
@@ -276,7 +298,7 @@ class ServerOptions:
             raise InvalidArgument("Failed to BuildAndStart gRPC server")
         if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
             raise InvalidArgument(f"There is no port {self.rest_port}")
-        for name in ("io_threads", "compute_threads"):
+        for name in ("io_threads", "compute_threads", "max_model_memory_bytes"):
             if getattr(self, name) < 0:
                 raise InvalidArgument(
                     f"{name} must be non-negative; was {getattr(self, name)}"

@@ -11,13 +11,15 @@ and comes back as an event.  Nothing sleeps: retries are due times on a heap.
 """
 
 import contextlib
+import dataclasses
 import heapq
 import logging
+import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -59,7 +61,7 @@ class AspiredVersionsManager:
         serving_map: gets what is READY, before AVAILABLE is published, and loses it
             after UNLOADING was.
         event_bus: gets every ServableState; subscribers run on the manager's thread.
-        policy: which step comes next in each stream.
+        policy: which step comes next in each stream that has no policy of its own.
         retry_policy: when a load that failed is tried again.
         resources: what loads reserve their memory in.
         load_pool: where estimates and loads run; one thread when left out.
@@ -90,9 +92,12 @@ class AspiredVersionsManager:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         # All below belongs to the manager's thread.
         self._streams: dict[str, ServableStream] = {}
+        self._policies: Mapping[str, AspiredVersionPolicy] = {}
         self._max_loads = 1
         self._retries: list[tuple[float, ServableId]] = []
         self._awaiting_resources: list[_Estimated] = []
+        self._refused: dict[ServableId, int] = {}  # for lack of so many bytes
+        self._has_freed = False  # since the refused were last looked at
         self._holding: set[ServableId] = set()  # reserved, and loading or unloading
         self._is_stopping = False
         self._is_left = False
@@ -130,6 +135,12 @@ class AspiredVersionsManager:
     def set_max_loads_per_stream(self, count: int) -> None:
         """Let *count* versions of a stream load at a time; 1 until this is called."""
         self._inbox.put(_MaxLoads(count))
+
+    def set_version_policies(
+        self, policies: Mapping[str, AspiredVersionPolicy]
+    ) -> None:
+        """Ask these *policies* from now on, by stream name; the default for others."""
+        self._inbox.put(_Policies(dict(policies)))
 
     def process(self) -> float | None:
         """
@@ -179,14 +190,21 @@ class AspiredVersionsManager:
                 stream = self._stream(servable_id.name)
                 self._carry_out(stream.unload_finished(servable_id, error, now))
                 self._forget_if_empty(servable_id.name)
-            case _MaxLoads() | _Stop() | _Leave():
+            case _MaxLoads() | _Policies() | _Stop() | _Leave():
                 self._obey(message, now)
-        self._reserve_waiting(now)
+        self._share_memory(now)
         if self._is_stopping and not self._streams:
             self._is_empty.set()
 
-    def _obey(self, command: "_MaxLoads | _Stop | _Leave", now: float) -> None:
+    def _obey(
+        self, command: "_MaxLoads | _Policies | _Stop | _Leave", now: float
+    ) -> None:
         match command:
+            case _Policies(policies):
+                self._policies = policies
+                for stream in list(self._streams.values()):
+                    policy = policies.get(stream.name, self._policy)
+                    self._carry_out(stream.set_policy(policy, now))
             case _MaxLoads(count):
                 self._max_loads = count
                 for stream in self._streams.values():
@@ -204,6 +222,7 @@ class AspiredVersionsManager:
             _, servable_id = heapq.heappop(self._retries)
             if stream := self._streams.get(servable_id.name):
                 self._carry_out(stream.retry_due(servable_id, now))
+        self._share_memory(now)
         times = [
             self._retries[0][0] if self._retries else None,
             self._load_pool.relieve(now),
@@ -213,7 +232,8 @@ class AspiredVersionsManager:
 
     def _stream(self, name: str) -> ServableStream:
         if name not in self._streams:
-            stream = ServableStream(name, self._policy, self._retry_policy)
+            policy = self._policies.get(name, self._policy)
+            stream = ServableStream(name, policy, self._retry_policy)
             stream.set_max_loads(self._max_loads, self._clock())
             self._streams[name] = stream
         return self._streams[name]
@@ -246,30 +266,66 @@ class AspiredVersionsManager:
                     self._holding.add(servable_id)
                     self._unload_pool.submit(self._unloading(servable_id, loader))
                 case Release(servable_id):
-                    self._resources.release(servable_id)
+                    self._has_freed |= self._resources.release(servable_id) > 0
 
-    def _reserve_waiting(self, now: float) -> None:
-        """Give memory to those who wait for it, the first come first."""
-        while self._awaiting_resources:
-            request = self._awaiting_resources[0]
+    def _share_memory(self, now: float) -> None:
+        """Give memory to those who wait for it, as far as it goes, first come first."""
+        waiting, self._awaiting_resources = self._awaiting_resources, []
+        for request in waiting:
             servable_id = request.id
             stream = self._stream(servable_id.name)
-            if self._resources.reserve(servable_id, request.size_bytes):
+            if not stream.is_aspired(servable_id):
+                effects = stream.approve(servable_id, now)  # which cancels it
+            elif self._resources.reserve(servable_id, request.size_bytes):
                 _log.info(
                     "Successfully reserved resources to load servable %s", servable_id
                 )
                 _log.info("Approving load for servable version %s", servable_id)
                 effects = stream.approve(servable_id, now)
             elif self._holding:
-                return  # what is under way may give memory back
+                self._awaiting_resources.append(self._waiting_still(request))
+                continue  # what is under way may give memory back
             else:
                 error = ResourceExhausted(
-                    f"Insufficient resources to load servable {servable_id}"
+                    f"Insufficient resources to load servable {servable_id}: "
+                    f"{self._shortage(request)}"
                 )
+                self._refused[servable_id] = request.size_bytes
                 effects = stream.refuse(servable_id, error, now)
-            del self._awaiting_resources[0]
             self._carry_out(effects)
             self._forget_if_empty(servable_id.name)
+        if self._has_freed:
+            self._has_freed = False
+            self._try_refused(now)
+
+    def _try_refused(self, now: float) -> None:
+        """Let those try again that were refused, as many as fit together now."""
+        limit = self._resources.limit_bytes
+        free = math.inf if limit is None else limit - self._resources.reserved_bytes
+        for servable_id, size_bytes in list(self._refused.items()):
+            stream = self._streams.get(servable_id.name)
+            if stream is None or not stream.is_aspired(servable_id):
+                del self._refused[servable_id]
+            elif size_bytes <= free:
+                del self._refused[servable_id]
+                free -= size_bytes
+                _log.info("There is room now for servable version %s", servable_id)
+                self._carry_out(stream.room_again(servable_id, now))
+
+    def _waiting_still(self, request: "_Estimated") -> "_Estimated":
+        if not request.is_told:
+            _log.info(
+                "Servable version %s waits for memory that others may give back: %s",
+                request.id,
+                self._shortage(request),
+            )
+        return dataclasses.replace(request, is_told=True)
+
+    def _shortage(self, request: "_Estimated") -> str:
+        return (
+            f"it needs {request.size_bytes} bytes, and of {self._resources.limit_bytes}"
+            f" bytes {self._resources.reserved_bytes} are reserved"
+        )
 
     def _estimating(
         self, servable_id: ServableId, loader: Loader
@@ -335,6 +391,7 @@ class _Aspired:
 class _Estimated:
     id: ServableId
     size_bytes: int
+    is_told: bool = False  # whether the log says that it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +412,11 @@ class _MaxLoads:
 
 
 @dataclass(frozen=True, slots=True)
+class _Policies:
+    policies: Mapping[str, AspiredVersionPolicy]
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
@@ -365,7 +427,14 @@ class _Leave:
 
 
 _Message: TypeAlias = (
-    _Aspired | _Estimated | _LoadFinished | _UnloadFinished | _MaxLoads | _Stop | _Leave
+    _Aspired
+    | _Estimated
+    | _LoadFinished
+    | _UnloadFinished
+    | _MaxLoads
+    | _Policies
+    | _Stop
+    | _Leave
 )
 
 

@@ -53,6 +53,7 @@ class LoaderHarness:
         failures: attempts that failed, of this `attempt`.
         due_at: when the next attempt is due, None when none is planned.
         has_resources: whether its memory is reserved.
+        was_refused: whether it ended because there was no room for it.
         error: what went wrong last.
         replacement: newer data to load instead, should the running attempt fail.
     """
@@ -66,6 +67,7 @@ class LoaderHarness:
         self.failures = 0
         self.due_at: float | None = None
         self.has_resources = False
+        self.was_refused = False
         self.error: ServingError | None = None
         self.replacement: ServableData[Loader] | None = None
         self._state = State.NEW

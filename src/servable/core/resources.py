@@ -69,6 +69,11 @@ class ResourcePool:
         self._reserved: dict[ServableId, int] = {}
 
     @property
+    def limit_bytes(self) -> int | None:
+        """How much there is; None for no limit."""
+        return self._limit_bytes
+
+    @property
     def reserved_bytes(self) -> int:
         """How much is reserved by all servables together."""
         with self._lock:
@@ -90,10 +95,15 @@ class ResourcePool:
             self._reserved[servable_id] = size_bytes
             return True
 
-    def release(self, servable_id: ServableId) -> None:
-        """Give back what a servable has reserved; nothing if it has none."""
+    def release(self, servable_id: ServableId) -> int:
+        """Give back what a servable has reserved; return how many bytes that was."""
         with self._lock:
-            self._reserved.pop(servable_id, None)
+            return self._reserved.pop(servable_id, 0)
+
+    def reserved_by(self, servable_id: ServableId) -> int:
+        """Return how many bytes a servable has reserved."""
+        with self._lock:
+            return self._reserved.get(servable_id, 0)
 
     def __repr__(self) -> str:
         limit = "no limit" if self._limit_bytes is None else f"{self._limit_bytes}"

@@ -133,6 +133,16 @@ class ServableStream:
         """Whether there is nothing left to decide."""
         return not self._harnesses and not self._waiting
 
+    def set_policy(self, policy: AspiredVersionPolicy, now: float) -> list[Effect]:
+        """Ask *policy* from now on."""
+        self._policy = policy
+        return self._settle(now)
+
+    def is_aspired(self, servable_id: ServableId) -> bool:
+        """Return whether a version is managed and wanted."""
+        harness = self._harnesses.get(servable_id)
+        return harness is not None and harness.is_aspired
+
     def set_max_loads(self, count: int, now: float) -> list[Effect]:
         """Let *count* attempts that are wanted run at a time."""
         self._max_loads = count
@@ -176,10 +186,21 @@ class ServableStream:
     def refuse(
         self, servable_id: ServableId, error: ServingError, now: float
     ) -> list[Effect]:
-        """Note that there is no room for a version, now and later."""
+        """Note that there is no room for a version; see `room_again`."""
         harness = self._harnesses[servable_id]
         harness.is_running = False
+        harness.was_refused = True
         return self._end_in_error(harness, error) + self._settle(now)
+
+    def room_again(self, servable_id: ServableId, now: float) -> list[Effect]:
+        """Try a version that was refused once more, if it is still wanted."""
+        harness = self._harnesses.get(servable_id)
+        if harness is None or not (harness.was_refused and harness.is_aspired):
+            return []
+        loader = _loader(harness)
+        del self._harnesses[servable_id]
+        data = ServableData(servable_id, loader, attempt=harness.attempt)
+        return self._manage(data) + self._settle(now)
 
     def load_finished(
         self, servable_id: ServableId, error: ServingError | None, now: float

@@ -5,12 +5,15 @@ Policies are pure: they see a snapshot and name one action, or none.  The manage
 carries it out and asks again.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from servable.core.lifecycle import FINAL, State
 from servable.core.servable_id import ServableId
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class AspiredVersionPolicy(Protocol):
         """
         Return what to do next with the *versions* of one stream, None for nothing.
 
-        Only versions in NEW can be loaded, and only those in READY unloaded.
+        Only versions in NEW that are aspired can be loaded, and only those in READY
+        that are not aspired unloaded.
+        Called on the manager's thread: it must not block, and has no state of its own
+        that matters, as one object may serve several streams.
         """
 
 
@@ -76,6 +82,57 @@ class ResourcePreservingPolicy:
         if any(v.state not in FINAL for v in surplus):
             return None
         return _load_highest_new(v for v in versions if v.is_aspired)
+
+
+class CheckedPolicy:
+    """
+    A policy of others, kept to the rules.
+
+    Where it raises, or names what cannot be done, that is logged once and the step is
+    that of AvailabilityPreservingPolicy.
+
+    Args:
+        name: what the log calls it.
+        policy: what decides as long as it keeps to the rules.
+    """
+
+    def __init__(self, name: str, policy: AspiredVersionPolicy) -> None:
+        self._name = name
+        self._policy = policy
+        self._otherwise = AvailabilityPreservingPolicy()
+        self._told: set[str] = set()
+
+    def next_action(self, versions: Sequence[VersionSnapshot]) -> Action | None:
+        """Return the next step; see AspiredVersionPolicy."""
+        try:
+            action = self._policy.next_action(versions)
+        except Exception as error:  # noqa: BLE001 - whatever it is, versions go on
+            self._tell(f"{type(error).__name__}: {error}")
+        else:
+            if action is None or is_possible(action, versions):
+                return action
+            self._tell(f"{action} is no step that can be taken")
+        return self._otherwise.next_action(versions)
+
+    def _tell(self, problem: str) -> None:
+        if problem not in self._told:
+            self._told.add(problem)
+            _log.error("Version policy %s failed: %s", self._name, problem)
+
+    def __repr__(self) -> str:
+        return f"<CheckedPolicy {self._name}>"
+
+
+def is_possible(action: object, versions: Collection[VersionSnapshot]) -> bool:
+    """Return whether *action* is one that can be taken with *versions*."""
+    match action:
+        case Load(servable_id):
+            wanted = VersionSnapshot(servable_id, State.NEW, is_aspired=True)
+        case Unload(servable_id):
+            wanted = VersionSnapshot(servable_id, State.READY, is_aspired=False)
+        case _:
+            return False
+    return wanted in versions
 
 
 def _load_highest_new(aspired: Iterable[VersionSnapshot]) -> Load | None:

@@ -22,6 +22,7 @@ from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import Pool, WorkerPool
+from servable.errors import NotFound
 from servable.sources.directory_signature import (
     Attempt,
     Signature,
@@ -80,7 +81,12 @@ class ServableVersionPolicy(Protocol):
     """Which of the versions that are there are aspired."""
 
     def choose(self, versions: Iterable[int]) -> list[int]:
-        """Return those of *versions* to aspire, in the order to announce them."""
+        """
+        Return those of *versions* to aspire, in the order to announce them.
+
+        Raises:
+            NotFound: One that must be there is not; nothing is to change.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +302,7 @@ class FileSystemStoragePathSource:
 
 
 class _Inaccessible(Exception):
-    """The file system does not let us see what is there."""
+    """What is there cannot be seen, or is not what must be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +373,12 @@ def _find_versions(servable: ServableToMonitor) -> _Found:
     if isinstance(policy, Specific) and (paths := _all_there(base_path, policy)):
         return _Found(paths, is_empty=False, notes=[])
     listing = versions_among(_children(name, base_path))
-    chosen = policy.choose(listing.versions)
+    try:
+        chosen = policy.choose(listing.versions)
+    except NotFound as exc:
+        raise _Inaccessible(
+            f"Servable {name} stays as it is: under base path {base_path} {exc.message}"
+        ) from None
     warnings = [
         f"Several children of {base_path} stand for the same version of servable "
         f"{name}: {duplicate!r} is not used"

@@ -1,0 +1,5 @@
+"""Messages of servable/model_options.proto; written by tools/generate_apis.py."""
+
+from servable.apis._modules import define_messages
+
+define_messages(globals(), "servable/model_options.proto")
