@@ -22,6 +22,9 @@ pub use dtype::DType;
 /// takes a buffer over instead of copying it.
 pub const ALIGNMENT: usize = 64;
 
+/// Below this many bytes a copy is cheaper than keeping two allocations.
+const PAGE: usize = 4096;
+
 /// Something with that alignment.
 #[repr(align(64))]
 struct Aligned;
@@ -83,6 +86,19 @@ impl Buffer {
     pub fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = Self::zeroed(bytes.len());
         buffer.as_mut_slice().copy_from_slice(bytes);
+        buffer
+    }
+
+    /// The elements of `values`: in place when they happen to be aligned, as large ones mostly are,
+    /// and a copy otherwise.
+    pub fn adopt<T: Plain + Send + Sync + 'static>(values: Vec<T>) -> Self {
+        let (start, len) = (values.as_ptr().cast::<u8>(), size_of_val(values.as_slice()));
+        if len >= PAGE && start.addr() % ALIGNMENT == 0 {
+            // SAFETY: a vector's elements stay where they are, and nobody else has this one.
+            return unsafe { Self::foreign(start, len, Box::new(values)) };
+        }
+        let mut buffer = Self::zeroed(len);
+        buffer.elements_mut().copy_from_slice(&values);
         buffer
     }
 
@@ -370,6 +386,16 @@ mod tests {
         assert_eq!(buffer.as_slice().as_ptr() as usize % ALIGNMENT, 0);
         assert!(buffer.as_slice().iter().all(|&byte| byte == 0));
         assert_eq!(Buffer::zeroed(0).elements::<f64>().len(), 0);
+    }
+
+    #[test]
+    fn adopted_elements_are_the_same_and_aligned_whatever_their_number() {
+        for count in [0, 1, 1000, 100_000] {
+            let values: Vec<i32> = (0..count).collect();
+            let buffer = Buffer::adopt(values.clone());
+            assert_eq!(buffer.elements::<i32>(), values);
+            assert_eq!(buffer.as_slice().as_ptr().addr() % ALIGNMENT, 0);
+        }
     }
 
     #[test]

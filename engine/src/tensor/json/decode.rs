@@ -6,11 +6,12 @@
 
 use std::ops::Range;
 
+use super::digits::common_double;
 use super::dump::dump;
 use super::scan::{Cursor, Kind, Number};
 use super::text::{decode_base64, unescape, unescape_into};
 use crate::status::{Result, Status};
-use crate::tensor::{shape_text, Buffer, DType, Plain, Shape, Strings, StringsBuilder, Tensor};
+use crate::tensor::{shape_text, Buffer, DType, Shape, Strings, StringsBuilder, Tensor};
 
 /// The most dimensions the runtime knows.
 const MAX_RANK: usize = 254;
@@ -180,15 +181,15 @@ impl Elements {
 
     fn build(self, shape: Shape) -> Tensor {
         let buffer = match self.values {
-            Values::Float(values) => to_buffer(&values),
-            Values::Double(values) => to_buffer(&values),
-            Values::Int32(values) => to_buffer(&values),
-            Values::Int16(values) => to_buffer(&values),
-            Values::Int8(values) => to_buffer(&values),
-            Values::UInt8(values) => to_buffer(&values),
-            Values::Int64(values) => to_buffer(&values),
-            Values::UInt32(values) => to_buffer(&values),
-            Values::UInt64(values) => to_buffer(&values),
+            Values::Float(values) => Buffer::adopt(values),
+            Values::Double(values) => Buffer::adopt(values),
+            Values::Int32(values) => Buffer::adopt(values),
+            Values::Int16(values) => Buffer::adopt(values),
+            Values::Int8(values) => Buffer::adopt(values),
+            Values::UInt8(values) => Buffer::adopt(values),
+            Values::Int64(values) => Buffer::adopt(values),
+            Values::UInt32(values) => Buffer::adopt(values),
+            Values::UInt64(values) => Buffer::adopt(values),
             Values::Bool(values) => {
                 Buffer::copy_of(&values.iter().map(|value| u8::from(value.0)).collect::<Vec<_>>())
             }
@@ -200,12 +201,6 @@ impl Elements {
         };
         Tensor::dense(self.dtype, shape, buffer)
     }
-}
-
-fn to_buffer<T: Plain>(values: &[T]) -> Buffer {
-    let mut buffer = Buffer::zeroed(size_of_val(values));
-    buffer.elements_mut().copy_from_slice(values);
-    buffer
 }
 
 /// Something that takes elements off a cursor.
@@ -229,7 +224,7 @@ impl<T: Element> Sink for Vec<T> {
 }
 
 impl Element for f32 {
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::cast_possible_truncation)] // overflow is infinity and underflow zero
     fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
         let value = f64::read(cursor)? as f32;
@@ -239,19 +234,31 @@ impl Element for f32 {
 
 impl Element for f64 {
     #[inline]
-    #[allow(clippy::cast_precision_loss)]
     fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
-        let value = match cursor.plain_double() {
-            Some(value) => value,
-            None => match cursor.number().ok()? {
-                Number::Signed(value) => value as f64,
-                Number::Unsigned(value) => value as f64,
-                Number::Double(value) => value,
-            },
-        };
-        // Denormals count as zero on the way in, as they do on the way out.
-        Some(if value.is_subnormal() { 0.0f64.copysign(value) } else { value })
+        if let Some((value, length)) = common_double(cursor.rest()) {
+            cursor.go_to(cursor.at() + length);
+            return Some(value);
+        }
+        let (value, behind) = any_double(*cursor)?;
+        cursor.go_to(behind);
+        Some(value)
     }
+}
+
+/// A double and where it ends. Out of line, with a cursor of its own, so that the caller's stays
+/// in registers.
+#[cold]
+#[inline(never)]
+#[allow(clippy::cast_precision_loss)]
+fn any_double(mut cursor: Cursor<'_>) -> Option<(f64, usize)> {
+    let value = match cursor.number().ok()? {
+        Number::Signed(value) => value as f64,
+        Number::Unsigned(value) => value as f64,
+        Number::Double(value) => value,
+    };
+    // Denormals count as zero on the way in, as they do on the way out.
+    let value = if value.is_subnormal() { 0.0f64.copysign(value) } else { value };
+    Some((value, cursor.at()))
 }
 
 impl Element for i64 {
@@ -398,12 +405,14 @@ fn regular<S: Sink>(cursor: &mut Cursor<'_>, sink: &mut S, max_rank: usize) -> O
             }
             let Some(level) = depth.checked_sub(1) else { return Some(shape) };
             let mut count = 1;
-            while cursor.eat_comma() {
-                if !sink.take(cursor) {
+            let mut here = *cursor;
+            while here.eat_comma() {
+                if !sink.take(&mut here) {
                     return None;
                 }
                 count += 1;
             }
+            *cursor = here;
             counts[level] = count;
         }
         // A list ends here, and perhaps the ones around it.
@@ -567,6 +576,7 @@ fn misfit(value: Cursor<'_>, dtype: DType) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Plain;
     use proptest::prelude::*;
 
     fn column(text: &str, dtype: DType) -> Result<Tensor> {

@@ -4,6 +4,7 @@
 //! `encode` tensors into text, and `dump` shows a value in a message. None of them builds a tree.
 
 pub mod decode;
+mod digits;
 pub mod dump;
 pub mod encode;
 pub mod scan;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::digits::non_digits;
 use crate::tensor::number::POWERS;
 
 /// What may be wrong with a document.
@@ -136,6 +137,12 @@ impl<'b> Cursor<'b> {
         self.bytes
     }
 
+    /// What has not been stepped over.
+    #[inline]
+    pub fn rest(&self) -> &'b [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
     #[inline]
     pub fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
@@ -166,8 +173,6 @@ impl<'b> Cursor<'b> {
             }
         }
         self.at += 1;
-        // Mostly there is one space or none.
-        self.at += usize::from(self.peek() == b' ');
         if self.peek() <= b' ' {
             self.skip_space();
         }
@@ -391,13 +396,14 @@ impl<'b> Cursor<'b> {
     #[inline]
     fn eat_digits(&mut self) -> usize {
         let start = self.at;
-        while let Some((_, count)) = up_to_eight_digits(self.bytes, self.at) {
+        while let Some(chunk) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+            let count = non_digits(chunk).trailing_zeros() as usize;
             self.at += count;
-            if count < 8 {
+            if count < 16 {
                 return self.at - start;
             }
         }
-        while digit_at(self.bytes, self.at).is_some() {
+        while self.peek().is_ascii_digit() {
             self.at += 1;
         }
         self.at - start
@@ -566,101 +572,6 @@ impl<'b> Cursor<'b> {
         let exponent = i32::try_from(exponent).unwrap_or(i32::MAX);
         Ok(if negative { -exponent } else { exponent })
     }
-
-    /// Read a number that has an integer part of some digits, perhaps a fraction, no exponent, and
-    /// so few digits that the result is plain to work out; `None`, and nothing read, otherwise.
-    #[inline]
-    pub fn plain_double(&mut self) -> Option<f64> {
-        if let Some(value) = self.try_short_double() {
-            return Some(value);
-        }
-        let start = self.at;
-        let value = self.try_plain_double();
-        if value.is_none() {
-            self.at = start;
-        }
-        value
-    }
-
-    /// The commonest numbers, with a point and few enough digits to be an exact integer over a
-    /// power of ten: found and put together without a branch on how many digits there are, because
-    /// in an image that is what no processor predicts. `None`, and nothing read, for all others.
-    #[inline]
-    fn try_short_double(&mut self) -> Option<f64> {
-        let bytes = self.bytes;
-        let negative = self.peek() == b'-';
-        let start = self.at + usize::from(negative);
-        let (whole, whole_count) = up_to_eight_digits(bytes, start)?;
-        if whole_count > 3 || (whole_count > 1 && bytes[start] == b'0') {
-            return None;
-        }
-        let point = start + whole_count;
-        if bytes.get(point) != Some(&b'.') {
-            return None;
-        }
-        let (fraction, count) = up_to_fifteen_digits(bytes, point + 1)?;
-        let end = point + 1 + count;
-        // Three digits and fifteen fit an integer, and are exact below the mantissa's end.
-        let significand = whole * LONG_TENS[count] + fraction;
-        if significand > MAX_EXACT || matches!(bytes.get(end), Some(b'e' | b'E')) {
-            return None;
-        }
-        self.at = end;
-        let value = to_double(significand) / POWERS[count];
-        Some(if negative { -value } else { value })
-    }
-
-    #[inline]
-    fn try_plain_double(&mut self) -> Option<f64> {
-        let bytes = self.bytes;
-        let negative = self.peek() == b'-';
-        let start = self.at + usize::from(negative);
-        let (mut significand, count) = up_to_eight_digits(bytes, start)?;
-        if count == 8 || (count > 1 && bytes[start] == b'0') {
-            return None;
-        }
-        let mut at = start + count;
-        let mut power = 0;
-        let is_integer = bytes.get(at) != Some(&b'.');
-        if !is_integer {
-            at += 1;
-            let point = at;
-            while significand <= MAX_EXACT / 100_000_000 {
-                let Some((digits, count)) = up_to_eight_digits(bytes, at) else { break };
-                significand = significand * TENS[count] + digits;
-                at += count;
-                if count < 8 {
-                    break;
-                }
-            }
-            while significand <= MAX_EXACT {
-                let Some(digit) = digit_at(bytes, at) else { break };
-                significand = significand * 10 + digit;
-                at += 1;
-            }
-            power = at - point;
-            if power == 0 {
-                return None;
-            }
-            if digit_at(bytes, at).is_some() {
-                // Below seventeen digits the next one counts.
-                if significand < 10_000_000_000_000_000 || bytes[start] != b'0' {
-                    return None;
-                }
-                while digit_at(bytes, at).is_some() {
-                    at += 1;
-                }
-            }
-        }
-        if let Some(b'e' | b'E') = bytes.get(at) {
-            return None;
-        }
-        self.at = at;
-        let value = to_double(significand);
-        let value = if power == 0 { value } else { value / POWERS.get(power)? };
-        // A negative integer zero is zero.
-        Some(if negative && !(is_integer && significand == 0) { -value } else { value })
-    }
 }
 
 /// The integer part of a number.
@@ -672,71 +583,10 @@ enum Whole {
 }
 
 /// Up to here every integer is a double.
-const MAX_EXACT: u64 = (1 << 53) - 1;
-
-#[inline]
-fn digit_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10).map(u64::from)
-}
-
-const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-
-const LONG_TENS: [u64; 16] = {
-    let mut tens = [1; 16];
-    let mut at = 1;
-    while at < 16 {
-        tens[at] = tens[at - 1] * 10;
-        at += 1;
-    }
-    tens
-};
-
-/// The value of the digits that stand next, fifteen at most, and how many there are. `None` when
-/// there is none or more, or too close to the end to look at sixteen bytes at once.
-#[inline]
-fn up_to_fifteen_digits(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    const ONES: u128 = u128::MAX / 255;
-    let chunk = bytes.get(at..)?.first_chunk::<16>()?;
-    let digits = u128::from_le_bytes(*chunk) ^ (ONES * u128::from(b'0'));
-    // The high bit of each byte that is above nine.
-    let others = (((digits & (ONES * 0x7F)) + ONES * 0x76) | digits) & (ONES * 0x80);
-    let count = (others.trailing_zeros() / 8) as usize;
-    if count == 0 || count > 15 {
-        return None;
-    }
-    // Zeros in front instead of what stands behind.
-    let digits = digits << (128 - 8 * count);
-    Some((eight_digits(digits as u64) * 100_000_000 + eight_digits((digits >> 64) as u64), count))
-}
-
-/// The value of eight digits, one a byte, the first in the lowest: pairs, fours, and all eight are
-/// put together, each step in one multiplication.
-#[inline]
-fn eight_digits(digits: u64) -> u64 {
-    let pairs = (digits.wrapping_mul(2561) >> 8) & 0x00FF_00FF_00FF_00FF;
-    let fours = (pairs.wrapping_mul(6_553_601) >> 16) & 0x0000_FFFF_0000_FFFF;
-    fours.wrapping_mul(42_949_672_960_001) >> 32
-}
-
-/// The value of the digits that stand next, eight at most, and how many there are. `None` when
-/// there is none, or too close to the end to look at eight bytes at once.
-#[inline]
-fn up_to_eight_digits(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    const ONES: u64 = u64::MAX / 255;
-    let chunk = bytes.get(at..)?.first_chunk::<8>()?;
-    let digits = u64::from_le_bytes(*chunk) ^ (ONES * u64::from(b'0'));
-    // The high bit of each byte that is above nine.
-    let others = (((digits & (ONES * 0x7F)) + ONES * 0x76) | digits) & (ONES * 0x80);
-    let count = (others.trailing_zeros() / 8) as usize;
-    if count == 0 {
-        return None;
-    }
-    // Zeros in front instead of what stands behind.
-    Some((eight_digits(digits << (64 - 8 * count)), count))
-}
+pub(super) const MAX_EXACT: u64 = (1 << 53) - 1;
 
 #[allow(clippy::cast_precision_loss)] // that is what reading it as a double means
-fn to_double(integer: u64) -> f64 {
+pub(super) fn to_double(integer: u64) -> f64 {
     integer as f64
 }
 
@@ -979,24 +829,6 @@ mod tests {
                 return Ok(());
             };
             prop_assert!(read.to_bits().abs_diff(value.to_bits()) <= 3, "{} {}", read, value);
-        }
-
-        #[test]
-        fn the_quick_way_reads_what_the_slow_way_reads(text in "-?(0|[1-9][0-9]{0,18})(\\.[0-9]{1,22})?[],e ]?") {
-            // Room behind the number, which the quickest way looks into.
-            let text = text + "                ";
-            let mut quick = Cursor::new(text.as_bytes());
-            if let Some(value) = quick.plain_double() {
-                let mut slow = Cursor::new(text.as_bytes());
-                #[allow(clippy::cast_precision_loss)]
-                let expected = match slow.number().unwrap() {
-                    Number::Signed(value) => value as f64,
-                    Number::Unsigned(value) => value as f64,
-                    Number::Double(value) => value,
-                };
-                prop_assert_eq!(value.to_bits(), expected.to_bits());
-                prop_assert_eq!(quick.at(), slow.at());
-            }
         }
     }
 }
