@@ -62,8 +62,9 @@ bench: $(VENV)/.servable ## Measure, side by side; see benchmarks/README.md
 	$(BIN)/python benchmarks/run.py
 
 .PHONY: conformance
-conformance: $(VENV)/.dev ## Replay the recorded exchanges with TensorFlow Serving
+conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server
+	$(BIN)/python ../shared/conformance/estimator/run_cases.py --impl servable.estimator -q
 
 .PHONY: clean
 clean: ## Remove what the other targets made

@@ -1,0 +1,314 @@
+"""
+Training, evaluation and prediction, in one process and on version 1 graphs.
+
+These are plain loops over TensorFlow's monitored sessions; each call builds a graph
+and closes its session before it returns.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from servable.estimator.mode_keys import ModeKeys
+from servable.export._tensorflow import tf
+
+if TYPE_CHECKING:
+    from servable.estimator.estimator import Estimator
+
+_logger = logging.getLogger(__name__)
+
+_LOSS: Final = "loss"
+_STEP: Final = tf.GraphKeys.GLOBAL_STEP
+_PAIR: Final = 2
+
+
+def train(
+    estimator: "Estimator",
+    input_fn: Callable[..., Any],
+    hooks: Iterable[Any] | None,
+    steps: int | None,
+    max_steps: int | None,
+    saving_listeners: Iterable[Any] | None,
+) -> None:
+    """Train and save checkpoints; see Estimator.train."""
+    if steps is not None and max_steps is not None:
+        raise ValueError("Can not provide both steps and max_steps.")
+    _check_positive("steps", steps)
+    _check_positive("max_steps", max_steps)
+    if max_steps is not None and max_steps <= _saved_step(estimator):
+        _logger.info("Not training: step %d is reached already", max_steps)
+        return
+    config = estimator.config
+    with tf.Graph().as_default() as graph:
+        spec, all_hooks = _build(estimator, input_fn, ModeKeys.TRAIN)
+        _warm_start(estimator)
+        all_hooks += [
+            *(hooks or ()),
+            *spec.training_hooks,
+            tf.train.NanTensorHook(spec.loss),
+        ]
+        if steps is not None or max_steps is not None:
+            all_hooks.append(tf.train.StopAtStepHook(steps, max_steps))
+        if config.log_step_count_steps:
+            what = {"loss": spec.loss, "step": tf.train.get_global_step()}
+            every = config.log_step_count_steps
+            all_hooks.append(tf.train.LoggingTensorHook(what, every_n_iter=every))
+        scaffold = _with_saver(spec.scaffold, graph, config)
+        chief_hooks = [*spec.training_chief_hooks]
+        given = [*all_hooks, *chief_hooks]
+        if not any(isinstance(h, tf.train.CheckpointSaverHook) for h in given):
+            chief_hooks += _saver_hooks(config, scaffold, saving_listeners)
+        with tf.train.MonitoredTrainingSession(
+            checkpoint_dir=estimator.model_dir,
+            scaffold=scaffold,
+            hooks=all_hooks,
+            chief_only_hooks=chief_hooks,
+            save_checkpoint_secs=0,  # the hook above does
+            save_summaries_steps=config.save_summary_steps,
+            config=estimator._session_config(),
+            log_step_count_steps=config.log_step_count_steps,
+        ) as session:
+            while not session.should_stop():
+                session.run([spec.train_op, spec.loss])
+
+
+def evaluate(
+    estimator: "Estimator",
+    input_fn: Callable[..., Any],
+    steps: int | None,
+    hooks: Iterable[Any] | None,
+    checkpoint_path: str | None,
+    name: str | None,
+) -> dict[str, Any]:
+    """Return metrics; see Estimator.evaluate."""
+    _check_positive("steps", steps)
+    with tf.Graph().as_default():
+        spec, all_hooks = _build(estimator, input_fn, ModeKeys.EVAL)
+        metrics = _metrics(spec)
+        all_hooks += [*(hooks or ()), *spec.evaluation_hooks]
+        values = {key: value for key, (value, _) in metrics.items()}
+        updates = [update for _, update in metrics.values()]
+        result: dict[str, Any] = {}
+        with tf.train.MonitoredSession(
+            _session_creator(estimator, spec.scaffold, checkpoint_path, "evaluate"),
+            hooks=[*all_hooks, _AtEnd(values, result)],
+        ) as session:
+            done = 0
+            while not session.should_stop() and done != steps:
+                session.run(updates)
+                done += 1
+    _write_summaries(estimator, result, name)
+    return result
+
+
+def predict(
+    estimator: "Estimator",
+    input_fn: Callable[..., Any],
+    predict_keys: Any,
+    hooks: Iterable[Any] | None,
+    checkpoint_path: str | None,
+    yield_single_examples: bool,
+) -> Iterator[Any]:
+    """Yield predictions; see Estimator.predict."""
+    with tf.Graph().as_default():
+        spec, all_hooks = _build(estimator, input_fn, ModeKeys.PREDICT)
+        predictions = _chosen(spec.predictions, predict_keys)
+        all_hooks += [*(hooks or ()), *spec.prediction_hooks]
+        with tf.train.MonitoredSession(
+            _session_creator(estimator, spec.scaffold, checkpoint_path, "predict"),
+            hooks=all_hooks,
+        ) as session:
+            while not session.should_stop():
+                batch = session.run(predictions)
+                if yield_single_examples:
+                    yield from _examples(batch)
+                else:
+                    yield batch
+
+
+def _build(
+    estimator: "Estimator", input_fn: Callable[..., Any], mode: str
+) -> tuple[Any, list[Any]]:
+    """Build input and model in the default graph; return the spec, and hooks."""
+    tf.set_random_seed(estimator.config.tf_random_seed)
+    tf.train.create_global_step()
+    features, labels, hooks = _input(estimator, input_fn, mode)
+    if mode == ModeKeys.PREDICT:
+        labels = None
+    return estimator._call_model_fn(features, labels, mode), hooks
+
+
+def _input(
+    estimator: "Estimator", input_fn: Callable[..., Any], mode: str
+) -> tuple[Any, Any, list[Any]]:
+    from servable.estimator.estimator import argument_names  # noqa: PLC0415 - a circle
+
+    offered = {"mode": mode, "params": estimator.params, "config": estimator.config}
+    names = argument_names(input_fn)
+    with tf.device("/cpu:0"):
+        result = input_fn(**{n: v for n, v in offered.items() if n in names})
+        hooks = []
+        if isinstance(result, tf.data.Dataset):
+            iterator = tf.data.make_initializable_iterator(result)
+            hooks.append(_Initialize(iterator.initializer))
+            result = iterator.get_next()
+    if isinstance(result, list | tuple):
+        if len(result) != _PAIR:
+            raise ValueError(
+                "input_fn should return (features, labels) as a len 2 tuple."
+            )
+        return result[0], result[1], hooks
+    return result, None, hooks
+
+
+class _Initialize(tf.train.SessionRunHook):  # type: ignore[misc]  # untyped
+    """Runs an operation whenever there is a new session."""
+
+    def __init__(self, operation: Any) -> None:
+        self._operation = operation
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        """Run it."""
+        del coord
+        session.run(self._operation)
+
+
+class _AtEnd(tf.train.SessionRunHook):  # type: ignore[misc]  # untyped
+    """Keeps the last values of tensors."""
+
+    def __init__(self, tensors: Mapping[str, Any], result: dict[str, Any]) -> None:
+        self._tensors = tensors
+        self._result = result
+
+    def end(self, session: Any) -> None:
+        """Fetch them."""
+        self._result.update(session.run(dict(self._tensors)))
+
+
+def _metrics(spec: Any) -> dict[str, tuple[Any, Any]]:
+    metrics = dict(spec.eval_metric_ops)
+    for reserved in (_LOSS, _STEP):
+        if reserved in metrics:
+            raise ValueError(
+                f'Metric with name "{reserved}" is not allowed, because Estimator '
+                "already defines a default metric with the same name."
+            )
+    metrics[_LOSS] = tf.metrics.mean(spec.loss)
+    step = tf.train.get_global_step()
+    metrics[_STEP] = (step, step)
+    return metrics
+
+
+def _write_summaries(
+    estimator: "Estimator", result: Mapping[str, Any], name: str | None
+) -> None:
+    folder = os.path.join(estimator.model_dir, f"eval_{name}" if name else "eval")
+    summary = tf.Summary()
+    for key, value in result.items():
+        if key != _STEP and getattr(value, "shape", None) == ():
+            summary.value.add(tag=key, simple_value=float(value))
+    with tf.Graph().as_default():
+        writer = tf.summary.FileWriter(folder)
+        writer.add_summary(summary, int(result[_STEP]))
+        writer.close()
+
+
+def _chosen(predictions: Any, keys: Any) -> Any:
+    if not keys:
+        return predictions
+    if not isinstance(predictions, dict):
+        raise ValueError(
+            "predict_keys argument is not valid in case of non-dict predictions."
+        )
+    wanted = {keys} if isinstance(keys, str) else set(keys)
+    chosen = {key: value for key, value in predictions.items() if key in wanted}
+    if not chosen:
+        raise ValueError(
+            f"Expected to run at least one output from {list(predictions)}, "
+            f"provided {keys}."
+        )
+    return chosen
+
+
+def _examples(batch: Any) -> Iterator[Any]:
+    if not isinstance(batch, dict):
+        yield from batch
+        return
+    lengths = {key: len(value) for key, value in batch.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(
+            f"Batch length of predictions should be same. Got {lengths}; "
+            "yield_single_examples=False gives whole batches."
+        )
+    for at in range(next(iter(lengths.values()))):
+        yield {key: value[at] for key, value in batch.items()}
+
+
+def _session_creator(
+    estimator: "Estimator", scaffold: Any, checkpoint_path: str | None, what: str
+) -> Any:
+    path = checkpoint_path or estimator.latest_checkpoint()
+    if not path:
+        _logger.info(
+            "Could not find trained model in model_dir: %s, running initialization to "
+            "%s.",
+            estimator.model_dir,
+            what,
+        )
+        _warm_start(estimator)
+    return tf.train.ChiefSessionCreator(
+        scaffold=scaffold,
+        config=estimator._session_config(),
+        checkpoint_filename_with_path=path,
+    )
+
+
+def _warm_start(estimator: "Estimator") -> None:
+    settings = estimator._warm_start_settings
+    if settings is not None and not estimator.latest_checkpoint():
+        tf.train.warm_start(*settings)
+
+
+def _with_saver(scaffold: Any, graph: Any, config: Any) -> Any:
+    if not scaffold.saver and not graph.get_collection(tf.GraphKeys.SAVERS):
+        saver = tf.train.Saver(
+            sharded=True,
+            max_to_keep=config.keep_checkpoint_max,
+            keep_checkpoint_every_n_hours=config.keep_checkpoint_every_n_hours,
+            defer_build=True,
+            save_relative_paths=True,
+        )
+        graph.add_to_collection(tf.GraphKeys.SAVERS, saver)
+    return scaffold
+
+
+def _saver_hooks(
+    config: Any, scaffold: Any, listeners: Iterable[Any] | None
+) -> list[Any]:
+    if not config.save_checkpoints_secs and not config.save_checkpoints_steps:
+        return []
+    return [
+        tf.train.CheckpointSaverHook(
+            config.model_dir,
+            save_secs=config.save_checkpoints_secs,
+            save_steps=config.save_checkpoints_steps,
+            scaffold=scaffold,
+            listeners=list(listeners or ()),
+        )
+    ]
+
+
+def _saved_step(estimator: "Estimator") -> int:
+    path = estimator.latest_checkpoint()
+    if path is None:
+        return 0
+    try:
+        return int(tf.train.load_variable(path, _STEP))
+    except tf.errors.NotFoundError:
+        return 0
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"Must specify {name} > 0, given: {value}")

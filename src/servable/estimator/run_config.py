@@ -1,0 +1,178 @@
+"""
+How an Estimator runs: directories, seeds, how often to save.
+
+What only distributed training reads is kept and has no effect.
+"""
+
+import copy
+import os
+from typing import Any, Final, NamedTuple, Self
+
+from servable.export._tensorflow import tf
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    "model_dir": None,
+    "tf_random_seed": None,
+    "save_summary_steps": 100,
+    "save_checkpoints_steps": None,
+    "save_checkpoints_secs": None,
+    "session_config": None,
+    "keep_checkpoint_max": 5,
+    "keep_checkpoint_every_n_hours": 10000,
+    "log_step_count_steps": 100,
+    "train_distribute": None,
+    "device_fn": None,
+    "protocol": None,
+    "eval_distribute": None,
+    "experimental_distribute": None,
+    "experimental_max_worker_delay_secs": None,
+    "session_creation_timeout_secs": 7200,
+    "checkpoint_save_graph_def": True,
+}
+_SAVE_SECS: Final = 600
+_BOTH = "`save_checkpoints_steps` and `save_checkpoints_secs` cannot be both set."
+
+
+class RunConfig:
+    """
+    How an Estimator runs; a value.
+
+    Args:
+        options: those of tf.estimator.RunConfig, by position or by name; each is an
+            attribute of the same name.  Checkpoints are saved every 600 seconds
+            unless save_checkpoints_steps or save_checkpoints_secs says otherwise.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: both ways to say when to save are given, or a number is out of
+            range.
+    """
+
+    def __init__(self, *values: Any, **options: Any) -> None:
+        if len(values) > len(_DEFAULTS):
+            raise TypeError(
+                f"RunConfig takes at most {len(_DEFAULTS)} arguments, "
+                f"and {len(values)} were given"
+            )
+        given = dict(zip(_DEFAULTS, values, strict=False))
+        for name, value in options.items():
+            if name not in _DEFAULTS or name in given:
+                what = "has no argument" if name not in _DEFAULTS else "got twice"
+                raise TypeError(f"RunConfig {what} {name!r}")
+            given[name] = value
+        if (
+            given.get("save_checkpoints_steps") is not None
+            and given.get("save_checkpoints_secs") is not None
+        ):
+            raise ValueError(_BOTH)
+        if {"save_checkpoints_steps", "save_checkpoints_secs"}.isdisjoint(given):
+            given["save_checkpoints_secs"] = _SAVE_SECS
+        self._options = {**_DEFAULTS, **given}
+        model_dir = self._options["model_dir"]
+        self._options["model_dir"] = path_to_str(model_dir)
+        if model_dir == "":
+            raise ValueError("model_dir should be non-empty")
+        _check_numbers(self._options)
+
+    def __getattr__(self, name: str) -> Any:
+        options = self.__dict__.get("_options", {})
+        if name in options:
+            return options[name]
+        if name in _ALONE:
+            return _ALONE[name]
+        raise AttributeError(f"RunConfig has no attribute {name!r}")
+
+    def replace(self, **changes: Any) -> Self:
+        """
+        Return a copy with *changes*.
+
+        Raises:
+            ValueError: there is no such option, or as the constructor.
+        """
+        for name in changes:
+            if name not in _DEFAULTS:
+                raise ValueError(
+                    f"Replacing {name} is not supported. "
+                    f"Allowed properties are {tuple(_DEFAULTS)}."
+                )
+        options = {**self._options, **changes}
+        if (
+            changes.get("save_checkpoints_steps") is not None
+            and "save_checkpoints_secs" not in changes
+        ):
+            options["save_checkpoints_secs"] = None
+        if (
+            changes.get("save_checkpoints_secs") is not None
+            and "save_checkpoints_steps" not in changes
+        ):
+            options["save_checkpoints_steps"] = None
+        return type(self)(**options)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return type(self)(**copy.deepcopy(self._options, memo))
+
+    def __repr__(self) -> str:
+        changed = {
+            name: value
+            for name, value in self._options.items()
+            if value != _DEFAULTS[name]
+        }
+        return f"<RunConfig {changed}>"
+
+
+# What a process that trains alone is in a cluster.
+_ALONE: Final[dict[str, Any]] = {
+    "cluster_spec": tf.train.ClusterSpec({}),
+    "evaluation_master": "",
+    "global_id_in_cluster": 0,
+    "is_chief": True,
+    "master": "",
+    "num_ps_replicas": 0,
+    "num_worker_replicas": 1,
+    "service": None,
+    "task_id": 0,
+    "task_type": "worker",
+}
+
+
+class WarmStartSettings(NamedTuple):
+    """
+    Where variables get their first values from.
+
+    Attributes:
+        ckpt_to_initialize_from: a checkpoint, or a directory that has some.
+        vars_to_warm_start: regular expression, or a list of them or of variables.
+        var_name_to_vocab_info: as tf.train.warm_start has it.
+        var_name_to_prev_var_name: names in the checkpoint that are others.
+    """
+
+    ckpt_to_initialize_from: str
+    vars_to_warm_start: Any = ".*"
+    var_name_to_vocab_info: Any = None
+    var_name_to_prev_var_name: Any = None
+
+
+def path_to_str(path: Any) -> Any:
+    """Return a path as text; None and text stay."""
+    return os.fspath(path) if hasattr(path, "__fspath__") else path
+
+
+def default_session_config() -> Any:
+    """Return what sessions are made with where RunConfig says nothing."""
+    return tf.ConfigProto(allow_soft_placement=True)
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    for name, at_least in (
+        ("save_summary_steps", 0),
+        ("save_checkpoints_steps", 0),
+        ("save_checkpoints_secs", 0),
+        ("keep_checkpoint_max", 0),
+    ):
+        value = options[name]
+        if value is not None and value < at_least:
+            raise ValueError(f"{name} should be >= {at_least}, and is {value}")
+    for name in ("keep_checkpoint_every_n_hours", "log_step_count_steps"):
+        value = options[name]
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} should be > 0, and is {value}")

@@ -1,0 +1,1 @@
+"""Making SavedModels, and publishing them."""

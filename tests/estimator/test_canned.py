@@ -1,0 +1,205 @@
+"""Canned models and layers: the names of their variables, and what they serve."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="needs TensorFlow").compat.v1
+
+from servable import estimator  # noqa: E402
+from servable.estimator import layers  # noqa: E402
+
+pytestmark = pytest.mark.tensorflow
+LABELS = ["low", "mid", "high"]
+
+
+def columns() -> list[Any]:
+    return [tf.feature_column.numeric_column("x", [4])]
+
+
+DNN = {
+    "dnn/hiddenlayer_0/bias",
+    "dnn/hiddenlayer_0/kernel",
+    "dnn/logits/bias",
+    "dnn/logits/kernel",
+}
+LINEAR = {"linear/linear_model/bias_weights", "linear/linear_model/x/weights"}
+CLASSES = {"serving_default", "classification", "predict"}
+NUMBERS = {"serving_default", "regression", "predict"}
+
+
+@pytest.mark.parametrize(
+    ("make", "labels", "variables", "signatures"),
+    [
+        pytest.param(
+            lambda d: estimator.DNNClassifier([3], columns(), d, batch_norm=True),
+            [0, 1],
+            DNN
+            | {
+                f"dnn/hiddenlayer_0/batchnorm_0/{name}"
+                for name in ("beta", "gamma", "moving_mean", "moving_variance")
+            },
+            CLASSES | NUMBERS,
+            id="a DNN of two classes, normalized",
+        ),
+        pytest.param(
+            lambda d: estimator.DNNRegressor([3], columns(), d, dropout=0.1),
+            [0.5, 1.5],
+            DNN,
+            NUMBERS,
+            id="a DNN for numbers",
+        ),
+        pytest.param(
+            lambda d: estimator.LinearClassifier(columns(), d, 3, None, LABELS),
+            ["low", "high"],
+            LINEAR,
+            CLASSES,
+            id="a linear model of named classes",
+        ),
+        pytest.param(
+            lambda d: estimator.DNNLinearCombinedClassifier(
+                d,
+                linear_feature_columns=columns(),
+                dnn_feature_columns=columns(),
+                dnn_hidden_units=[3],
+                n_classes=3,
+            ),
+            [0, 2],
+            DNN | LINEAR,
+            CLASSES,
+            id="wide and deep",
+        ),
+    ],
+)
+def test_from_training_to_a_served_answer(
+    tmp_path: Path,
+    small: SimpleNamespace,
+    make: Callable[[Path], Any],
+    labels: list[Any],
+    variables: set[str],
+    signatures: set[str],
+) -> None:
+    model = make(tmp_path / "model")
+    fed = estimator.inputs.numpy_input_fn(
+        {"x": small.x}, np.array(labels), num_epochs=None, shuffle=False, batch_size=2
+    )
+    model.train(fed, steps=2)
+    spec = tf.feature_column.make_parse_example_spec(columns())
+
+    path = model.export_savedmodel(
+        tmp_path / "exports",
+        estimator.export.build_parsing_serving_input_receiver_fn(spec),
+    )
+
+    slots = ("Adagrad", "Ftrl", "Ftrl_1", "global_step")
+    names = {n for n in model.get_variable_names() if n.rpartition("/")[2] not in slots}
+    assert names == variables
+    assert set(small.signatures_of(path)) == signatures
+    examples = [example(row) for row in small.x]
+    answers = small.ask(path, {"examples": examples}, "predict")
+    asked = estimator.inputs.numpy_input_fn({"x": small.x}, shuffle=False)
+    for key in ("probabilities", "predictions"):
+        if key in answers:
+            predicted = [p[key] for p in model.predict(asked)]
+            np.testing.assert_allclose(answers[key], predicted, rtol=1e-5)
+    assert model.evaluate(fed, steps=1)["loss"] > 0
+
+
+def example(row: Any) -> bytes:
+    floats = tf.train.FloatList(value=row)
+    features = tf.train.Features(feature={"x": tf.train.Feature(float_list=floats)})
+    data: bytes = tf.train.Example(features=features).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lambda: estimator.DNNLinearCombinedClassifier(),
+            "Either linear_feature_columns or dnn_feature_columns must be defined.",
+            id="no columns",
+        ),
+        pytest.param(
+            lambda: estimator.DNNLinearCombinedClassifier(dnn_feature_columns=[1]),
+            "dnn_hidden_units must be defined",
+            id="a DNN without layers",
+        ),
+        pytest.param(
+            lambda: estimator.MultiClassHead(2),
+            "n_classes must be > 2",
+            id="two of many",
+        ),
+        pytest.param(
+            lambda: estimator.MultiClassHead(3, label_vocabulary=["a"]),
+            "Length of label_vocabulary must be n_classes",
+            id="too few names",
+        ),
+    ],
+)
+def test_models_that_cannot_be(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_layers_name_their_variables_as_ever() -> None:
+    images = tf.placeholder(tf.float32, [None, 8, 8, 3])
+    net = layers.conv2d(images, 4, 3, padding="same", activation=tf.nn.relu)
+    net = layers.batch_normalization(net, training=True)
+    net = layers.max_pooling2d(net, 2, 2)
+    net = layers.dense(layers.flatten(net), 5)
+    with tf.variable_scope("head"):
+        net = layers.dense(net, 2)
+        net = layers.dense(layers.dropout(net, training=True), 2)
+
+    assert net.shape.as_list() == [None, 2]
+    assert [v.op.name for v in tf.global_variables()] == [
+        "conv2d/kernel",
+        "conv2d/bias",
+        "batch_normalization/gamma",
+        "batch_normalization/beta",
+        "batch_normalization/moving_mean",
+        "batch_normalization/moving_variance",
+        "dense/kernel",
+        "dense/bias",
+        "head/dense/kernel",
+        "head/dense/bias",
+        "head/dense_1/kernel",
+        "head/dense_1/bias",
+    ]
+    assert len(tf.get_collection(tf.GraphKeys.UPDATE_OPS)) == 2
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (2, 3, 3, 2)], ids=["rows", "images"])
+def test_batches_are_normalized_and_remembered(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
+    is_training = tf.placeholder_with_default(False, [])
+    out = layers.batch_normalization(
+        tf.constant(values), momentum=0.5, training=is_training
+    )
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    (mean,) = [v for v in tf.global_variables() if "mean" in v.name]
+
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        untrained = session.run(out)
+        trained, _ = session.run([out, updates], {is_training: True})
+        remembered = session.run(mean)
+
+    channels = tuple(range(len(shape) - 1))
+    np.testing.assert_allclose(untrained, values / np.sqrt(1.001), rtol=1e-4)
+    np.testing.assert_allclose(trained.mean(channels), 0, atol=1e-5)
+    np.testing.assert_allclose(remembered, values.mean(channels) / 2, rtol=1e-4)
+
+
+def test_what_is_installed_is_found_again() -> None:
+    estimator.install(tf)
+
+    assert tf.estimator is estimator
+    assert tf.layers.dense(tf.zeros([1, 2]), 3).shape.as_list() == [1, 3]
+    with pytest.raises(AttributeError, match="StaticHashTable"):
+        _ = tf.contrib.lookup

@@ -1,0 +1,247 @@
+"""Training, evaluating, asking and exporting, in one process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="needs TensorFlow").compat.v1
+
+from servable.estimator import (  # noqa: E402
+    BestExporter,
+    Estimator,
+    EstimatorSpec,
+    EvalSpec,
+    FinalExporter,
+    LatestExporter,
+    ModeKeys,
+    RunConfig,
+    TrainSpec,
+    inputs,
+    train_and_evaluate,
+)
+
+pytestmark = pytest.mark.tensorflow
+Y = np.array([[1.0], [2.0]], np.float32)
+
+
+def model_fn(features: Any, labels: Any, mode: str, params: Any) -> Any:
+    w = tf.get_variable("w", [4, 1], initializer=tf.zeros_initializer())
+    y = tf.matmul(features["x"], w)
+    if mode == ModeKeys.PREDICT:
+        return EstimatorSpec(mode, predictions={"y": y})
+    loss = tf.losses.mean_squared_error(labels, y)
+    optimizer = tf.train.GradientDescentOptimizer(params["rate"])
+    train_op = optimizer.minimize(loss, tf.train.get_global_step())
+    error = tf.metrics.mean_absolute_error(labels, y)
+    return EstimatorSpec(
+        mode, {"y": y}, loss, train_op, eval_metric_ops={"error": error}
+    )
+
+
+@pytest.fixture
+def input_fn(small: SimpleNamespace) -> Callable[..., Any]:
+    def input_fn() -> Any:
+        return tf.data.Dataset.from_tensor_slices(({"x": small.x}, Y)).repeat().batch(2)
+
+    return input_fn
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Estimator:
+    return Estimator(model_fn, tmp_path / "model", params={"rate": 0.01})
+
+
+def test_steps_add_up_and_the_loss_falls(
+    model: Estimator, input_fn: Callable[..., Any]
+) -> None:
+    before = model.train(input_fn, steps=1).evaluate(input_fn, steps=1)
+    after = model.train(input_fn, max_steps=20).evaluate(input_fn, steps=1)
+
+    assert (before["global_step"], after["global_step"]) == (1, 20)
+    assert after["loss"] < before["loss"]
+    assert sorted(after) == ["error", "global_step", "loss"]
+
+
+def test_training_beyond_what_is_done_does_nothing(
+    model: Estimator, input_fn: Callable[..., Any]
+) -> None:
+    model.train(input_fn, steps=3)
+
+    model.train(input_fn, max_steps=2)
+
+    assert model.get_variable_value("global_step") == 3
+
+
+def test_training_is_gradient_descent(
+    model: Estimator, input_fn: Callable[..., Any], small: SimpleNamespace
+) -> None:
+    model.train(input_fn, steps=1)
+
+    gradient = -2 * small.x.T @ Y / 2
+    np.testing.assert_allclose(
+        model.get_variable_value("w"), -0.01 * gradient, rtol=1e-5
+    )
+
+
+def test_predictions_come_one_by_one_and_as_exported(
+    model: Estimator,
+    input_fn: Callable[..., Any],
+    small: SimpleNamespace,
+    tmp_path: Path,
+) -> None:
+    model.train(input_fn, steps=2)
+    asked = inputs.numpy_input_fn({"x": small.x}, shuffle=False)
+
+    predictions = list(model.predict(asked))
+
+    path = model.export_savedmodel(tmp_path / "exports", small.receive_x)
+    answers = small.ask(path, {"x": small.x})
+    np.testing.assert_allclose([p["y"] for p in predictions], answers["y"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            {"steps": 1, "max_steps": 1}, "both steps and max_steps", id="both"
+        ),
+        pytest.param({"steps": 0}, "Must specify steps > 0, given: 0", id="no step"),
+    ],
+)
+def test_steps_that_make_no_sense(
+    model: Estimator, arguments: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.train(lambda: None, **arguments)
+
+
+def test_exporters_get_their_turn(
+    model: Estimator, input_fn: Callable[..., Any], small: SimpleNamespace
+) -> None:
+    result, made = train_and_evaluate(
+        model,
+        TrainSpec(input_fn, max_steps=4),
+        EvalSpec(
+            input_fn,
+            steps=1,
+            exporters=[
+                LatestExporter("latest", small.receive_x),
+                FinalExporter("final", small.receive_x),
+                BestExporter("best", small.receive_x),
+            ],
+        ),
+    )
+
+    assert result is not None
+    assert result["global_step"] == 4
+    folders = [Path(path.decode()).parent.name for path in made if path is not None]
+    assert folders == ["latest", "final", "best"]
+
+
+def test_checkpoints_in_between_are_evaluated(
+    tmp_path: Path, input_fn: Callable[..., Any], small: SimpleNamespace
+) -> None:
+    config = RunConfig(save_checkpoints_steps=2)
+    model = Estimator(model_fn, tmp_path / "model", config, {"rate": 0.01})
+    seen = []
+
+    class Recorder(FinalExporter):
+        def export(self, *args: Any) -> Any:
+            seen.append((int(args[3]["global_step"]), args[4]))
+
+    train_and_evaluate(
+        model,
+        TrainSpec(input_fn, max_steps=4),
+        EvalSpec(
+            input_fn,
+            steps=1,
+            throttle_secs=0,
+            exporters=Recorder("seen", small.receive_x),
+        ),
+    )
+
+    assert seen[-1] == (4, True)
+    assert [step for step, final in seen if not final] != []
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        pytest.param([5, 6, 4, 4], [True, False, True, False], id="smaller is better"),
+        pytest.param([1], [True], id="the first one is the best"),
+    ],
+)
+def test_the_best_is_exported(
+    tmp_path: Path, small: SimpleNamespace, losses: list[float], expected: list[bool]
+) -> None:
+    path = small.save_linear(tmp_path / "model")
+    model = Estimator(small.model_of(), tmp_path / "model")
+    exporter = BestExporter(
+        serving_input_receiver_fn=small.receive_x, exports_to_keep=1
+    )
+
+    made = [
+        exporter.export(model, str(tmp_path / "best"), path, {"loss": loss}, False)
+        for loss in losses
+    ]
+
+    assert [path is not None for path in made] == expected
+    assert len(list((tmp_path / "best").iterdir())) == 1
+
+
+def test_only_the_newest_exports_are_kept(
+    tmp_path: Path, small: SimpleNamespace
+) -> None:
+    path = small.save_linear(tmp_path / "model")
+    for name in ("1000000001", "1000000002", "notes"):
+        (tmp_path / "latest" / name).mkdir(parents=True)
+    model = Estimator(small.model_of(), tmp_path / "model")
+    exporter = LatestExporter("latest", small.receive_x, exports_to_keep=2)
+
+    made = exporter.export(model, str(tmp_path / "latest"), path, {}, False)
+
+    assert made is not None
+    assert {child.name for child in (tmp_path / "latest").iterdir()} == {
+        "1000000002",
+        Path(made.decode()).name,
+        "notes",
+    }
+
+
+def test_arrays_cross_the_ends_of_epochs() -> None:
+    fn = inputs.numpy_input_fn(
+        np.arange(3), np.arange(3) * 10, batch_size=2, num_epochs=2, shuffle=False
+    )
+    features, labels = fn()
+
+    with tf.Session() as session:
+        batches = [session.run([features, labels]) for _ in range(3)]
+        with pytest.raises(tf.errors.OutOfRangeError):
+            session.run(features)
+
+    assert [f.tolist() for f, _ in batches] == [[0, 1], [2, 0], [1, 2]]
+    assert batches[1][1].tolist() == [20, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lambda: inputs.numpy_input_fn(np.zeros(3)),
+            "shuffle must be provided and explicitly set as boolean",
+            id="without saying whether to shuffle",
+        ),
+        pytest.param(
+            lambda: inputs.numpy_input_fn(np.zeros(3), np.zeros(2), shuffle=False),
+            "Length of tensors in x and y is mismatched",
+            id="more features than labels",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
