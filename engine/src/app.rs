@@ -1,5 +1,6 @@
 //! What the front ends share: options, the serving map, version states, compute threads.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use parking_lot::RwLock;
 use crate::compute::Compute;
 use crate::inference::model_status::VersionStates;
 use crate::metrics::{Exchange, Metrics, Run};
+use crate::request_log::{self, Complain, Logging, RequestLogs};
 use crate::servable::RunOptions;
 use crate::serving_map::{ServableHandle, ServingMap, Snapshot};
 use crate::status::{Result, Status};
@@ -38,6 +40,9 @@ pub struct Options {
     pub metrics_path: String,
     pub max_message_bytes: usize,
     pub max_body_bytes: usize,
+    pub request_log_file_bytes: u64,
+    pub request_log_file_s: f64,
+    pub request_log_queue_bytes: usize,
 }
 
 impl Default for Options {
@@ -63,6 +68,9 @@ impl Default for Options {
             metrics_path: String::new(),
             max_message_bytes: i32::MAX as usize,
             max_body_bytes: 64 << 20,
+            request_log_file_bytes: 256 << 20,
+            request_log_file_s: 3600.0,
+            request_log_queue_bytes: 64 << 20,
         }
     }
 }
@@ -77,6 +85,7 @@ pub struct App {
     pub states: VersionStates,
     pub compute: Compute,
     pub metrics: Metrics,
+    pub request_logs: RequestLogs,
     pub ready: AtomicBool,
     pub reload: RwLock<Option<ReloadHandler>>,
 }
@@ -86,8 +95,16 @@ impl App {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads =
             if options.compute_threads == 0 { 4 * cores } else { options.compute_threads };
+        let logs = request_log::Limits {
+            file_bytes: options.request_log_file_bytes,
+            // What no clock can count is never.
+            file_age: Duration::try_from_secs_f64(options.request_log_file_s)
+                .unwrap_or(Duration::MAX),
+            queue_bytes: options.request_log_queue_bytes,
+        };
         Self {
             options,
+            request_logs: RequestLogs::new(logs),
             map: ServingMap::default(),
             states: VersionStates::default(),
             compute: Compute::new(threads),
@@ -105,6 +122,11 @@ impl App {
     pub fn publish(&self, snapshot: Snapshot) {
         self.metrics.models.serve(snapshot.models.keys());
         self.map.publish(snapshot);
+    }
+
+    /// Log requests as `models` says, and no others.
+    pub fn set_request_logging(&self, models: HashMap<String, Logging>, complain: &Complain) {
+        self.request_logs.set(models, &self.metrics.request_logs, complain);
     }
 
     /// Run a servable, on a compute thread unless the run is known to be quick. Feeds and fetches

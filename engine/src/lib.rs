@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod protos;
 #[cfg(feature = "python")]
 mod python;
+pub mod request_log;
 pub mod servable;
 pub mod server;
 pub mod serving_map;

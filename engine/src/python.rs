@@ -15,6 +15,7 @@ use crate::app::Options;
 use crate::frontend::metrics::own_page;
 use crate::inference::model_status::VersionStatus;
 use crate::inference::serialized::examples::replay;
+use crate::request_log::{Complain, Logging};
 use crate::servable::python::PythonServable;
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
 use crate::servable::Servable as Runs;
@@ -234,6 +235,28 @@ impl Engine {
             })
         };
         *self.server.app.reload.write() = Some(Arc::new(handler));
+    }
+
+    fn set_request_logging(
+        &self,
+        py: Python<'_>,
+        models: HashMap<String, (String, f64, Vec<u8>, Vec<String>)>,
+        complain: Py<PyAny>,
+    ) {
+        let models = models.into_iter().map(|(model, logging)| {
+            let (filename_prefix, sampling_rate, sampling_config, saved_model_tags) = logging;
+            let logging =
+                Logging { filename_prefix, sampling_rate, sampling_config, saved_model_tags };
+            (model, logging)
+        });
+        let models = models.collect();
+        let complain: Complain = Arc::new(move |problem| {
+            Python::attach(|py| {
+                // Whoever is told must not fail; there is nobody else to tell.
+                let _ = complain.call1(py, (problem,));
+            });
+        });
+        py.detach(|| self.server.app.set_request_logging(models, &complain));
     }
 
     fn set_ready(&self, py: Python<'_>, ready: bool) {

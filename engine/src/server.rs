@@ -182,6 +182,7 @@ impl Server {
             .is_ok()
         });
         runtime.shutdown_background();
+        self.app.request_logs.close(LOG_GRACE);
         finished
     }
 }
@@ -191,6 +192,9 @@ impl Drop for Server {
         self.stop(Duration::ZERO);
     }
 }
+
+/// How long a disk may take for the requests that were logged last.
+const LOG_GRACE: Duration = Duration::from_secs(5);
 
 /// TensorFlow Serving's own text when its gRPC server cannot start.
 const FAILED: &str = "Failed to BuildAndStart gRPC server";

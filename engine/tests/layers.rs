@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder or file of `src`, and the modules of the crate it may name.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("status.rs", &[]),
     ("wire.rs", &[]),
     ("tensor", &["status", "tensor", "wire", "protos"]),
     ("servable", &["status", "tensor", "wire", "protos", "servable"]),
     ("metrics", &["status", "metrics"]),
+    ("request_log", &["status", "wire", "metrics", "request_log"]),
     ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics"]),
     ("compute.rs", &["status"]),
     (
@@ -22,6 +23,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "servable",
             "serving_map",
             "metrics",
+            "request_log",
             "app",
             "inference",
         ],
@@ -38,6 +40,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "app",
             "inference",
             "metrics",
+            "request_log",
             "frontend",
         ],
     ),

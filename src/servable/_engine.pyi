@@ -40,6 +40,9 @@ class ServerOptions(Protocol):
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
     max_body_bytes: int  # REST, before and after decompression
+    request_log_file_bytes: int  # a file of logged requests that has as much is ended
+    request_log_file_s: float  # and one that is as old
+    request_log_queue_bytes: int  # what may wait to be written; more is dropped
 
 @final
 class Servable:
@@ -145,6 +148,20 @@ class Engine:
 
         The handler gets the serialized ModelServerConfig and returns a canonical
         code and text.  It is called on a thread of its own and may block.
+        """
+
+    def set_request_logging(
+        self,
+        models: Mapping[str, tuple[str, float, bytes, Sequence[str]]],
+        complain: Callable[[str], None],
+    ) -> None:
+        """
+        Log requests to *models* from now on, and to no others.
+
+        Of each: what the names of its files begin with, the part of the requests
+        that is logged, from 0 to 1, a serialized SamplingConfig, and the tags of its
+        SavedModels.  Complain is called on another thread when files cannot be
+        written.  What was logged is in files when stop() returns.
         """
 
     def set_ready(self, ready: bool) -> None:

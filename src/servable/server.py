@@ -192,7 +192,12 @@ class Server:
         self._tensorflow = options.read_tensorflow()
         engine = self._engine = self._new_engine(engine_options)
         engine.set_reload_handler(self._handle_reload)
-        core = self._core = ServerCore(options, engine, self._new_platform)
+        core = self._core = ServerCore(
+            options,
+            engine,
+            self._new_platform,
+            self._tensorflow.saved_model_tags if self._tensorflow else (),
+        )
         if not options.wait_for_models:
             self._open_ports(engine_options)
         change = core.put_in_force(config)

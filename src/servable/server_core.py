@@ -7,7 +7,7 @@ a new configuration comes.  It knows no ports, flags or signals.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -83,6 +83,13 @@ class Engine(Protocol):
     def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
         """See servable._engine.Engine."""
 
+    def set_request_logging(
+        self,
+        models: Mapping[str, tuple[str, float, bytes, Sequence[str]]],
+        complain: Callable[[str], None],
+    ) -> None:
+        """See servable._engine.Engine."""
+
     def set_ready(self, ready: bool) -> None:
         """See servable._engine.Engine."""
 
@@ -122,6 +129,7 @@ class ServerCore:
         options: how to load and to look for versions.
         engine: gets every snapshot, every state, and the readiness.
         new_platform: makes the platform of a name, when it is first needed.
+        saved_model_tags: of the SavedModels, for the logs of requests.
 
     Raises:
         InvalidArgument: The options name no possible default for models.
@@ -132,9 +140,11 @@ class ServerCore:
         options: ServerOptions,
         engine: Engine,
         new_platform: Callable[[str], Platform],
+        saved_model_tags: Sequence[str] = (),
     ) -> None:
         self._options = options
         self._model_options = options.default_model_options()
+        self._saved_model_tags = saved_model_tags
         self._engine = engine
         self._new_platform = new_platform
         # Held while a configuration is checked and put in force, never while waiting
@@ -208,6 +218,9 @@ class ServerCore:
                 ),
             )
             policies = self._version_policies(config)
+            for model in config.models:
+                if model.logging is not None:
+                    model.logging.check_folder()
             routes = self._routes(transition)
             _logger.info("Adding/updating models.")
             for model in config.models:
@@ -215,6 +228,7 @@ class ServerCore:
             since = self._monitor.sequence
             self._config = config
             self._manager.set_version_policies(policies)
+            self._set_request_logging(config)
             self._serving_map.set_labels(labels)
             self._router.set_routes(routes)
             self._source.set_config(self._source_config(config))
@@ -301,6 +315,21 @@ class ServerCore:
 
     def _options_of(self, model: ModelConfig) -> ModelOptions:
         return effective_options(model, self._model_options)
+
+    def _set_request_logging(self, config: ModelServerConfig) -> None:
+        self._engine.set_request_logging(
+            {
+                model.name: (
+                    model.logging.filename_prefix,
+                    model.logging.sampling_rate,
+                    model.logging.sampling_config,
+                    self._saved_model_tags,
+                )
+                for model in config.models
+                if model.logging is not None
+            },
+            lambda problem: _logger.error("%s", problem),
+        )
 
     def _begin(self) -> None:
         if not self._has_begun:

@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 
 from servable.apis import (
     file_system_storage_path_source_pb2,
+    log_collector_config_pb2,
+    logging_config_pb2,
     model_server_config_pb2,
     model_service_pb2,
     monitoring_config_pb2,
@@ -37,6 +39,9 @@ MESSAGES: tuple[type[Message], ...] = (
     model_server_config_pb2.ModelConfigList,
     model_server_config_pb2.ModelConfig,
     file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy,
+    logging_config_pb2.LoggingConfig,
+    logging_config_pb2.SamplingConfig,
+    log_collector_config_pb2.LogCollectorConfig,
     ssl_config_pb2.SSLConfig,
     monitoring_config_pb2.MonitoringConfig,
     monitoring_config_pb2.PrometheusConfig,

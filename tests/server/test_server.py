@@ -14,6 +14,7 @@ import pytest
 
 from servable import server as server_module
 from servable.apis import model_server_config_pb2
+from servable.config.logging_config import LoggingConfig
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
 from servable.config.server_options import EngineOptions, ServerOptions
 from servable.core.servable_id import ServableId
@@ -40,6 +41,7 @@ class FakeEngine:
         self.options = options
         self.served: dict[str, list[int]] = {}
         self.labels: dict[str, dict[str, int]] = {}
+        self.logged: dict[str, Any] = {}
         self.is_ready = False
         self.events: list[str] = []
         self.reload: Callable[[bytes], tuple[int, str]] | None = None
@@ -65,6 +67,12 @@ class FakeEngine:
 
     def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
         self.reload = handler
+
+    def set_request_logging(
+        self, models: Mapping[str, Any], complain: Callable[[str], None]
+    ) -> None:
+        del complain
+        self.logged = dict(models)
 
     def set_ready(self, ready: bool) -> None:
         with self.changed:
@@ -434,6 +442,25 @@ def test_a_refused_label_changes_nothing(
     assert server.config is before
     assert engines[0].labels == {"m": {"stable": 1}}
     assert not server.states().get("n")
+
+
+def test_a_reload_changes_what_is_logged_unless_it_is_refused(
+    serve: Serve, engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    path = publish(tmp_path / "m", 1)
+    server = serve(model_name="m", model_base_path=str(path)).start()
+
+    def logged_to(prefix: Path) -> ModelServerConfig:
+        logging = LoggingConfig(str(prefix), 0.5, b"sampling")
+        return ModelServerConfig((ModelConfig("m", str(path), logging=logging),))
+
+    assert engines[0].logged == {}
+    server.reload(logged_to(tmp_path / "log"))
+    with pytest.raises(NotFound):
+        server.reload(logged_to(tmp_path / "missing" / "log"))
+
+    expected = (str(tmp_path / "log"), 0.5, b"sampling", ("serve",))
+    assert engines[0].logged == {"m": expected}
 
 
 def test_a_label_may_wait_where_that_is_allowed(

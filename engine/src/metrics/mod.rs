@@ -31,6 +31,7 @@ pub struct Metrics {
     pub models: Models,
     pub warmups: Warmups,
     pub batching: Batching,
+    pub request_logs: LogCounts,
     /// By protocol.
     in_flight: [Sharded<AtomicI64>; Protocol::ALL.len()],
     /// Requests that no version answered, by protocol and method.
@@ -79,6 +80,12 @@ impl Metrics {
                 let mut warmups = self.warmups.all();
                 warmups.sort_by(|one, other| one.labels().cmp(&other.labels()));
                 warmups.first().map(|warmup| warmup.records.load(Ordering::Relaxed))
+            }
+            "/tensorflow/serving/request_log_count" => {
+                let mut models = self.request_logs.all().into_iter();
+                models.find_map(|(_, codes)| {
+                    codes.counted().min_by_key(|(code, _)| code.name()).map(|c| c.1)
+                })
             }
             "/tensorflow/serving/batching_session/wrapped_run_count" => {
                 Some(self.batching.runs.load(Ordering::Relaxed))
@@ -135,6 +142,21 @@ impl Warmups {
 
     pub fn all(&self) -> Vec<Arc<Warmup>> {
         self.0.lock().iter().cloned().collect()
+    }
+}
+
+/// What became of requests that were chosen to be logged, by the models that are or were logged.
+#[derive(Default)]
+pub struct LogCounts(Mutex<BTreeMap<String, Arc<Codes>>>);
+
+impl LogCounts {
+    pub fn get(&self, model: &str) -> Arc<Codes> {
+        self.0.lock().entry(model.to_owned()).or_default().clone()
+    }
+
+    /// Sorted by model.
+    pub fn all(&self) -> Vec<(String, Arc<Codes>)> {
+        self.0.lock().iter().map(|(model, codes)| (model.clone(), codes.clone())).collect()
     }
 }
 
@@ -198,6 +220,8 @@ mod tests {
             metrics.models.get("a").codes.count(code);
         }
         metrics.models.get("c").record_examples(5);
+        metrics.request_logs.get("b").count(Code::Ok);
+        metrics.request_logs.get("a");
         metrics.warmups.record("/b", "OK", 1, Duration::ZERO);
         metrics.warmups.record("/a", "OK", 7, Duration::ZERO);
         metrics.batching.ran(4, 1);
@@ -205,6 +229,7 @@ mod tests {
         assert_eq!(first("request_count"), 3);
         assert_eq!(first("request_example_count_total"), 5);
         assert_eq!(first("model_warmup_records_read"), 7);
+        assert_eq!(first("request_log_count"), 1);
         assert_eq!(first("batching_session/wrapped_run_count"), 1);
         assert_eq!(first("request_latency"), 0);
     }

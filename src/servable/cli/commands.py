@@ -37,6 +37,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "plugins": Command(
         "servable.cli.plugins:plugins", "List what is installed to extend the server."
     ),
+    "log": Command("servable.cli.log:log", "Read logged requests."),
+    "warmup": Command("servable.cli.warmup:warmup", "Make the warm-up of a model."),
     "version": Command(
         "servable.cli.version:version", "Print the versions of servable and TensorFlow."
     ),

@@ -573,6 +573,29 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "request_log_file_bytes",
+        FlagType.INT64,
+        256 << 20,
+        "A file of logged requests that has as many bytes is finished, and the next "
+        "one begun; logging_config says what is logged.",
+        is_ours=True,
+    ),
+    Flag(
+        "request_log_file_seconds",
+        FlagType.INT64,
+        3600,
+        "A file of logged requests that is as old is finished.",
+        is_ours=True,
+    ),
+    Flag(
+        "request_log_queue_bytes",
+        FlagType.INT64,
+        64 << 20,
+        "Bytes of logged requests that may wait to be written; what is beyond is "
+        "dropped and counted.",
+        is_ours=True,
+    ),
+    Flag(
         "metrics_path",
         FlagType.STRING,
         "/metrics",

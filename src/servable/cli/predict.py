@@ -54,7 +54,7 @@ def predict(
     connect: Callable[[], "Client"],
 ) -> None:
     """Run a signature of MODEL and print its outputs."""
-    named = dict(map(_split, inputs))
+    named = dict(map(split_input, inputs))
     which = {"signature": signature, "version": version, "label": label}
     arguments: dict[str, Any] = {k: v for k, v in which.items() if v not in ("", None)}
     if outputs:
@@ -62,11 +62,7 @@ def predict(
     if as_python:
         click.echo(_python(address, model, named, arguments))
         return
-    values: Any = {name: _read(text) for name, text in named.items()}
-    if _WHOLE in values:
-        if len(values) > 1:
-            raise click.UsageError("--input without a name stands alone.")
-        values = values[_WHOLE]
+    values = read_inputs(named)
     if as_curl:
         click.echo(_curl(address, model, values, arguments))
         return
@@ -75,7 +71,23 @@ def predict(
     click.echo(_json(answer) if as_json else _text(answer))
 
 
-def _split(argument: str) -> tuple[str, str]:
+def read_inputs(named: Mapping[str, str]) -> Any:
+    """
+    Return the values of --input options by name, or the one that has no name.
+
+    Raises:
+        UsageError: One has no name, and is not alone.
+        InvalidArgument: A file cannot be read.
+    """
+    values: Any = {name: _read(text) for name, text in named.items()}
+    if _WHOLE not in values:
+        return values
+    if len(values) > 1:
+        raise click.UsageError("--input without a name stands alone.")
+    return values[_WHOLE]
+
+
+def split_input(argument: str) -> tuple[str, str]:
     """Return name and value; JSON and files may have a = of their own."""
     name, equals, value = argument.partition("=")
     if not equals or argument[0] in '[{"@-':

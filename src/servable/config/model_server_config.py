@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from servable.apis import model_server_config_pb2
-from servable.config import model_options
+from servable.config import logging_config, model_options
+from servable.config.logging_config import LoggingConfig
 from servable.config.model_options import ModelOptions
 from servable.config.text_format import read_text_proto
 from servable.errors import FailedPrecondition, InvalidArgument, Unimplemented
@@ -54,8 +55,8 @@ class ModelConfig:
     platform: str = TENSORFLOW
     version_policy: VersionPolicy = Latest()
     version_labels: Mapping[str, int] = field(default_factory=dict)
-    has_logging: bool = False
     options: ModelOptions | None = None
+    logging: LoggingConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,6 @@ def check(config: ModelServerConfig, platforms: Container[str]) -> None:
             raise InvalidArgument(
                 f"Model {model.name} requests unsupported platform {model.platform}"
             )
-        if model.has_logging:
-            raise InvalidArgument("No request-logger-creator provided.")
 
 
 def to_proto(config: ModelServerConfig) -> model_server_config_pb2.ModelServerConfig:
@@ -178,6 +177,8 @@ def model_to_proto(model: ModelConfig) -> model_server_config_pb2.ModelConfig:
         model_platform=model.platform,
         version_labels=dict(model.version_labels),
     )
+    if model.logging is not None:
+        message.logging_config.CopyFrom(logging_config.to_proto(model.logging))
     if model.options is not None:
         message.servable.CopyFrom(model_options.to_proto(model.options))
         message.servable.SetInParent()
@@ -272,8 +273,12 @@ def _model(message: model_server_config_pb2.ModelConfig) -> ModelConfig:
         platform=_platform(message),
         version_policy=_version_policy(message),
         version_labels=MappingProxyType(dict(message.version_labels)),
-        has_logging=message.HasField("logging_config"),
         options=_options(message),
+        logging=(
+            logging_config.from_proto(message.name, message.logging_config)
+            if message.HasField("logging_config")
+            else None
+        ),
     )
 
 

@@ -61,6 +61,9 @@ class ServerOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
+    request_log_file_bytes: int = 256 << 20
+    request_log_file_s: float = 3600.0
+    request_log_queue_bytes: int = 64 << 20
     io_threads: int = 0
     compute_threads: int = 0
     enable_grpc_healthcheck_service: bool = False
@@ -117,6 +120,9 @@ class ServerOptions:
             metrics_path=flag.string("metrics_path"),
             max_message_bytes=flag.integer("max_message_bytes"),
             max_body_bytes=flag.integer("max_body_bytes"),
+            request_log_file_bytes=flag.integer("request_log_file_bytes"),
+            request_log_file_s=flag.integer("request_log_file_seconds"),
+            request_log_queue_bytes=flag.integer("request_log_queue_bytes"),
             io_threads=flag.integer("io_threads"),
             compute_threads=flag.integer("compute_threads"),
             enable_grpc_healthcheck_service=flag.bool(
@@ -303,7 +309,13 @@ class ServerOptions:
                 raise InvalidArgument(
                     f"{name} must be non-negative; was {getattr(self, name)}"
                 )
-        for name in ("max_message_bytes", "max_body_bytes"):
+        for name in (
+            "max_message_bytes",
+            "max_body_bytes",
+            "request_log_file_bytes",
+            "request_log_file_s",
+            "request_log_queue_bytes",
+        ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(
                     f"{name} must be positive; was {getattr(self, name)}"
@@ -341,6 +353,9 @@ class EngineOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
+    request_log_file_bytes: int = 256 << 20
+    request_log_file_s: float = 3600.0
+    request_log_queue_bytes: int = 64 << 20
 
 
 class _Values:

@@ -38,7 +38,7 @@ _LOG_TYPES: Final = prediction_log_pb2.PredictionLog.DESCRIPTOR.oneofs_by_name[
     "log_type"
 ].fields
 _NUMBERS: Final = {field.name: field.number for field in _LOG_TYPES}
-_REPLAYED: Final = frozenset(
+REPLAYED: Final = frozenset(
     {"classify_log", "regress_log", "multi_inference_log", "predict_log"}
 )
 
@@ -192,7 +192,7 @@ def _request(record: bytes, path: str) -> tuple[int, bytes] | None:
     name = log.WhichOneof("log_type")
     if name is None:
         return None
-    if name not in _REPLAYED:
+    if name not in REPLAYED:
         raise Unimplemented(f"Unsupported log_type for warmup: {_NUMBERS[name]}")
     request = cast("Message", getattr(log, name).request)
     return _NUMBERS[name], request.SerializeToString()

@@ -17,6 +17,8 @@ const REQUESTS: &str = "servable_requests_total";
 const DURATION: &str = "servable_request_duration_seconds";
 const IN_FLIGHT: &str = "servable_requests_in_flight";
 const QUEUE: &str = "servable_compute_queue_depth";
+const LOGGED: &str = "servable_request_log_records_total";
+const LOG_QUEUE: &str = "servable_request_log_queue_bytes";
 const READY: &str = "servable_ready";
 const STATE: &str = "servable_model_version_state";
 const INFO: &str = "servable_info";
@@ -43,6 +45,18 @@ pub fn page(app: &App) -> String {
     }
     page.declare(QUEUE, GAUGE, Some("Work that waits for a compute thread."));
     page.sample(QUEUE, &[], app.compute.queue_depth());
+    page.declare(
+        LOGGED,
+        COUNTER,
+        Some("Requests that were chosen to be logged: OK if they are in a file, RESOURCE_EXHAUSTED if they were dropped because writing is behind, another code if writing failed."),
+    );
+    for (model, codes) in app.metrics.request_logs.all() {
+        for (code, count) in codes.counted() {
+            page.sample(LOGGED, &[("model", &model), ("code", code.name())], count);
+        }
+    }
+    page.declare(LOG_QUEUE, GAUGE, Some("Bytes of requests that wait to be logged."));
+    page.sample(LOG_QUEUE, &[], app.request_logs.queued_bytes());
     process::write(&mut page);
     page.finish()
 }

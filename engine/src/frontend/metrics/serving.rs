@@ -87,8 +87,13 @@ const METRICS: [Metric; 14] = [
             }
         }
     }),
-    // Nothing logs requests, there or here.
-    ("request_log_count", COUNTER, |_, _, _| {}),
+    ("request_log_count", COUNTER, |page, name, metrics| {
+        for (model, codes) in metrics.request_logs.all() {
+            for (code, count) in codes.counted() {
+                page.sample(name, &[("model_name", &model), ("status_code", code.name())], count);
+            }
+        }
+    }),
     ("runtime_latency", HISTOGRAM, |page, name, metrics| {
         for (model, series) in metrics.models.sorted() {
             for (api, histogram) in series.runtimes() {
@@ -132,6 +137,7 @@ mod tests {
         metrics.batching.ran(8, 2);
         metrics.batching.input_size.record(6);
         metrics.batching.queuing.record(1);
+        metrics.request_logs.get("m").count(Code::ResourceExhausted);
         metrics.warmups.record("/m/1", "OK", 3, Duration::from_millis(2));
         let page = page(&metrics);
 
@@ -143,6 +149,7 @@ mod tests {
             "runtime_latency_count{model_name=\"m\",API=\"MultiInference\",runtime=\"TF1\"} 1",
             "request_example_counts_sum{model=\"m\"} 3",
             "request_example_count_total{model=\"m\"} 3",
+            "request_log_count{model_name=\"m\",status_code=\"RESOURCE_EXHAUSTED\"} 1",
             "batching_session:padding_size_sum{execution_batch_size=\"8\"} 2",
             "batching_session:wrapped_run_count{} 1",
             "batching_session:processed_batch_size_bucket{le=\"8\"} 1",

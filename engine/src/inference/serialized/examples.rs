@@ -11,6 +11,7 @@ use crate::inference::head::{self, Head, Inference};
 use crate::inference::multi_inference::{Plan, Task};
 use crate::inference::{predict, spec};
 use crate::metrics::{Method, Metrics};
+use crate::request_log::Kind;
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
@@ -58,11 +59,7 @@ impl ExamplesRequest {
         let fetches = head.fetches();
         let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
             let outputs: Vec<&Tensor> = outputs.iter().collect();
-            let result = result(&head.infer(count, &outputs)?);
-            let mut message = Message::with_capacity(result.len() + handle.name.len() + 64);
-            wire::put_bytes(message.bytes_mut(), 1, &result);
-            spec::put(message.bytes_mut(), 2, &handle.name, &name, handle.version);
-            Ok(message)
+            Ok(response(&head.infer(count, &outputs)?, handle, &name))
         };
         Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
     }
@@ -106,6 +103,7 @@ pub struct ClassificationRequest(ExamplesRequest);
 
 impl Request for ClassificationRequest {
     const METHOD: Method = Method::Classify;
+    const KIND: Kind = Kind::Classify;
 
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         ExamplesRequest::parse(message).map(Self)
@@ -125,6 +123,7 @@ pub struct RegressionRequest(ExamplesRequest);
 
 impl Request for RegressionRequest {
     const METHOD: Method = Method::Regress;
+    const KIND: Kind = Kind::Regress;
 
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         ExamplesRequest::parse(message).map(Self)
@@ -149,6 +148,7 @@ pub struct MultiInferenceRequest {
 
 impl Request for MultiInferenceRequest {
     const METHOD: Method = Method::MultiInference;
+    const KIND: Kind = Kind::MultiInference;
 
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         let mut request =
@@ -212,6 +212,45 @@ fn task(message: &Bytes, range: Range<usize>) -> std::result::Result<Task, Malfo
         }
     }
     Ok(task)
+}
+
+/// A serialized `ClassificationRequest` or `RegressionRequest`, for requests that came in another
+/// form.
+pub fn request<B: AsRef<[u8]>>(
+    model: &str,
+    signature_name: &str,
+    examples: &Examples<B>,
+) -> Vec<u8> {
+    let (mut list, mut input) = (Vec::new(), Vec::new());
+    for example in &examples.examples {
+        wire::put_bytes(&mut list, 1, example.as_ref());
+    }
+    match &examples.context {
+        None => wire::put_bytes(&mut input, 1, &list),
+        Some(context) => {
+            wire::put_bytes(&mut list, 2, context.as_ref());
+            wire::put_bytes(&mut input, 2, &list);
+        }
+    }
+    let (mut out, mut model_spec) = (Vec::new(), Vec::new());
+    wire::put_bytes(&mut model_spec, 1, model.as_bytes());
+    wire::put_bytes(&mut model_spec, 3, signature_name.as_bytes());
+    wire::put_bytes(&mut out, 1, &model_spec);
+    wire::put_bytes(&mut out, 2, &input);
+    out
+}
+
+/// The response of Classify and of Regress: result in field 1, model in field 2.
+pub fn response(
+    inference: &Inference<'_>,
+    handle: &ServableHandle,
+    signature_name: &str,
+) -> Message {
+    let result = result(inference);
+    let mut message = Message::with_capacity(result.len() + handle.name.len() + 64);
+    wire::put_bytes(message.bytes_mut(), 1, &result);
+    spec::put(message.bytes_mut(), 2, &handle.name, signature_name, handle.version);
+    message
 }
 
 /// Serialized `ClassificationResult` or `RegressionResult`.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::app::App;
 use crate::inference::predict as predict_request;
 use crate::metrics::{Exchange, Method, Metrics, Protocol, Stage};
+use crate::request_log::{self, Kind};
 use crate::servable::RunOptions;
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::{code, Code, Result, Status};
@@ -41,6 +42,7 @@ pub struct Rules {
 /// A request of one method, taken apart.
 pub trait Request: Sized + Send + 'static {
     const METHOD: Method;
+    const KIND: Kind;
 
     /// # Errors
     /// When the bytes are not the message.
@@ -91,6 +93,11 @@ async fn answer_counted<R: Request>(
     let spec = request.spec()?;
     let handle = app.map.resolve(spec)?;
     exchange.resolved(&handle.series, handle.known_signature(signature_name::<R>(spec)));
+    let sample = app.request_logs.sample(&handle.name, || request_log::Request {
+        kind: R::KIND,
+        message: message.clone(),
+        signature_name: signature_name::<R>(spec).to_owned(),
+    });
     let num_examples = request.num_examples();
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
@@ -110,6 +117,9 @@ async fn answer_counted<R: Request>(
     let outputs = app.run(handle.clone(), feeds, fetches, options, exchange).await?;
     let answer = respond(&handle, &outputs);
     exchange.ended(Stage::Encode);
+    if let (Some(sample), Ok(answer)) = (sample, &answer) {
+        sample.answered(handle.version, answer.as_slice());
+    }
     answer
 }
 

@@ -9,6 +9,7 @@ use super::{missing_spec, Prepared, Request, Rules};
 use crate::inference::predict::{self, Input};
 use crate::inference::spec;
 use crate::metrics::Method;
+use crate::request_log::Kind;
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::Result;
 use crate::tensor::proto::{self, Encoder, Encoding};
@@ -41,6 +42,7 @@ impl Input for SerializedTensor<'_> {
 
 impl Request for PredictRequest {
     const METHOD: Method = Method::Predict;
+    const KIND: Kind = Kind::Predict;
 
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         let mut request = Self { message: message.clone(), ..Self::default() };
@@ -119,8 +121,31 @@ fn entry(
     Ok((name, tensor))
 }
 
+/// A serialized `PredictRequest` for requests that came in another form.
+pub fn request<'t>(
+    model: &str,
+    signature_name: &str,
+    inputs: impl Iterator<Item = (&'t str, &'t Tensor)>,
+) -> Vec<u8> {
+    let (mut out, mut model_spec) = (Vec::new(), Vec::new());
+    wire::put_bytes(&mut model_spec, 1, model.as_bytes());
+    wire::put_bytes(&mut model_spec, 3, signature_name.as_bytes());
+    wire::put_bytes(&mut out, 1, &model_spec);
+    for (alias, tensor) in inputs {
+        let encoder = Encoder::new(tensor, Encoding::Typed);
+        let len = wire::bytes_len(1, alias.len()) + wire::bytes_len(2, encoder.len());
+        wire::put_tag(&mut out, 2, wire::BYTES);
+        wire::put_varint(&mut out, len as u64);
+        wire::put_bytes(&mut out, 1, alias.as_bytes());
+        wire::put_tag(&mut out, 2, wire::BYTES);
+        wire::put_varint(&mut out, encoder.len() as u64);
+        encoder.write(&mut out);
+    }
+    out
+}
+
 /// The serialized `PredictResponse`, written in one buffer of its final size.
-fn response(
+pub fn response(
     handle: &ServableHandle,
     signature_name: &str,
     aliases: &[String],

@@ -9,9 +9,12 @@ use super::document::Document;
 use super::service::{Body, Failure, Service, LARGE_ANSWER};
 use crate::app::App;
 use crate::inference::predict as inference;
+use crate::inference::serialized::predict as serialized;
 use crate::metrics::{Exchange, Stage};
+use crate::request_log::{Kind, Request, Sample};
 use crate::serving_map::{ModelSpec, ServableHandle};
 use crate::status::{Result, Status};
+use crate::tensor::proto::Encoding;
 use crate::tensor::Tensor;
 
 /// How the request gave its values, which decides how the answer gives them.
@@ -38,18 +41,29 @@ impl Service {
                 Ok::<_, Failure>(prepare_predict(&app, &spec, &body.read(limit)?)?)
             })
             .await?;
-        let Prepared { handle, signature_name, format, feeds, aliases, fetches } = prepared;
+        let Prepared { handle, signature_name, format, feeds, aliases, fetches, sample } = prepared;
         exchange.resolved(&handle.series, &signature_name);
         exchange.ended(Stage::Decode);
-        let outputs = self.app.run(handle, feeds, fetches, options, exchange).await?;
+        let outputs = self.app.run(handle.clone(), feeds, fetches, options, exchange).await?;
         if outputs.len() != aliases.len() {
             return Err(Status::unknown("Predict internal error").into());
         }
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
-        let written = self
+        let written: Result<Vec<u8>> = self
             .convert(elements > LARGE_ANSWER, move || {
                 let named = aliases.iter().map(String::as_str).zip(&outputs);
-                outputs::body(format, &named.collect::<Vec<_>>())
+                let body = outputs::body(format, &named.collect::<Vec<_>>())?;
+                if let Some(sample) = sample {
+                    let response = serialized::response(
+                        &handle,
+                        &signature_name,
+                        &aliases,
+                        &outputs,
+                        Encoding::Typed,
+                    );
+                    sample.answered(handle.version, response.as_slice());
+                }
+                Ok(body)
             })
             .await;
         written.map_err(Failure::from)
@@ -64,6 +78,7 @@ struct Prepared {
     feeds: Vec<(String, Tensor)>,
     aliases: Vec<String>,
     fetches: Vec<String>,
+    sample: Option<Sample>,
 }
 
 fn prepare_predict(app: &App, spec: &ModelSpec, body: &[u8]) -> Result<Prepared> {
@@ -82,6 +97,14 @@ fn prepare_predict(app: &App, spec: &ModelSpec, body: &[u8]) -> Result<Prepared>
     if app.options.enable_signature_method_name_check {
         inference::check_method_name(signature)?;
     }
+    let sample = app.request_logs.sample(&handle.name, || {
+        let inputs = tensors.iter().map(|(alias, tensor)| (alias.as_str(), tensor));
+        Request {
+            kind: Kind::Predict,
+            message: serialized::request(&handle.name, name, inputs).into(),
+            signature_name: name.to_owned(),
+        }
+    });
     let feeds = tensors
         .into_iter()
         .filter_map(|(alias, tensor)| Some((signature.inputs.get(&alias)?.name.clone(), tensor)))
@@ -89,5 +112,5 @@ fn prepare_predict(app: &App, spec: &ModelSpec, body: &[u8]) -> Result<Prepared>
     let outputs = signature.outputs.iter().map(|(alias, info)| (alias.clone(), info.name.clone()));
     let (aliases, fetches) = outputs.unzip();
     let signature_name = name.to_owned();
-    Ok(Prepared { handle, signature_name, format, feeds, aliases, fetches })
+    Ok(Prepared { handle, signature_name, format, feeds, aliases, fetches, sample })
 }
