@@ -112,3 +112,9 @@ def test_a_folder_that_is_missing_is_found_before_anything_is_logged(
     LoggingConfig(str(tmp_path / "log"), 1.0).check_folder()
     with pytest.raises(NotFound, match="filename_prefix needs the folder"):
         LoggingConfig(str(tmp_path / "missing" / "log"), 1.0).check_folder()
+
+
+def test_a_message_of_a_configuration_means_that_configuration() -> None:
+    config = read(COLLECTOR + "sampling_config { sampling_rate: 0.5 attributes: 1 }")
+
+    assert logging_config.from_proto("m", logging_config.to_proto(config)) == config
