@@ -247,6 +247,12 @@ impl Message {
         &self.0[FRAME_HEADER..]
     }
 
+    /// The message alone.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        self.0.drain(..FRAME_HEADER);
+        self.0
+    }
+
     /// The message behind its frame header.
     ///
     /// # Panics

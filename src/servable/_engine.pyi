@@ -28,6 +28,8 @@ class ServerOptions(Protocol):
     rest_port: int | None  # None: no REST; 0: any free port
     rest_timeout_ms: int  # <= 0: none
     rest_enable_cors: bool
+    rest_api_extensions: bool  # answer what TensorFlow Serving refuses, too
+    rest_compression_min_bytes: int  # of answers to who accepts gzip; 0: never
     io_threads: int  # 0: one for each core this process may use
     compute_threads: int  # most runs at one time
     enable_signature_method_name_check: bool

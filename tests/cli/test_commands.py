@@ -150,6 +150,7 @@ def test_serve_opens_rest_and_waits_for_nothing_by_default() -> None:
     values = parse([], SERVE_FLAGS).values
 
     assert values["rest_api_port"] == 8501
+    assert values["rest_api_extensions"] is True
     assert values["wait_for_models"] is False
 
 

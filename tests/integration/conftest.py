@@ -79,7 +79,14 @@ def half_plus_two(two: float = 2.0) -> bytes:
         name = f"tensorflow/serving/{method}"
         meta_graph.signature_def[method].method_name = name
 
-    for echoed in ("FLOAT", "STRING", "INT8", "HALF", "BOOL", "RESOURCE"):
+    for signature, outputs in (("constant", ("two",)), ("both", ("half", "two"))):
+        for output in outputs:
+            tell(signature, "outputs", output, output, types_pb2.DT_FLOAT)
+
+    for echoed in (
+        *("FLOAT", "STRING", "INT8", "HALF", "BOOL", "RESOURCE"),
+        *("BFLOAT16", "UINT16", "COMPLEX64", "COMPLEX128"),
+    ):
         number = types_pb2.DataType.Value(f"DT_{echoed}")
         node(f"in_{echoed}", "Placeholder", number=number, dtype="dtype")
         node(f"out_{echoed}", "Identity", f"in_{echoed}", number=number)

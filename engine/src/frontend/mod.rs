@@ -2,5 +2,6 @@
 
 pub mod grpc;
 pub mod metrics;
+pub mod peer;
 pub mod rest;
 pub mod tls;

@@ -7,5 +7,6 @@ pub mod model_status;
 pub mod multi_inference;
 pub mod predict;
 pub mod regress;
+pub mod reload;
 pub mod serialized;
 pub mod spec;

@@ -72,3 +72,20 @@ pub fn put(out: &mut Vec<u8>, number: u32, name: &str, signature: &str, version:
     }
     wire::put_bytes(out, number, &spec);
 }
+
+/// Write the `ModelSpec` of a request as field `number`: the name, and what version is asked for.
+pub fn put_requested(out: &mut Vec<u8>, number: u32, requested: &ModelSpec) {
+    let mut spec = Vec::with_capacity(requested.name.len() + 20);
+    wire::put_bytes(&mut spec, 1, requested.name.as_bytes());
+    match &requested.version {
+        VersionChoice::Latest => {}
+        VersionChoice::Version(version) => {
+            let mut value = Vec::with_capacity(11);
+            wire::put_tag(&mut value, 1, wire::VARINT);
+            wire::put_varint(&mut value, *version as u64);
+            wire::put_bytes(&mut spec, 2, &value);
+        }
+        VersionChoice::Label(label) => wire::put_bytes(&mut spec, 4, label.as_bytes()),
+    }
+    wire::put_bytes(out, number, &spec);
+}

@@ -6,6 +6,7 @@
 
 pub mod dtype;
 pub mod json;
+pub mod npy;
 pub mod number;
 pub mod proto;
 
@@ -300,6 +301,19 @@ impl Tensor {
     pub fn strings(shape: Shape, strings: Strings) -> Self {
         assert_eq!(num_elements(&shape), Some(strings.len()), "{shape:?}");
         Self { dtype: DType::String, shape, data: Data::Strings(strings) }
+    }
+
+    /// The same, in memory of its own.
+    pub fn copied(&self) -> Self {
+        let data = match &self.data {
+            Data::Dense(buffer) => Data::Dense(Buffer::copy_of(buffer.as_slice())),
+            Data::Strings(strings) => {
+                let mut copies = StringsBuilder::default();
+                strings.iter().for_each(|element| copies.push(element));
+                Data::Strings(copies.build())
+            }
+        };
+        Self { dtype: self.dtype, shape: self.shape.clone(), data }
     }
 
     pub fn dtype(&self) -> DType {

@@ -596,6 +596,23 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "rest_api_extensions",
+        FlagType.BOOL,
+        default=False,
+        help="Offer over REST what TensorFlow Serving refuses or ignores: the list of "
+        "models, reloads, multi_inference, output_filter, signatures without inputs, "
+        "half, bfloat16, uint16 and complex values.",
+        is_ours=True,
+    ),
+    Flag(
+        "rest_compression_min_bytes",
+        FlagType.INT64,
+        16 << 10,
+        "Smallest answer that REST clients get compressed if they accept gzip; 0: "
+        "none is.",
+        is_ours=True,
+    ),
+    Flag(
         "metrics_path",
         FlagType.STRING,
         "/metrics",

@@ -13,6 +13,7 @@ from servable.cli.flags import FLAGS, Flag, FlagType, ParsedFlags, parse
 # What differs from the drop-in: REST is on, and the ports open at once.
 _DEFAULTS: Final[dict[str, int | bool]] = {
     "rest_api_port": 8501,
+    "rest_api_extensions": True,
     "wait_for_models": False,
 }
 SERVE_FLAGS: Final[tuple[Flag, ...]] = tuple(

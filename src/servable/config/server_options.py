@@ -55,6 +55,8 @@ class ServerOptions:
     rest_port: int | None = None
     rest_timeout_ms: int = 30_000
     rest_enable_cors: bool = False
+    rest_api_extensions: bool = False
+    rest_compression_min_bytes: int = 16 << 10
     ssl_config_file: str = ""
     use_alts_credentials: bool = False
     monitoring_config_file: str = ""
@@ -114,6 +116,8 @@ class ServerOptions:
             rest_port=flag.integer("rest_api_port") or None,
             rest_timeout_ms=flag.integer("rest_api_timeout_in_ms"),
             rest_enable_cors=flag.bool("rest_api_enable_cors_support"),
+            rest_api_extensions=flag.bool("rest_api_extensions"),
+            rest_compression_min_bytes=flag.integer("rest_compression_min_bytes"),
             ssl_config_file=flag.string("ssl_config_file"),
             use_alts_credentials=flag.bool("use_alts_credentials"),
             monitoring_config_file=flag.string("monitoring_config_file"),
@@ -304,7 +308,12 @@ class ServerOptions:
             raise InvalidArgument("Failed to BuildAndStart gRPC server")
         if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
             raise InvalidArgument(f"There is no port {self.rest_port}")
-        for name in ("io_threads", "compute_threads", "max_model_memory_bytes"):
+        for name in (
+            "io_threads",
+            "compute_threads",
+            "max_model_memory_bytes",
+            "rest_compression_min_bytes",
+        ):
             if getattr(self, name) < 0:
                 raise InvalidArgument(
                     f"{name} must be non-negative; was {getattr(self, name)}"
@@ -343,6 +352,8 @@ class EngineOptions:
     rest_port: int | None = None
     rest_timeout_ms: int = 30_000
     rest_enable_cors: bool = False
+    rest_api_extensions: bool = False
+    rest_compression_min_bytes: int = 16 << 10
     io_threads: int = 0
     compute_threads: int = 0
     enable_signature_method_name_check: bool = False

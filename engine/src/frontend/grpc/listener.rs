@@ -20,6 +20,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::authority::Rewriter;
+use crate::frontend::peer::Peer;
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
@@ -228,15 +229,6 @@ impl UnixConnection {
 
 /// Bytes read at a time.
 const READ: usize = 16 << 10;
-
-/// What is known of who is at the other end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Peer {
-    /// Loopback or a Unix socket.
-    pub is_local: bool,
-    /// It showed a client certificate, which was verified.
-    pub is_certified: bool,
-}
 
 impl Connected for Connection {
     type ConnectInfo = Peer;

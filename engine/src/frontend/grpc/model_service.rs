@@ -1,22 +1,19 @@
 //! `tensorflow.serving.ModelService`.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::service::{Call, Method, Table};
 use crate::app::App;
 use crate::inference::serialized::unparsable;
-use crate::inference::spec;
+use crate::inference::{reload, spec};
 use crate::metrics::{Method as Counted, Protocol};
-use crate::protos::tensorflow::serving::metric::ValueIncrease;
 use crate::protos::tensorflow::serving::{
-    model_server_config, GetModelStatusRequest, GetModelStatusResponse, Metric, ModelVersionStatus,
-    ReloadConfigRequest, ReloadConfigResponse, StatusProto,
+    GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus, ReloadConfigRequest,
+    StatusProto,
 };
 use crate::serving_map::VersionChoice;
-use crate::status::{code, Code, Result, Status};
+use crate::status::{code, Result, Status};
 use crate::wire::Message;
 
 pub struct Models;
@@ -48,41 +45,10 @@ impl Table for Models {
     }
 }
 
-/// Replace what is served, by the control plane.
 async fn reload(app: &App, message: Bytes, call: Call) -> Result<Message> {
-    let trusted = call.peer.is_local || call.peer.is_certified;
-    if !trusted && !app.options.allow_remote_administration {
-        return Err(Status::permission_denied(
-            "HandleReloadConfigRequest is answered to local peers only; \
-             start the server with --allow_remote_administration to allow others",
-        ));
-    }
+    call.peer.check_may_administrate(&app.options, "HandleReloadConfigRequest")?;
     let request = ReloadConfigRequest::decode(message).map_err(|_| unparsable())?;
-    let config = request.config.unwrap_or_default();
-    if !matches!(config.config, Some(model_server_config::Config::ModelConfigList(_))) {
-        return Err(Status::invalid_argument(
-            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only \
-             ModelConfigList is currently supported",
-        ));
-    }
-    let handler = app.reload.read().clone();
-    let handler = handler.ok_or_else(|| {
-        Status::failed_precondition("The models of this server are not changed by requests")
-    })?;
-    let names: BTreeSet<String> = request.metric_names.into_iter().collect();
-    let before: Vec<i64> = names.iter().map(|name| app.metrics.first_cell(name)).collect();
-    // A reload waits for models to load: it gets a thread of its own, not one that runs requests.
-    let status = tokio::task::spawn_blocking(move || handler(config.encode_to_vec())).await;
-    let status = status.map_err(|_| Status::internal("The reload failed"))?;
-    if status.code != Code::Ok {
-        return Err(status);
-    }
-    let metric = names.into_iter().zip(before).map(|(name, before)| {
-        let increase = app.metrics.first_cell(&name) - before;
-        Metric { name, value_increase: Some(ValueIncrease::Int64ValueIncrease(increase)) }
-    });
-    let status = Some(StatusProto::default());
-    Ok(Message::from(&ReloadConfigResponse { status, metric: metric.collect() }))
+    reload::reload(app, request).await.map(|response| Message::from(&response))
 }
 
 fn status(app: &App, message: Bytes) -> Result<Message> {
@@ -113,7 +79,8 @@ fn status(app: &App, message: Bytes) -> Result<Message> {
 mod tests {
     use super::*;
     use crate::app::Options;
-    use crate::frontend::grpc::listener::Peer;
+    use crate::frontend::peer::Peer;
+    use crate::status::Code;
 
     fn answer(peer: Peer, allow_remote_administration: bool) -> Code {
         let app = App::new(Options { allow_remote_administration, ..Options::default() });

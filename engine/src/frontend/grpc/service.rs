@@ -19,9 +19,9 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
-use super::listener::Peer;
 use super::unary;
 use crate::app::App;
+use crate::frontend::peer::Peer;
 use crate::status::Status;
 use crate::wire::Message;
 

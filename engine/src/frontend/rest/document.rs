@@ -18,6 +18,8 @@ pub struct Document<'b> {
     inputs: Option<usize>,
     context: Option<usize>,
     examples: Option<usize>,
+    output_filter: Option<usize>,
+    tasks: Option<usize>,
     decoded: Option<Tensor>,
 }
 
@@ -67,6 +69,8 @@ impl<'b> Document<'b> {
                 b"inputs" => Some(&mut self.inputs),
                 b"context" => Some(&mut self.context),
                 b"examples" => Some(&mut self.examples),
+                b"output_filter" => Some(&mut self.output_filter),
+                b"tasks" => Some(&mut self.tasks),
                 _ => None,
             };
             let is_first = member.as_ref().is_some_and(|member| member.is_none());
@@ -124,6 +128,40 @@ impl<'b> Document<'b> {
 
     pub fn examples(&self) -> Option<Cursor<'b>> {
         self.at(self.examples)
+    }
+
+    /// The aliases of the outputs that are wanted; empty for all.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when it is not a list of strings.
+    pub fn output_filter(&self) -> Result<Vec<String>> {
+        self.read(self.output_filter, "output_filter", "a list of strings")
+            .map(Option::unwrap_or_default)
+    }
+
+    /// The tasks of a request with several.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when there are none, or they are not what `expected` says.
+    pub fn tasks<T: serde::de::DeserializeOwned>(&self, expected: &str) -> Result<T> {
+        self.read(self.tasks, "tasks", expected)?
+            .ok_or_else(|| Status::invalid_argument(format!("'tasks' must be {expected}")))
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        member: Option<usize>,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<T>> {
+        let Some(mut cursor) = self.at(member) else { return Ok(None) };
+        let start = cursor.at();
+        let end = cursor.value().map(|()| cursor.at());
+        let value = end.ok().and_then(|end| serde_json::from_slice(&self.body[start..end]).ok());
+        match value {
+            Some(value) => Ok(Some(value)),
+            None => Err(Status::invalid_argument(format!("'{name}' must be {expected}"))),
+        }
     }
 
     /// The values of `instances` or `inputs`, if they were read along with the check.

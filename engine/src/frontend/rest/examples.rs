@@ -3,6 +3,7 @@
 use super::document::Document;
 use crate::inference::classify::Classifications;
 use crate::inference::examples::Examples;
+use crate::inference::head::Inference;
 use crate::status::{Result, Status};
 use crate::tensor::json::decode::{base64_object, read_bytes};
 use crate::tensor::json::encode::new_line;
@@ -196,17 +197,7 @@ pub fn classify_body(results: &Classifications<'_>) -> Result<Vec<u8>> {
         return Err(Status::invalid_argument("Cannot convert empty ClassificationResults to JSON"));
     }
     let mut out = b"{\n    \"results\": [".to_vec();
-    for example in 0..results.count {
-        out.extend_from_slice(if example > 0 { b", [" } else { b"[" });
-        for (at, (label, score)) in results.of(example).enumerate() {
-            out.extend_from_slice(if at > 0 { b", [" } else { b"[" });
-            write_string(&mut out, label);
-            out.extend_from_slice(b", ");
-            number::write_f32(&mut out, score);
-            out.push(b']');
-        }
-        out.push(b']');
-    }
+    write_classifications(&mut out, results);
     new_line(&mut out, 1);
     out.extend_from_slice(b"]\n}");
     Ok(out)
@@ -221,14 +212,59 @@ pub fn regress_body(values: &[f32]) -> Result<Vec<u8>> {
         return Err(Status::invalid_argument("Cannot convert empty RegressionResults to JSON"));
     }
     let mut out = b"{\n    \"results\": [".to_vec();
+    write_regressions(&mut out, values);
+    out.extend_from_slice(b"]\n}");
+    Ok(out)
+}
+
+/// The body of an answer to MultiInference: a result for each task, in their order.
+pub fn multi_inference_body(signature_names: &[String], results: &[Inference<'_>]) -> Vec<u8> {
+    let mut out = b"{\n    \"results\": [".to_vec();
+    for (at, (name, result)) in signature_names.iter().zip(results).enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        new_line(&mut out, 2);
+        out.extend_from_slice(b"{\"signature_name\": ");
+        write_string(&mut out, name.as_bytes());
+        match result {
+            Inference::Classify(results) => {
+                out.extend_from_slice(b", \"classifications\": [");
+                write_classifications(&mut out, results);
+            }
+            Inference::Regress(values) => {
+                out.extend_from_slice(b", \"regressions\": [");
+                write_regressions(&mut out, values);
+            }
+        }
+        out.extend_from_slice(b"]}");
+    }
+    new_line(&mut out, 1);
+    out.extend_from_slice(b"]\n}");
+    out
+}
+
+fn write_classifications(out: &mut Vec<u8>, results: &Classifications<'_>) {
+    for example in 0..results.count {
+        out.extend_from_slice(if example > 0 { b", [" } else { b"[" });
+        for (at, (label, score)) in results.of(example).enumerate() {
+            out.extend_from_slice(if at > 0 { b", [" } else { b"[" });
+            write_string(out, label);
+            out.extend_from_slice(b", ");
+            number::write_f32(out, score);
+            out.push(b']');
+        }
+        out.push(b']');
+    }
+}
+
+fn write_regressions(out: &mut Vec<u8>, values: &[f32]) {
     for (at, &value) in values.iter().enumerate() {
         if at > 0 {
             out.extend_from_slice(b", ");
         }
-        number::write_f32(&mut out, value);
+        number::write_f32(out, value);
     }
-    out.extend_from_slice(b"]\n}");
-    Ok(out)
 }
 
 #[cfg(test)]

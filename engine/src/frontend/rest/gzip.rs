@@ -1,11 +1,12 @@
-//! Compressed request bodies.
+//! Compressed bodies, of requests and of answers.
 //!
 //! One member that is whole, sound and alone is the body; anything else counts as no body at all.
 //! What grows too large, or too much larger than it was, is refused before it is all there.
 
 use std::io::Read;
 
-use flate2::bufread::GzDecoder;
+use flate2::bufread::{GzDecoder, GzEncoder};
+use flate2::Compression;
 
 /// So much may come of anything.
 const FREE: usize = 1 << 20;
@@ -32,15 +33,22 @@ pub fn inflate(compressed: &[u8], limit: usize) -> Result<Vec<u8>, TooLarge> {
     Ok(if is_sound { body } else { Vec::new() })
 }
 
+/// Compress the body of an answer, quickly rather than well.
+pub fn deflate(body: &[u8]) -> Vec<u8> {
+    let mut compressed = Vec::with_capacity(body.len() / 4);
+    // Reading from memory cannot fail.
+    let _ = GzEncoder::new(body, Compression::fast()).read_to_end(&mut compressed);
+    compressed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flate2::write::GzEncoder;
-    use flate2::Compression;
+    use flate2::write;
     use std::io::Write;
 
     fn deflate(text: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let mut encoder = write::GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
     }

@@ -3,6 +3,7 @@
 //! What two servers could understand differently is refused: bare line feeds, folded lines, a space
 //! before a colon, two lengths, a length beside chunks, any coding but `chunked`.
 
+use super::media::{self, Media};
 use super::reply::Reply;
 use super::url::Method;
 
@@ -10,6 +11,10 @@ use super::url::Method;
 pub const MAX_LINE: usize = 8 << 10;
 pub const MAX_FIELDS_BYTES: usize = 16 << 10;
 pub const MAX_FIELDS: usize = 100;
+
+/// Fields of ours, for bodies that are one tensor and nothing else.
+const SIGNATURE_NAME: &str = "servable-signature-name";
+const OUTPUT_FILTER: &str = "servable-output-filter";
 
 /// How the body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,17 @@ pub struct Head {
     pub is_gzip: bool,
     /// The `Origin` is one of the web.
     pub has_origin: bool,
+    /// There is an `Origin`, whatever it is: a browser asks, at the wish of some page.
+    pub is_from_page: bool,
+    /// The answer may be compressed.
+    pub accepts_gzip: bool,
+    /// What the body is said to be.
+    pub content: Media,
+    /// What the answer is to be, if it matters.
+    pub accept: Option<Media>,
+    /// For bodies that have no place for them; both may be absent.
+    pub signature_name: String,
+    pub output_filter: Vec<String>,
 }
 
 /// Where the head ends, `None` while more of it is to come.
@@ -100,6 +116,12 @@ impl Head {
             expects_continue: false,
             is_gzip: false,
             has_origin: false,
+            is_from_page: false,
+            accepts_gzip: false,
+            content: Media::Json,
+            accept: None,
+            signature_name: String::new(),
+            output_filter: Vec::new(),
         };
         let (mut length, mut coding, mut encoding, mut origin) = (None, None, None, None);
         for field in request.headers.iter() {
@@ -132,6 +154,17 @@ impl Head {
                 encoding.get_or_insert(value);
             } else if is("origin") {
                 origin.get_or_insert(value);
+            } else if is("content-type") {
+                head.content = Media::of_content(value);
+            } else if is("accept") {
+                head.accept = Media::of_accept(value);
+            } else if is("accept-encoding") {
+                head.accepts_gzip |= media::accepts_gzip(value);
+            } else if is(SIGNATURE_NAME) {
+                head.signature_name = text(value);
+            } else if is(OUTPUT_FILTER) {
+                let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+                head.output_filter.extend(aliases.map(text));
             }
         }
         head.framing = match (length, coding) {
@@ -146,9 +179,14 @@ impl Head {
             value.is_some_and(|value| memchr::memmem::find(value, text.as_bytes()).is_some())
         };
         head.is_gzip = contains(encoding, "gzip");
+        head.is_from_page = origin.is_some();
         head.has_origin = contains(origin, "http://") || contains(origin, "https://");
         Ok(head)
     }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
 }
 
 fn parse_length(digits: &[u8]) -> Option<usize> {

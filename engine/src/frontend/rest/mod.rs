@@ -10,6 +10,7 @@ mod examples;
 mod gzip;
 mod head;
 mod heads;
+mod media;
 mod models;
 mod pages;
 mod predict;
@@ -29,8 +30,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::reply::Reply;
-use self::service::Service;
+use self::service::{Service, Session};
 use crate::app::App;
+use crate::frontend::peer::Peer;
 
 /// Connections beyond this wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -60,8 +62,11 @@ pub async fn serve_pages(
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
                 let (service, stopping) = (service.clone(), stopping.clone());
+                let is_local =
+                    accepted.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
+                let peer = Peer { is_local, is_certified: false };
                 connections.spawn(async move {
-                    connection::serve(accepted, &*service, stopping).await;
+                    connection::serve(accepted, &Session { service, peer }, stopping).await;
                 });
             }
         }

@@ -22,11 +22,13 @@ pub struct Reply {
     pub cors: bool,
     /// Whether the connection ends with it.
     pub close: bool,
+    /// Whether the body is compressed.
+    pub is_gzip: bool,
 }
 
 impl Reply {
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, content_type, body, cors: false, close: false }
+        Self { status, content_type, body, cors: false, close: false, is_gzip: false }
     }
 
     pub fn json(status: u16, body: Vec<u8>) -> Self {
@@ -66,6 +68,9 @@ impl Reply {
         write_date(out);
         out.extend_from_slice(b"\r\nContent-Length: ");
         out.extend_from_slice(number.format(self.body.len()).as_bytes());
+        if self.is_gzip {
+            out.extend_from_slice(b"\r\nContent-Encoding: gzip\r\nVary: Accept-Encoding");
+        }
         if self.cors {
             out.extend_from_slice(
                 b"\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: POST, GET\

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::gzip;
 use super::head::Head as RequestHead;
+use super::media::Media;
 use super::reply::Reply;
 use super::url::{self, Action, Method, Refusal, Route};
 use super::{connection, Page};
 use crate::app::{deadline_after_ms, App};
+use crate::frontend::peer::Peer;
 use crate::inference::head;
 use crate::metrics::{Exchange, Method as Counted, Protocol, Stage};
 use crate::servable::RunOptions;
@@ -30,6 +32,9 @@ fn counted_as(action: Action) -> Counted {
         Action::Regress => Counted::Regress,
         Action::Status => Counted::GetModelStatus,
         Action::Metadata => Counted::GetModelMetadata,
+        Action::MultiInference => Counted::MultiInference,
+        Action::List => Counted::Other,
+        Action::Reload => Counted::HandleReloadConfigRequest,
     }
 }
 
@@ -38,8 +43,31 @@ pub struct Service {
     pub pages: HashMap<String, Page>,
 }
 
-impl connection::Service for Service {
+/// The service, as one peer sees it.
+#[derive(Clone)]
+pub struct Session {
+    pub service: Arc<Service>,
+    pub peer: Peer,
+}
+
+impl connection::Service for Session {
     async fn answer(&self, head: &RequestHead, body: Vec<u8>) -> Reply {
+        let reply = self.service.answer(head, body, self.peer).await;
+        let least = self.service.app.options.rest_compression_min_bytes;
+        let is_worth_it = least > 0 && reply.body.len() >= least && reply.status == 200;
+        if head.accepts_gzip && is_worth_it {
+            return self.service.compressed(reply).await;
+        }
+        reply
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        self.service.app.options.max_body_bytes
+    }
+}
+
+impl Service {
+    async fn answer(&self, head: &RequestHead, body: Vec<u8>, peer: Peer) -> Reply {
         let Some(method) = head.method else { return Reply::page(501) };
         let Some(target) = url::matched(&head.target) else { return Reply::page(400) };
         if let Some(page) = self.pages.get(url::bare_path(target)) {
@@ -49,22 +77,42 @@ impl connection::Service for Service {
             return Reply::page(404);
         }
         let mut exchange = self.app.metrics.exchange(Counted::Other, Protocol::Rest);
-        let answered = self.api(method, target, head, body, &mut exchange).await;
+        let request = Request { method, target, head, peer };
+        let answered = self.api(request, body, &mut exchange).await;
         exchange.finish(answered.as_ref().map_or_else(Failure::code, |_| Code::Ok));
         let mut reply = answered.unwrap_or_else(|failure| failure.reply());
         reply.cors = self.app.options.rest_enable_cors;
         reply
     }
 
-    fn max_body_bytes(&self) -> usize {
-        self.app.options.max_body_bytes
+    async fn compressed(&self, reply: Reply) -> Reply {
+        let bytes = reply.body.clone();
+        match self.app.compute.run(move || Ok(gzip::deflate(&bytes))).await {
+            Ok(body) => Reply { body, is_gzip: true, ..reply },
+            // Nobody has to have it compressed.
+            Err(_) => reply,
+        }
     }
 }
 
-/// A request's body as it arrived.
+/// A request without its body.
+struct Request<'r> {
+    method: Method,
+    target: &'r str,
+    head: &'r RequestHead,
+    peer: Peer,
+}
+
+/// A request's body as it arrived, and what its head says of it.
 pub(super) struct Body {
     bytes: Vec<u8>,
     is_gzip: bool,
+    pub content: Media,
+    /// What the answer is to be.
+    pub accept: Option<Media>,
+    /// For a body that has no place for them.
+    pub signature_name: String,
+    pub output_filter: Vec<String>,
 }
 
 impl Body {
@@ -118,9 +166,7 @@ impl From<Status> for Failure {
 impl Service {
     async fn api(
         &self,
-        method: Method,
-        target: &str,
-        head: &RequestHead,
+        Request { method, target, head, peer }: Request<'_>,
         body: Vec<u8>,
         exchange: &mut Exchange<'_>,
     ) -> std::result::Result<Reply, Failure> {
@@ -131,29 +177,42 @@ impl Service {
             }
             return Err(Failure::Silent(Code::FailedPrecondition));
         }
-        let Route { action, name, version } = match url::route(method, target) {
-            Ok(route) => route,
-            Err(Refusal::Version { name }) => {
-                exchange.names(&name);
-                return Err(Failure::Silent(Code::InvalidArgument));
-            }
-            Err(Refusal::Malformed) => {
-                exchange.names("");
-                let message = format!("Malformed request: {} {target}", method.name());
-                return Err(Status::invalid_argument(message).into());
-            }
-        };
+        let Route { action, name, version } =
+            match url::route(method, target, self.app.options.rest_api_extensions) {
+                Ok(route) => route,
+                Err(Refusal::Version { name }) => {
+                    exchange.names(&name);
+                    return Err(Failure::Silent(Code::InvalidArgument));
+                }
+                Err(Refusal::Malformed) => {
+                    exchange.names("");
+                    let message = format!("Malformed request: {} {target}", method.name());
+                    return Err(Status::invalid_argument(message).into());
+                }
+            };
         exchange.is_for(counted_as(action));
         exchange.names(&name);
+        let body = Body {
+            bytes: body,
+            is_gzip: head.is_gzip,
+            content: head.content,
+            accept: head.accept,
+            signature_name: head.signature_name.clone(),
+            output_filter: head.output_filter.clone(),
+        };
+        match action {
+            Action::List => return Ok(Reply::json(200, self.list())),
+            Action::Reload => return self.reload(head, peer, body).await,
+            _ => {}
+        }
         if name.is_empty() {
             return Err(Status::invalid_argument("Missing model name in request.").into());
         }
         let spec = ModelSpec { name, version, signature_name: String::new() };
-        let body = Body { bytes: body, is_gzip: head.is_gzip };
-        let answered = match action {
-            Action::Status => self.status(&spec)?,
-            Action::Metadata => self.metadata(&spec, exchange)?,
-            Action::Predict | Action::Classify | Action::Regress => {
+        let (media, answered) = match action {
+            Action::Status => (Media::Json, self.status(&spec)?),
+            Action::Metadata => (Media::Json, self.metadata(&spec, exchange)?),
+            _ => {
                 // What is wrong with a request counts for the version that it is for.
                 if let Ok(handle) = self.app.map.resolve(&spec) {
                     exchange.resolved(&handle.series, "");
@@ -165,12 +224,15 @@ impl Service {
                     Action::Regress => {
                         self.infer(head::Method::Regress, spec, body, exchange).await?
                     }
+                    Action::MultiInference => {
+                        (Media::Json, self.multi_inference(spec, body, exchange).await?)
+                    }
                     _ => self.predict(spec, body, exchange).await?,
                 }
             }
         };
         exchange.ended(Stage::Encode);
-        Ok(Reply::json(200, answered))
+        Ok(Reply::new(200, media.content_type(), answered))
     }
 
     /// Do work that grows with a request here or on a compute thread.

@@ -45,6 +45,10 @@ pub enum Action {
     Regress,
     Status,
     Metadata,
+    /// Ours, as are those that follow.
+    MultiInference,
+    List,
+    Reload,
 }
 
 /// A target under `/v1/` that makes sense. The model's name may be empty.
@@ -105,9 +109,19 @@ pub fn is_api(matched: &str) -> bool {
     strip(matched, "/v1/").is_some()
 }
 
+/// Routes that TensorFlow Serving does not have, and refuses as malformed.
+const LIST: (Method, &str) = (Method::Get, "/v1/models");
+const RELOAD: (Method, &str) = (Method::Post, "/v1/config:reload");
+
+/// What is asked for; of what TensorFlow Serving knows unless it is `extended`.
+///
 /// # Errors
 /// When it makes no sense.
-pub fn route(method: Method, matched: &str) -> Result<Route, Refusal> {
+pub fn route(method: Method, matched: &str, extended: bool) -> Result<Route, Refusal> {
+    if extended && [LIST, RELOAD].contains(&(method, matched)) {
+        let action = if method == Method::Get { Action::List } else { Action::Reload };
+        return Ok(Route { action, name: String::new(), version: VersionChoice::Latest });
+    }
     let (path, action) = match method {
         Method::Post => {
             let (path, verb) = matched.rsplit_once(':').ok_or(Refusal::Malformed)?;
@@ -115,6 +129,7 @@ pub fn route(method: Method, matched: &str) -> Result<Route, Refusal> {
                 "predict" => Action::Predict,
                 "classify" => Action::Classify,
                 "regress" => Action::Regress,
+                "multi_inference" if extended => Action::MultiInference,
                 _ => return Err(Refusal::Malformed),
             };
             (path, action)
@@ -214,7 +229,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn shown(method: &str, target: &str) -> String {
-        match route(Method::from_name(method).unwrap(), matched(target).unwrap()) {
+        shown_as(method, target, false)
+    }
+
+    fn shown_as(method: &str, target: &str, extended: bool) -> String {
+        match route(Method::from_name(method).unwrap(), matched(target).unwrap(), extended) {
             Ok(Route { action, name, version }) => match version {
                 VersionChoice::Latest => format!("{action:?} {name}"),
                 VersionChoice::Version(version) => format!("{action:?} {name} v{version}"),
@@ -303,6 +322,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_ours_is_there_with_extensions_only() {
+        for (method, target, without, with) in [
+            ("GET", "/v1/models", "Status ", "List "),
+            ("GET", "/V1/models", "Status ", "Status "),
+            ("POST", "/v1/models", "Malformed", "Malformed"),
+            ("POST", "/v1/config:reload", "Malformed", "Reload "),
+            ("GET", "/v1/config:reload", "Malformed", "Malformed"),
+            ("POST", "/v1/models/m:multi_inference", "Malformed", "MultiInference m"),
+            ("POST", "/v1/models/m/labels/x:multi_inference", "Malformed", "MultiInference m @x"),
+            ("POST", "/v1/models/m:predict", "Predict m", "Predict m"),
+        ] {
+            assert_eq!(shown(method, target), without, "{method} {target}");
+            assert_eq!(shown_as(method, target, true), with, "{method} {target}");
+        }
+    }
+
+    #[test]
     fn targets_with_bad_escapes_or_bytes_are_none() {
         for target in ["/v1/models/%zz", "/%", "/%4", "/a b", "/é", "/a\"b", "/{x}", "/a\\b"] {
             assert_eq!(matched(target), None, "{target}");
@@ -318,7 +354,7 @@ mod tests {
         fn any_target_is_answered(target in "(/v1/models)?[ -~é%/:]{0,40}") {
             if let Some(matched) = matched(&target) {
                 for (method, _) in METHODS {
-                    let _ = route(method, matched);
+                    let _ = route(method, matched, true);
                 }
             }
         }
@@ -327,7 +363,7 @@ mod tests {
         fn any_name_can_be_reached(name in ".{1,20}") {
             let escaped: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
             let target = format!("/v1/models/{escaped}:predict");
-            let route = route(Method::Post, matched(&target).unwrap()).unwrap();
+            let route = route(Method::Post, matched(&target).unwrap(), false).unwrap();
             prop_assert_eq!(route.name, name);
         }
     }

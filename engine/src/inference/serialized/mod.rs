@@ -82,7 +82,11 @@ pub async fn answer<R: Request>(
     answered
 }
 
-async fn answer_counted<R: Request>(
+/// As [`answer`], counted by the caller.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_counted<R: Request>(
     app: &Arc<App>,
     message: Bytes,
     options: RunOptions,

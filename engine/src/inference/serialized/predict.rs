@@ -69,22 +69,40 @@ impl Request for PredictRequest {
     }
 
     fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
-        let requested = self.spec.as_ref().map_or("", |spec| &spec.signature_name);
-        let name = predict::signature_name(requested).to_owned();
-        let signatures = handle.servable.signatures();
-        let signature = predict::signature(signatures, &name, rules.check_method_name)?;
-        let feeds = predict::feeds(signature, &self.inputs())?;
-        let outputs = predict::fetches(signature, &self.output_filter)?;
-        let (aliases, fetches): (Vec<String>, Vec<String>) = outputs.into_iter().unzip();
+        let Plan { signature_name, feeds, aliases, fetches } = self.plan(handle, rules)?;
         let encoding = if rules.as_tensor_content { Encoding::Content } else { Encoding::Typed };
         let respond = move |handle: &ServableHandle, tensors: &[Tensor]| {
-            Ok(response(handle, &name, &aliases, tensors, encoding))
+            Ok(response(handle, &signature_name, &aliases, tensors, encoding))
         };
         Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
     }
 }
 
+/// What a request comes to, given the version that it is for.
+pub struct Plan {
+    /// Resolved.
+    pub signature_name: String,
+    /// By names in the graph.
+    pub feeds: Vec<(String, Tensor)>,
+    /// Names of the outputs in the signature, and in the graph.
+    pub aliases: Vec<String>,
+    pub fetches: Vec<String>,
+}
+
 impl PredictRequest {
+    /// # Errors
+    /// Specification 1.4, in its order.
+    pub fn plan(&self, handle: &ServableHandle, rules: Rules) -> Result<Plan> {
+        let requested = self.spec.as_ref().map_or("", |spec| &spec.signature_name);
+        let signature_name = predict::signature_name(requested).to_owned();
+        let signatures = handle.servable.signatures();
+        let signature = predict::signature(signatures, &signature_name, rules.check_method_name)?;
+        let feeds = predict::feeds(signature, &self.inputs())?;
+        let outputs = predict::fetches(signature, &self.output_filter)?;
+        let (aliases, fetches) = outputs.into_iter().unzip();
+        Ok(Plan { signature_name, feeds, aliases, fetches })
+    }
+
     /// The inputs by name; of several with one name the last counts.
     fn inputs(&self) -> Vec<(&str, SerializedTensor<'_>)> {
         let limits = proto::Limits::for_message(self.message.len());

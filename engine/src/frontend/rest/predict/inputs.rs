@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::document::Document;
+use super::carrier::{carrier, narrow};
 use super::Format;
 use crate::servable::{Signature, Signatures, TensorInfo, DEFAULT_SIGNATURE};
 use crate::status::{Result, Status};
@@ -14,11 +15,15 @@ use crate::tensor::json::text::unescape;
 use crate::tensor::{DType, Tensor};
 
 /// The type to expect of the values of a document that names `signature_name`, or none so far.
-pub fn guess(signatures: &Signatures, signature_name: Option<&str>) -> Option<DType> {
+pub fn guess(
+    signatures: &Signatures,
+    signature_name: Option<&str>,
+    extended: bool,
+) -> Option<DType> {
     let name = signature_name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_SIGNATURE);
     let inputs = &signatures.get(name)?.inputs;
     let (_, info) = inputs.first_key_value().filter(|_| inputs.len() == 1)?;
-    DType::from_number_or_ref(info.dtype)
+    read_as(info, extended).ok()
 }
 
 /// The signature that a document means.
@@ -41,8 +46,32 @@ pub fn inputs(
     document: &mut Document<'_>,
     signature: &Signature,
     requested: &str,
+    extended: bool,
 ) -> Result<(Format, BTreeMap<String, Tensor>)> {
-    if signature.inputs.is_empty() {
+    let (format, mut tensors) = carriers(document, signature, requested, extended)?;
+    if extended {
+        for (alias, info) in &signature.inputs {
+            if let Some(tensor) = tensors.remove(alias) {
+                tensors.insert(alias.clone(), narrow(tensor, dtype(info)?)?);
+            }
+        }
+    }
+    Ok((format, tensors))
+}
+
+/// The tensors in the types that they are read as.
+fn carriers(
+    document: &mut Document<'_>,
+    signature: &Signature,
+    requested: &str,
+    extended: bool,
+) -> Result<(Format, BTreeMap<String, Tensor>)> {
+    let may_be_absent = |alias: &String| extended && signature.defaults.contains_key(alias);
+    let is_silent = document.instances().is_none() && document.inputs().is_none();
+    if extended && is_silent && signature.inputs.keys().all(may_be_absent) {
+        return Ok((Format::Column, BTreeMap::new()));
+    }
+    if signature.inputs.is_empty() && !(extended && document.inputs().is_some()) {
         let name = if requested.is_empty() { "DEFAULT" } else { requested };
         return Err(Status::invalid_argument(format!(
             "Failed to get input map for signature: {name}"
@@ -57,7 +86,7 @@ pub fn inputs(
             if instances.kind() != Kind::Array {
                 return Err(document.refuse("Expecting 'instances' to be an list/array"));
             }
-            if let Some(inputs) = take_decoded(document, signature) {
+            if let Some(inputs) = take_decoded(document, signature, extended) {
                 return Ok((Format::Row, inputs));
             }
             let mut first = instances;
@@ -66,11 +95,11 @@ pub fn inputs(
             if first.peek() == b']' {
                 return Err(document.refuse("No values in 'instances' array"));
             }
-            rows(first, signature).map(|inputs| (Format::Row, inputs))
+            rows(first, signature, extended).map(|inputs| (Format::Row, inputs))
         }
-        (None, Some(inputs)) => match take_decoded(document, signature) {
+        (None, Some(inputs)) => match take_decoded(document, signature, extended) {
             Some(inputs) => Ok((Format::Column, inputs)),
-            None => columns(inputs, signature).map(|inputs| (Format::Column, inputs)),
+            None => columns(inputs, signature, extended).map(|inputs| (Format::Column, inputs)),
         },
     }
 }
@@ -79,11 +108,12 @@ pub fn inputs(
 fn take_decoded(
     document: &mut Document<'_>,
     signature: &Signature,
+    extended: bool,
 ) -> Option<BTreeMap<String, Tensor>> {
     let tensor = document.take_decoded()?;
     let (alias, info) = signature.inputs.first_key_value()?;
     let fits = signature.inputs.len() == 1
-        && DType::from_number_or_ref(info.dtype) == Some(tensor.dtype())
+        && read_as(info, extended).ok() == Some(tensor.dtype())
         && tensor.shape().first() != Some(&0);
     fits.then(|| BTreeMap::from([(alias.clone(), tensor)]))
 }
@@ -94,13 +124,22 @@ fn dtype(info: &TensorInfo) -> Result<DType> {
     })
 }
 
+/// The type that values for an input are read as.
+fn read_as(info: &TensorInfo, extended: bool) -> Result<DType> {
+    dtype(info).map(|dtype| if extended { carrier(dtype) } else { dtype })
+}
+
 /// Whether the value is an object of named values, and not one that stands for bytes.
 fn is_named(cursor: &Cursor<'_>) -> bool {
     cursor.kind() == Kind::Object && base64_object(&mut cursor.clone()).is_none()
 }
 
 /// Tensors of a list of rows; the cursor is at the first.
-fn rows(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<String, Tensor>> {
+fn rows(
+    mut cursor: Cursor<'_>,
+    signature: &Signature,
+    extended: bool,
+) -> Result<BTreeMap<String, Tensor>> {
     let named = is_named(&cursor);
     if !named && signature.inputs.len() > 1 {
         return Err(Status::invalid_argument(
@@ -110,7 +149,9 @@ fn rows(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<String
     }
     let mut collected = Vec::with_capacity(signature.inputs.len());
     for (alias, info) in &signature.inputs {
-        let rows = dtype(info).and_then(Rows::new).map_err(|status| in_row(0, None, &status))?;
+        let rows = read_as(info, extended)
+            .and_then(Rows::new)
+            .map_err(|status| in_row(0, None, &status))?;
         collected.push((alias, rows, false));
     }
     let mut index = 0;
@@ -202,7 +243,11 @@ fn in_row(index: usize, key: Option<&str>, status: &Status) -> Status {
 }
 
 /// Tensors of whole values; the cursor is at the value of `inputs`.
-fn columns(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<String, Tensor>> {
+fn columns(
+    mut cursor: Cursor<'_>,
+    signature: &Signature,
+    extended: bool,
+) -> Result<BTreeMap<String, Tensor>> {
     if !is_named(&cursor) {
         let Some((alias, info)) =
             signature.inputs.first_key_value().filter(|_| signature.inputs.len() == 1)
@@ -212,7 +257,7 @@ fn columns(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<Str
                  required as per tensorinfo_map",
             ));
         };
-        let tensor = decode(&mut cursor, dtype(info)?)?;
+        let tensor = decode(&mut cursor, read_as(info, extended)?)?;
         return Ok([(alias.clone(), tensor)].into());
     }
     let mut values = vec![None; signature.inputs.len()];
@@ -231,10 +276,15 @@ fn columns(mut cursor: Cursor<'_>, signature: &Signature) -> Result<BTreeMap<Str
     }
     let mut tensors = BTreeMap::new();
     for ((alias, info), value) in signature.inputs.iter().zip(values) {
-        let mut value = value.ok_or_else(|| {
-            Status::invalid_argument(format!("Missing named input: {alias} in 'inputs' object."))
-        })?;
-        tensors.insert(alias.clone(), decode(&mut value, dtype(info)?)?);
+        let Some(mut value) = value else {
+            if extended && signature.defaults.contains_key(alias) {
+                continue;
+            }
+            return Err(Status::invalid_argument(format!(
+                "Missing named input: {alias} in 'inputs' object."
+            )));
+        };
+        tensors.insert(alias.clone(), decode(&mut value, read_as(info, extended)?)?);
     }
     Ok(tensors)
 }
@@ -252,9 +302,17 @@ mod tests {
     }
 
     fn parse(body: &str, signature: &Signature) -> std::result::Result<Vec<String>, String> {
+        parse_as(body, signature, false)
+    }
+
+    fn parse_as(
+        body: &str,
+        signature: &Signature,
+        extended: bool,
+    ) -> std::result::Result<Vec<String>, String> {
         let guess = |_: Option<&str>| Some(DType::Float);
         let mut document = Document::parse(body.as_bytes(), guess).unwrap();
-        let (format, tensors) = inputs(&mut document, signature, "")
+        let (format, tensors) = inputs(&mut document, signature, "", extended)
             .map_err(|status| format!("{} {}", status.code.http(), status.message))?;
         let shown = tensors.iter().map(|(alias, tensor)| format!("{format:?} {alias} {tensor:?}"));
         Ok(shown.collect())
@@ -292,6 +350,57 @@ mod tests {
         ] {
             let expected = expected.iter().map(|&line| line.to_owned()).collect();
             assert_eq!(parse(body, signature), Ok(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn with_extensions_more_types_have_values_and_defaults_count() {
+        let of = |dtype| example_signature(&[("x", dtype)]);
+        let mut defaults = many();
+        defaults.defaults.insert("b".to_owned(), bytes::Bytes::new());
+        let mut all = of(DType::Float);
+        all.defaults.insert("x".to_owned(), bytes::Bytes::new());
+        let ok = |lines: &[&str]| Ok(lines.iter().map(|&line| line.to_owned()).collect());
+        for (body, signature, expected) in [
+            (r#"{"instances": [1.5, 2]}"#, &of(DType::Half), ok(&["Row x <Tensor half[2]>"])),
+            (
+                r#"{"inputs": [[1.5]]}"#,
+                &of(DType::BFloat16),
+                ok(&["Column x <Tensor bfloat16[1,1]>"]),
+            ),
+            (r#"{"instances": [{"x": 7}]}"#, &of(DType::UInt16), ok(&["Row x <Tensor uint16[1]>"])),
+            (
+                r#"{"instances": [[1, 2]]}"#,
+                &of(DType::Complex64),
+                ok(&["Row x <Tensor complex64[1]>"]),
+            ),
+            (
+                r#"{"inputs": [1, 2]}"#,
+                &of(DType::Complex128),
+                ok(&["Column x <Tensor complex128[]>"]),
+            ),
+            (r#"{"inputs": {}}"#, &example_signature(&[]), ok(&[])),
+            ("{}", &example_signature(&[]), ok(&[])),
+            ("{}", &all, ok(&[])),
+            (r#"{"inputs": {"a": 1}}"#, &defaults, ok(&["Column a <Tensor float[]>"])),
+            (
+                r#"{"inputs": {"b": 1}}"#,
+                &defaults,
+                Err("400 Missing named input: a in 'inputs' object.".to_owned()),
+            ),
+            (
+                r#"{"inputs": [70000]}"#,
+                &of(DType::UInt16),
+                Err("400 JSON Value: 70000 is out of the range of type: uint16".to_owned()),
+            ),
+            (
+                r#"{"instances": [1]}"#,
+                &example_signature(&[]),
+                Err("400 Failed to get input map for signature: DEFAULT".to_owned()),
+            ),
+            ("{}", &of(DType::Float), Err("400 Missing 'inputs' or 'instances' key".to_owned())),
+        ] {
+            assert_eq!(parse_as(body, signature, true), expected, "{body}");
         }
     }
 
