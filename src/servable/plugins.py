@@ -24,8 +24,14 @@ GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES)
 _OURS: Final = "servable"
 
 # Also there where the package is run from its sources, without being installed.
+_STORES: Final = "servable.sources.object_store:object_store_source"
 _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
+        SOURCES: {
+            "file": "servable.sources.file_system:file_system_source",
+            **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"), _STORES),
+            **dict.fromkeys(("http", "https", "hf", "memory"), _STORES),
+        },
         VERSION_POLICIES: {
             "availability_preserving": (
                 "servable.core.version_policy:AvailabilityPreservingPolicy"

@@ -34,6 +34,7 @@ from servable.core.aspired_versions_manager import (
     num_initial_load_threads,
 )
 from servable.core.event_bus import EventBus
+from servable.core.loader import Loader
 from servable.core.loader_harness import RetryPolicy
 from servable.core.resources import ResourcePool
 from servable.core.servable_id import ServableId
@@ -55,7 +56,10 @@ from servable.platforms.platform import (
     PlatformSourceAdapter,
     platform_names,
 )
-from servable.sources import file_system
+from servable.sources import versions
+from servable.sources.cache import ModelCache, default_cache_directory
+from servable.sources.registry import SourceOptions
+from servable.sources.sources import Sources
 
 if TYPE_CHECKING:
     from servable import _engine
@@ -151,7 +155,7 @@ class ServerCore:
         # for models; guards all that is assigned below.
         self._lock = threading.Lock()
         self._config = ModelServerConfig(is_list=False)
-        self._adapters: dict[str, Target[StoragePath]] = {}
+        self._adapters: dict[str, Target[StoragePath | Loader]] = {}
         self._has_begun = False
         self._is_ready = False
 
@@ -174,13 +178,19 @@ class ServerCore:
             unload_pool=new_unload_pool(options.num_unload_threads),
         )
         self._manager.set_max_loads_per_stream(num_initial_load_threads())
-        self._router: SourceRouter[StoragePath] = SourceRouter(
+        self._router: SourceRouter[StoragePath | Loader] = SourceRouter(
             {}, SourceAdapter(refuse_unrouted, self._manager)
         )
-        self._source = file_system.FileSystemStoragePathSource(
-            file_system.FileSystemStoragePathSourceConfig(),
-            options.file_system_poll_wait_s,
-            is_available=self._monitor.is_available,
+        self._source = Sources(
+            SourceOptions(
+                options.file_system_poll_wait_s,
+                ModelCache(
+                    options.model_cache_dir or default_cache_directory(),
+                    options.model_cache_max_bytes,
+                ),
+                self._monitor.is_available,
+                options.model_roots,
+            )
         )
 
     @property
@@ -221,6 +231,8 @@ class ServerCore:
             for model in config.models:
                 if model.logging is not None:
                     model.logging.check_folder()
+            source_config = self._source_config(config)
+            self._source.check(source_config)
             routes = self._routes(transition)
             _logger.info("Adding/updating models.")
             for model in config.models:
@@ -231,7 +243,7 @@ class ServerCore:
             self._set_request_logging(config)
             self._serving_map.set_labels(labels)
             self._router.set_routes(routes)
-            self._source.set_config(self._source_config(config))
+            self._source.set_config(source_config)
             self._begin()
             _logger.info("Finished adding/updating models")
             self._note_readiness()
@@ -279,7 +291,9 @@ class ServerCore:
             has_begun = self._has_begun
         return not has_begun or self._manager.stop(timeout_s)
 
-    def _routes(self, transition: Transition) -> dict[str, Target[StoragePath]]:
+    def _routes(
+        self, transition: Transition
+    ) -> dict[str, Target[StoragePath | Loader]]:
         """Return the adapter of each model; a new platform is made here, or fails."""
         models = (*transition.removed, *transition.config.models)
         for platform in {model.platform for model in models} - self._adapters.keys():
@@ -301,10 +315,10 @@ class ServerCore:
 
     def _source_config(
         self, config: ModelServerConfig
-    ) -> file_system.FileSystemStoragePathSourceConfig:
-        return file_system.FileSystemStoragePathSourceConfig(
+    ) -> versions.FileSystemStoragePathSourceConfig:
+        return versions.FileSystemStoragePathSourceConfig(
             tuple(
-                file_system.ServableToMonitor(
+                versions.ServableToMonitor(
                     model.name,
                     model.base_path,
                     version_policy(model, self._options_of(model)),
@@ -399,7 +413,7 @@ class Platforms:
 
 def version_policy(
     model: ModelConfig, options: ModelOptions | None = None
-) -> file_system.ServableVersionPolicy:
+) -> versions.ServableVersionPolicy:
     """Return the policy of *model*, with *options* or its own, as sources have it."""
     match (options or model.options or ModelOptions()).served_versions:
         case Pinned(version):
@@ -410,11 +424,11 @@ def version_policy(
             pass
     match model.version_policy:
         case Latest(num_versions):
-            return file_system.Latest(num_versions)
+            return versions.Latest(num_versions)
         case All():
-            return file_system.All()
-        case Specific(versions):
-            return file_system.Specific(versions)
+            return versions.All()
+        case Specific(numbers):
+            return versions.Specific(numbers)
 
 
 def aspired_version_policy(name: str) -> AspiredVersionPolicy:

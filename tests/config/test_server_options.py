@@ -87,6 +87,16 @@ def tensorflow(*arguments: str) -> TensorFlowConfig:
             "max_body_bytes must be positive; was 0",
             id="room for no request",
         ),
+        pytest.param(
+            "--model_base_path=/m --model_cache_max_bytes=-1",
+            "model_cache_max_bytes must be non-negative; was -1",
+            id="a cache smaller than nothing",
+        ),
+        pytest.param(
+            "--model_base_path=/m --model_roots=/models,models",
+            "model_roots must be absolute paths or URIs; got models",
+            id="a root that is relative",
+        ),
     ],
 )
 def test_what_is_refused(line: str, message: str) -> None:

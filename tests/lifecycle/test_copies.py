@@ -23,9 +23,9 @@ from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound
 from servable.platforms.saved_model_files import Completeness, judge_directory
-from servable.sources.file_system import (
+from servable.sources.file_system import FileSystemStoragePathSource
+from servable.sources.versions import (
     All,
-    FileSystemStoragePathSource,
     FileSystemStoragePathSourceConfig,
     Latest,
     ServableToMonitor,

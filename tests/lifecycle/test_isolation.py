@@ -17,8 +17,8 @@ from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import WorkerPool
 from servable.errors import NotFound
-from servable.sources.file_system import (
-    FileSystemStoragePathSource,
+from servable.sources.file_system import FileSystemStoragePathSource
+from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     ServableToMonitor,
 )

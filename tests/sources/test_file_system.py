@@ -11,9 +11,9 @@ import pytest
 
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
-from servable.sources.file_system import (
+from servable.sources.file_system import FileSystemStoragePathSource
+from servable.sources.versions import (
     All,
-    FileSystemStoragePathSource,
     FileSystemStoragePathSourceConfig,
     Latest,
     ServableToMonitor,

@@ -21,7 +21,7 @@ from servable.config.model_server_config import (
 from servable.errors import ServingError
 from servable.platforms.saved_model_files import Completeness, judge_directory
 from servable.server_core import Platforms, aspired_version_policy, version_policy
-from servable.sources.file_system import versions_among
+from servable.sources.versions import versions_among
 
 _WRONG: Final = 1
 

@@ -620,6 +620,29 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "model_cache_dir",
+        FlagType.STRING,
+        "",
+        "Where versions from object stores, databases and registries are kept; several "
+        "servers may share it. Empty: servable/models in the user's cache directory.",
+        is_ours=True,
+    ),
+    Flag(
+        "model_cache_max_bytes",
+        FlagType.INT64,
+        0,
+        "How much the model cache may take; 0: half of the file system that it is on.",
+        is_ours=True,
+    ),
+    Flag(
+        "model_roots",
+        FlagType.STRING,
+        "",
+        "Directories and URLs, with commas between, that all models must be below; "
+        "empty: anywhere.",
+        is_ours=True,
+    ),
+    Flag(
         "log_format",
         FlagType.STRING,
         "text",

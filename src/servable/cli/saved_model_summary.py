@@ -18,7 +18,7 @@ from servable.apis import POOL, meta_graph_pb2, saved_model_pb2
 from servable.client.signatures import Signature, signatures_from
 from servable.errors import DataLoss, NotFound
 from servable.platforms.saved_model_files import GRAPH_FILES, VARIABLES_DIRECTORY
-from servable.sources.file_system import versions_among
+from servable.sources.versions import versions_among
 
 # Of MetaGraphDef: meta_info_def, signature_def, asset_file_def.
 _SHOWN_FIELDS: Final = frozenset({1, 5, 6})

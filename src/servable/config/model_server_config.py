@@ -339,7 +339,9 @@ def _check_names(config: ModelServerConfig) -> None:
 
 def _check_base_paths(config: ModelServerConfig) -> None:
     for model in config.models:
-        if not model.base_path.startswith("/") and "://" not in model.base_path:
+        # MLflow's own way to name a registered model has one slash only.
+        is_absolute = model.base_path.startswith(("/", "models:/"))
+        if not is_absolute and "://" not in model.base_path:
             raise InvalidArgument(
                 f"Expected model {model.name} to have an absolute path or URI; "
                 f"got base_path()={model.base_path}"

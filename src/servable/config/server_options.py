@@ -75,6 +75,9 @@ class ServerOptions:
 
     allow_version_labels_for_unavailable_models: bool = False
     file_system_poll_wait_s: float = 1.0
+    model_cache_dir: str = ""
+    model_cache_max_bytes: int = 0
+    model_roots: tuple[str, ...] = ()
     num_load_threads: int = 0
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
@@ -143,6 +146,11 @@ class ServerOptions:
                 "allow_version_labels_for_unavailable_models"
             ),
             file_system_poll_wait_s=flag.integer("file_system_poll_wait_seconds"),
+            model_cache_dir=flag.string("model_cache_dir"),
+            model_cache_max_bytes=flag.integer("model_cache_max_bytes"),
+            model_roots=tuple(
+                root for root in flag.string("model_roots").split(",") if root
+            ),
             num_load_threads=flag.integer("num_load_threads"),
             num_unload_threads=flag.integer("num_unload_threads"),
             max_num_load_retries=flag.integer("max_num_load_retries"),
@@ -208,6 +216,11 @@ class ServerOptions:
             )
         self.session.check()
         self._check_numbers()
+        for root in self.model_roots:
+            if not root.startswith(("/", "models:/")) and "://" not in root:
+                raise InvalidArgument(
+                    f"model_roots must be absolute paths or URIs; got {root}"
+                )
         if self.use_alts_credentials:
             # Serving without protection where it was asked for would be worse.
             raise Unimplemented("ALTS credentials are not supported.")
@@ -313,6 +326,7 @@ class ServerOptions:
             "compute_threads",
             "max_model_memory_bytes",
             "rest_compression_min_bytes",
+            "model_cache_max_bytes",
         ):
             if getattr(self, name) < 0:
                 raise InvalidArgument(

@@ -35,11 +35,20 @@ class Platform(Protocol):
         """
 
 
-class PlatformSourceAdapter(SourceAdapter[StoragePath, Loader]):
-    """Makes a Source of StoragePath one of Loaders, by one platform."""
+class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):
+    """
+    Makes a Source of StoragePath one of Loaders, by one platform.
+
+    A Loader that the Source has made itself is passed on as it is.
+    """
 
     def __init__(self, platform: Platform, target: Target[Loader]) -> None:
-        super().__init__(platform.loader, target)
+        super().__init__(
+            lambda servable_id, data: platform.loader(servable_id, data)
+            if isinstance(data, str)
+            else data,
+            target,
+        )
 
 
 def platform_names() -> list[str]:

@@ -1,148 +1,51 @@
 """
 Versions as directories: `<base path>/<number>`, looked at every so often.
 
-What a listing means is decided by pure functions at the top (`versions_among`, the
-policies); the Source below them looks, compares and tells its Target.  Servables
-do not know of each other: one whose base path is missing, broken or hangs is left
-as it is, and all others go on.
+What a listing means is decided in `sources/versions.py`; the Source here looks,
+compares and tells its Target.  Servables do not know of each other: one whose base
+path is missing, broken or hangs is left as it is, and all others go on.
 """
 
+import dataclasses
 import functools
 import logging
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from servable.core.servable_data import ServableData
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import Pool, WorkerPool
-from servable.errors import NotFound
+from servable.errors import NotFound, PermissionDenied
 from servable.sources.directory_signature import (
     Attempt,
     Signature,
     directory_signature,
 )
+from servable.sources.model_roots import leads_out
+from servable.sources.registry import SourceOptions
+from servable.sources.versions import (
+    FileSystemStoragePathSourceConfig,
+    ServableToMonitor,
+    Specific,
+    versions_among,
+)
 
 _log = logging.getLogger(__name__)
 
-_INT64 = range(-(2**63), 2**63)
-_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*", re.ASCII)
 
-
-def version_number(name: str) -> int | None:
-    """Return the version that a directory *name* stands for, None for none."""
-    match = _NUMBER.fullmatch(name)
-    if match is None or len(match[1].lstrip("+-0")) > len(str(_INT64.stop)):
-        return None  # int() raises for what is much longer
-    number = int(match[1])
-    return number if number in _INT64 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """
-    What was found under a base path.
-
-    Attributes:
-        versions: number to the name of the child that stands for it.
-        duplicates: children that stand for a number that another one has.
-    """
-
-    versions: dict[int, str]
-    duplicates: tuple[str, ...] = ()
-
-
-def versions_among(names: Iterable[str]) -> Listing:
-    """
-    Return which of the children *names* are versions.
-
-    Any whole name that reads as a signed 64-bit integer is one, be it a directory
-    or not.  Of names for the same number the last counts.
-    """
-    versions: dict[int, str] = {}
-    duplicates: list[str] = []
-    for name in sorted(names):
-        number = version_number(name)
-        if number is None:
-            continue
-        if number in versions:
-            duplicates.append(versions[number])
-        versions[number] = name
-    return Listing(versions, tuple(duplicates))
-
-
-class ServableVersionPolicy(Protocol):
-    """Which of the versions that are there are aspired."""
-
-    def choose(self, versions: Iterable[int]) -> list[int]:
-        """
-        Return those of *versions* to aspire, in the order to announce them.
-
-        Raises:
-            NotFound: One that must be there is not; nothing is to change.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Latest:
-    """The *num_versions* highest numbers, highest first; 0 counts as 1."""
-
-    num_versions: int = 1
-
-    def choose(self, versions: Iterable[int]) -> list[int]:
-        """See ServableVersionPolicy."""
-        return sorted(versions, reverse=True)[: max(self.num_versions, 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """Every version."""
-
-    def choose(self, versions: Iterable[int]) -> list[int]:
-        """See ServableVersionPolicy."""
-        return list(versions)
-
-
-@dataclass(frozen=True, slots=True)
-class Specific:
-    """The versions that are named, as far as they are there."""
-
-    versions: tuple[int, ...]
-
-    def choose(self, versions: Iterable[int]) -> list[int]:
-        """See ServableVersionPolicy."""
-        present = set(versions)
-        return [v for v in dict.fromkeys(self.versions) if v in present]
-
-
-@dataclass(frozen=True, slots=True)
-class ServableToMonitor:
-    """One servable stream on disk."""
-
-    servable_name: str
-    base_path: str
-    servable_version_policy: ServableVersionPolicy = field(default_factory=Latest)
-
-
-@dataclass(frozen=True, slots=True)
-class FileSystemStoragePathSourceConfig:
-    """
-    What to look at.
-
-    Attributes:
-        servables: in the order in which they are looked at.
-        servable_versions_always_present: finding no version at all is taken for a
-            fault of the file system, and unloads nothing.
-    """
-
-    servables: tuple[ServableToMonitor, ...] = ()
-    servable_versions_always_present: bool = False
+def file_system_source(options: SourceOptions) -> "FileSystemStoragePathSource":
+    """Return the Source of plain paths; see servable.sources.registry."""
+    return FileSystemStoragePathSource(
+        FileSystemStoragePathSourceConfig(),
+        options.poll_wait_s,
+        is_available=options.is_available,
+        model_roots=options.model_roots,
+    )
 
 
 class FileSystemStoragePathSource:
@@ -161,6 +64,8 @@ class FileSystemStoragePathSource:
             needs to know whether its files change.
         empty_listings_before_unload: how many looks in a row must find no version
             before those that are loaded are un-aspired.
+        model_roots: a version that is below none of them, links followed, is in
+            error; none allow everything.
         pool: where the file system is looked at.
         clock: monotonic seconds.
     """
@@ -172,12 +77,14 @@ class FileSystemStoragePathSource:
         *,
         is_available: Callable[[ServableId], bool] = lambda _: False,
         empty_listings_before_unload: int = 1,
+        model_roots: Sequence[str] = (),
         pool: Pool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._poll_wait_s = file_system_poll_wait_s
         self._is_available = is_available
         self._empty_listings_before_unload = empty_listings_before_unload
+        self._model_roots = tuple(model_roots)
         # A look that takes longer is at a file system that hangs; the others go on.
         self._pool = pool or WorkerPool("file-system", 1, stall_s=0.5)
         self._clock = clock
@@ -189,6 +96,9 @@ class FileSystemStoragePathSource:
         self._wake = threading.Event()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
+
+    def check(self, config: FileSystemStoragePathSourceConfig) -> None:
+        """Take any path: what is not there yet may come."""
 
     def set_target(self, target: Target[StoragePath]) -> None:
         """Begin to look, and tell *target*; the first look is at once."""
@@ -248,8 +158,8 @@ class FileSystemStoragePathSource:
 
     def _look(self, monitor: "_Monitor") -> None:
         try:
-            found = _find_versions(monitor.servable)
-            self._announce(monitor, found, self._signatures(monitor, found.paths))
+            found = _find_versions(monitor.servable, self._model_roots)
+            self._announce(monitor, found, self._signatures(monitor, found))
         except _Inaccessible as exc:
             monitor.note([(logging.ERROR, str(exc))])
         finally:
@@ -263,21 +173,22 @@ class FileSystemStoragePathSource:
         with self._lock:
             if self._is_stopped or self._monitors.get(name) is not monitor:
                 return  # it was removed meanwhile, and the Target knows
-            versions = monitor.aspire(found.paths, signatures)
+            versions = monitor.aspire(found, signatures)
             if versions or self._may_unload_all(monitor, found):
                 monitor.note(found.notes)
                 self._tell(name, versions)
 
-    def _signatures(
-        self, monitor: "_Monitor", paths: dict[int, str]
-    ) -> dict[int, Signature]:
+    def _signatures(self, monitor: "_Monitor", found: "_Found") -> dict[int, Signature]:
         """Return the signatures of the versions that are worth the look."""
         name = monitor.servable.servable_name
         return {
             version: directory_signature(path)
-            for version, path in paths.items()
-            if version not in monitor.attempts
-            or not self._is_available(ServableId(name, version))
+            for version, path in found.paths.items()
+            if version not in found.outside
+            and (
+                version not in monitor.attempts
+                or not self._is_available(ServableId(name, version))
+            )
         }
 
     def _may_unload_all(self, monitor: "_Monitor", found: "_Found") -> bool:
@@ -307,11 +218,16 @@ class _Inaccessible(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one look found: the versions to aspire, in order, and where they are."""
+    """
+    What one look found: the versions to aspire, in order, and where they are.
+
+    Those that are *outside* of the model roots are not to be opened.
+    """
 
     paths: dict[int, str]
     is_empty: bool
     notes: list[tuple[int, str]]
+    outside: frozenset[int] = frozenset()
 
 
 class _Monitor:
@@ -325,18 +241,19 @@ class _Monitor:
         self._notes: set[tuple[int, str]] = set()
 
     def aspire(
-        self, paths: dict[int, str], signatures: dict[int, Signature]
+        self, found: "_Found", signatures: dict[int, Signature]
     ) -> list[ServableData[StoragePath]]:
-        """Return the versions at *paths* as the Target is to hear of them."""
-        self.empty_listings = 0 if paths else self.empty_listings + 1
-        self.attempts = {v: self._attempt(v, signatures.get(v)) for v in paths}
+        """Return the versions that were *found* as the Target is to hear of them."""
+        self.empty_listings = 0 if found.paths else self.empty_listings + 1
+        self.attempts = {v: self._attempt(v, signatures.get(v)) for v in found.paths}
         return [
             ServableData(
                 ServableId(self.servable.servable_name, version),
-                StoragePath(path),
+                None if version in found.outside else StoragePath(path),
+                _outside(self.servable, version) if version in found.outside else None,
                 attempt=(path, self.attempts[version].aspired),
             )
-            for version, path in paths.items()
+            for version, path in found.paths.items()
         ]
 
     def note(self, notes: list[tuple[int, str]]) -> None:
@@ -366,8 +283,21 @@ def _monitors(
     return monitors
 
 
-def _find_versions(servable: ServableToMonitor) -> _Found:
+def _outside(servable: ServableToMonitor, version: int) -> PermissionDenied:
+    return PermissionDenied(
+        f"Version {version} of servable {servable.servable_name} leads out of "
+        "--model_roots"
+    )
+
+
+def _find_versions(servable: ServableToMonitor, roots: Sequence[str]) -> _Found:
     """Look for the versions of *servable*; raises _Inaccessible."""
+    found = _listed_versions(servable)
+    outside = frozenset(v for v, path in found.paths.items() if leads_out(path, roots))
+    return dataclasses.replace(found, outside=outside) if outside else found
+
+
+def _listed_versions(servable: ServableToMonitor) -> _Found:
     name, base_path = servable.servable_name, servable.base_path
     policy = servable.servable_version_policy
     if isinstance(policy, Specific) and (paths := _all_there(base_path, policy)):

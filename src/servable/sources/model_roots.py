@@ -1,0 +1,50 @@
+"""
+Model roots: the only places that models may come from, where an operator names some.
+
+Whoever may change the configuration of a server may have it open any file that it can
+read.  Roots bound that: base paths are compared as they are written, and local
+versions once more as they are, with every link followed.
+"""
+
+import os
+import posixpath
+from collections.abc import Sequence
+
+from servable.errors import PermissionDenied
+from servable.sources.urls import redacted, scheme_of
+
+
+def check_base_path(base_path: str, roots: Sequence[str]) -> None:
+    """
+    Check that *base_path* is one of *roots* or below one; no roots allow everything.
+
+    Touches no file system.
+
+    Raises:
+        PermissionDenied: It is not, or it has a part `..`.
+    """
+    if not roots:
+        return
+    is_plain = ".." not in base_path.split("?")[0].split("/")
+    if not is_plain or not any(_is_below(base_path, root) for root in roots):
+        raise PermissionDenied(
+            f"Base path {redacted(base_path)} is not below one of --model_roots"
+        )
+
+
+def leads_out(path: str, roots: Sequence[str]) -> bool:
+    """Return whether local *path*, links followed, is below no root.  Blocks."""
+    local = [root for root in roots if scheme_of(root) == "file"]
+    if not roots:
+        return False
+    real = os.path.realpath(path)
+    return not any(_is_below(real, os.path.realpath(root)) for root in local)
+
+
+def _is_below(path: str, root: str) -> bool:
+    if scheme_of(path) != scheme_of(root):
+        return False
+    if scheme_of(path) == "file":
+        path, root = posixpath.normpath(path), posixpath.normpath(root)
+    root = root.rstrip("/")
+    return path == root or path.startswith(f"{root}/")
