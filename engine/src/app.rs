@@ -150,6 +150,8 @@ impl App {
     ) -> Result<Vec<Tensor>> {
         // What is quick begins where the request was decoded.
         let at_once = handle.servable.is_quick(&feeds, &fetches).then(|| exchange.lap());
+        let servable = handle.servable.clone();
+        let compute = servable.compute().unwrap_or(&self.compute);
         let run = move || {
             let began = at_once.unwrap_or_else(Instant::now);
             let outputs = handle.servable.run(feeds, &fetches, options)?;
@@ -157,8 +159,8 @@ impl App {
         };
         let ran = match options.deadline {
             _ if at_once.is_some() => run(),
-            None => self.compute.run(run).await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), self.compute.run(run))
+            None => compute.run(run).await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), compute.run(run))
                 .await
                 .unwrap_or_else(|_| Err(deadline_exceeded())),
         };

@@ -19,6 +19,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Compute {
     shared: Arc<Shared>,
     limit: usize,
+    max_waiting: usize,
 }
 
 struct Shared {
@@ -56,7 +57,13 @@ impl Waker {
 impl Compute {
     /// A pool of at most `limit` threads.
     pub fn new(limit: usize) -> Self {
-        Self { shared: Arc::new(Shared { state: Mutex::default() }), limit: limit.max(1) }
+        Self::bounded(limit, usize::MAX)
+    }
+
+    /// As [`Compute::new`], where at most `max_waiting` wait for a thread.
+    pub fn bounded(limit: usize, max_waiting: usize) -> Self {
+        let shared = Arc::new(Shared { state: Mutex::default() });
+        Self { shared, limit: limit.max(1), max_waiting }
     }
 
     /// Run `work` on a thread of the pool and wait for what it returns.
@@ -64,11 +71,14 @@ impl Compute {
     /// Dropping the future gives up waiting: work that has not begun is then not done at all.
     ///
     /// # Errors
-    /// INTERNAL when the work panics.
+    /// INTERNAL when the work panics, UNAVAILABLE when too much waits already.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if self.queue_depth() >= self.max_waiting {
+            return Err(Status::unavailable("Too many requests wait for this model"));
+        }
         let (done, result) = oneshot::channel();
         self.submit(Box::new(move || {
             if !done.is_closed() {

@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod bench;
+pub mod composite;
 pub mod compute;
 pub mod frontend;
 pub mod inference;

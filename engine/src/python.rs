@@ -12,16 +12,20 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::app::Options;
+use crate::composite::Composite;
 use crate::frontend::metrics::own_page;
 use crate::inference::model_status::VersionStatus;
 use crate::inference::serialized::examples::replay;
 use crate::request_log::{Complain, Logging};
 use crate::servable::python::PythonServable;
+use crate::servable::table::{Column, Rows, Table, Value};
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
+use crate::servable::worker::{self, Recipe};
 use crate::servable::Servable as Runs;
 use crate::server::Server;
 use crate::serving_map::{Model, Released, ServableHandle, Snapshot};
 use crate::status::{Code, Status};
+use crate::tensor::DType;
 
 mod exception {
     use super::{Code, PyErr, PyResult, Python, Status};
@@ -153,6 +157,110 @@ fn load_saved_model(
         load(library, Path::new(path), &options)
     });
     Ok(Servable::new(Arc::new(model.map_err(raise)?)))
+}
+
+#[pyfunction]
+#[pyo3(signature = (command, payload, run_limit_s, inner=None))]
+fn load_worker(
+    py: Python<'_>,
+    command: Vec<String>,
+    payload: Vec<u8>,
+    run_limit_s: f64,
+    inner: Option<&Bound<'_, Servable>>,
+) -> PyResult<Servable> {
+    let recipe = Recipe { command, payload, run_limit: seconds(run_limit_s)? };
+    let inner = inner.map(|servable| servable.get().get()).transpose()?;
+    let loaded = py.detach(|| worker::load(recipe, inner));
+    Ok(Servable::new(loaded.map_err(raise)?))
+}
+
+/// Collects the rows of a look-up table.
+#[pyclass(frozen, module = "servable._engine")]
+struct TableBuilder {
+    /// The keys, and each column by its alias; `None` once the table was made.
+    columns: Mutex<Option<(Column, Vec<Value>)>>,
+}
+
+#[pymethods]
+impl TableBuilder {
+    #[new]
+    fn new(key_dtype: i32, columns: Vec<(String, i32, Vec<i64>)>) -> PyResult<Self> {
+        let column = |number: i32, row_shape: Vec<i64>| {
+            let dtype = DType::from_number(number)
+                .ok_or_else(|| Status::invalid_argument(format!("Unknown type {number}")))?;
+            Column::new(dtype, row_shape)
+        };
+        let keys = column(key_dtype, Vec::new()).map_err(raise)?;
+        let values = columns.into_iter().map(|(alias, number, row_shape)| {
+            Ok(Value { alias, column: column(number, row_shape)?, default: Vec::new() })
+        });
+        let values = values.collect::<Result<Vec<_>, Status>>().map_err(raise)?;
+        Ok(Self { columns: Mutex::new(Some((keys, values))) })
+    }
+
+    fn add(&self, keys: &Bound<'_, PyAny>, columns: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        let mut state = self.columns.lock();
+        let (own_keys, values) = state.as_mut().ok_or_else(|| raise(was_made()))?;
+        if columns.len() != values.len() {
+            return Err(PyValueError::new_err("there are other columns"));
+        }
+        add_rows(own_keys, keys)?;
+        for (value, rows) in values.iter_mut().zip(&columns) {
+            add_rows(&mut value.column, rows)?;
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        py: Python<'_>,
+        signature_def_map: &[u8],
+        defaults: Vec<Vec<u8>>,
+        is_strict: bool,
+    ) -> PyResult<(Servable, usize, usize)> {
+        let (keys, mut values) = self.columns.lock().take().ok_or_else(|| raise(was_made()))?;
+        if defaults.len() != values.len() {
+            return Err(PyValueError::new_err("there are other columns"));
+        }
+        for (value, default) in values.iter_mut().zip(defaults) {
+            value.default = default;
+        }
+        let map = Bytes::copy_from_slice(signature_def_map);
+        let made = py.detach(|| {
+            let rows = Rows::new(keys, values, is_strict)?;
+            let (count, memory_bytes) = (rows.len(), rows.memory_bytes());
+            Ok((Table::new(rows, map)?, count, memory_bytes))
+        });
+        let (table, count, memory_bytes) = made.map_err(raise)?;
+        Ok((Servable::new(Arc::new(table)), count, memory_bytes))
+    }
+}
+
+fn was_made() -> Status {
+    Status::failed_precondition("The table was made already")
+}
+
+/// Append a list of bytes to texts, a buffer to anything else.
+fn add_rows(column: &mut Column, rows: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Column::Texts(_) = column {
+        for text in rows.try_iter()? {
+            let text = text?;
+            column.push_text(text.cast::<PyBytes>()?.as_bytes()).map_err(raise)?;
+        }
+        return Ok(());
+    }
+    column.extend(rows.cast::<PyBytes>()?.as_bytes()).map_err(raise)
+}
+
+#[pyfunction]
+fn composite_servable(
+    engine: &Bound<'_, Engine>,
+    recipe: &str,
+    signature_def_map: &[u8],
+) -> PyResult<Servable> {
+    let map = Bytes::copy_from_slice(signature_def_map);
+    let made = Composite::new(&engine.get().server.app, recipe, map).map_err(raise)?;
+    Ok(Servable::new(Arc::new(made)))
 }
 
 #[pyfunction]
@@ -301,6 +409,9 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load_tensorflow, module)?)?;
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
+    module.add_function(wrap_pyfunction!(load_worker, module)?)?;
+    module.add_function(wrap_pyfunction!(composite_servable, module)?)?;
+    module.add_class::<TableBuilder>()?;
     module.add_function(wrap_pyfunction!(crate::bench::python::bench, module)?)?;
     Ok(())
 }

@@ -8,11 +8,12 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("status.rs", &[]),
     ("wire.rs", &[]),
     ("tensor", &["status", "tensor", "wire", "protos"]),
-    ("servable", &["status", "tensor", "wire", "protos", "servable"]),
+    ("servable", &["status", "tensor", "wire", "protos", "compute", "servable"]),
     ("metrics", &["status", "metrics"]),
     ("request_log", &["status", "wire", "metrics", "request_log"]),
     ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics"]),
     ("compute.rs", &["status"]),
+    ("composite.rs", &["status", "tensor", "compute", "servable", "serving_map", "app"]),
     (
         "inference",
         &[

@@ -106,6 +106,72 @@ def load_saved_model(
         EngineError: with TensorFlow's own code and text.
     """
 
+def load_worker(
+    command: Sequence[str],
+    payload: bytes,
+    run_limit_s: float,
+    inner: Servable | None = None,
+) -> Servable:
+    """
+    Start a process that runs one version, and wait until it is loaded.
+
+    command is what servable.platforms.python.hosting runs in, and payload what it is
+    told to load.  A run that takes longer than run_limit_s is answered with
+    DEADLINE_EXCEEDED; its process is ended and, as after a crash, started again.
+    With inner the process makes the inputs of that servable and its outputs anew.
+    Blocks for as long as the model takes to load.
+
+    Raises:
+        EngineError: what it fails to load with; INTERNAL when the process ends.
+    """
+
+@final
+class TableBuilder:
+    """
+    Collects the rows of a look-up table; to be used from one thread.
+
+    A column is its output's name, its DataType number, and the shape of one row.
+    Rows are bytes in the machine's byte order, for DT_STRING a list of bytes objects.
+    """
+
+    def __init__(
+        self, key_dtype: int, columns: Sequence[tuple[str, int, Sequence[int]]]
+    ) -> None: ...
+    def add(
+        self, keys: bytes | Sequence[bytes], columns: Sequence[bytes | Sequence[bytes]]
+    ) -> None:
+        """
+        Append rows.
+
+        Raises:
+            EngineError: they are no rows of these columns, or too many.
+        """
+
+    def finish(
+        self, signature_def_map: bytes, defaults: Sequence[bytes], is_strict: bool
+    ) -> tuple[Servable, int, int]:
+        """
+        Return the servable, how many rows it has, and the bytes of memory it takes.
+
+        defaults has, for each column, the row of a key that is not there; is_strict
+        answers such a key with NOT_FOUND instead.  The builder is empty afterwards.
+
+        Raises:
+            EngineError: a key is there twice, or columns have different lengths.
+        """
+
+def composite_servable(
+    engine: Engine, recipe: str, signature_def_map: bytes
+) -> Servable:
+    """
+    Make a servable that asks other models that engine serves.
+
+    recipe is JSON, as servable.platforms.composite writes it.
+
+    Raises:
+        EngineError: INVALID_ARGUMENT when it is none.
+    """
+
 class PythonServable(Protocol):
     """
     What the engine asks of a servable written in Python.

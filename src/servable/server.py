@@ -6,6 +6,7 @@ takes new configurations in.  What decides is elsewhere: which configurations ar
 legal in `config`, what is loaded next in `core`, what is answered in the engine.
 """
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -308,9 +309,10 @@ class Server:
 
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:
-            return platform_factory(name)(self._options)
+            return platform_factory(name)(self._options, self._running_engine())
         # Not always needed.
         from servable.platforms import tensorflow, warmup  # noqa: PLC0415
+        from servable.platforms.python.transform import transformed  # noqa: PLC0415
 
         config = self._tensorflow
         if config is None:
@@ -330,6 +332,7 @@ class Server:
             )
             if config.enable_model_warmup
             else None,
+            functools.partial(transformed, self._options),
         )
 
     def _running_engine(self) -> Engine:

@@ -1,15 +1,20 @@
 //! What requests are run on: any runtime that takes named tensors and gives named tensors back.
 
+pub mod aliases;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod signature_def;
+pub mod table;
 pub mod tensorflow;
+#[cfg(unix)]
+pub mod worker;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::compute::Compute;
 use crate::status::Result;
 use crate::tensor::{Shape, Tensor};
 
@@ -48,6 +53,14 @@ pub struct RunOptions {
     pub deadline: Option<Instant>,
 }
 
+/// What became of the process of a servable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCounts {
+    /// Runs that were given up, and their process with them.
+    pub hung_runs: u64,
+    pub restarts: u64,
+}
+
 /// One loaded version. Called from several threads at once.
 pub trait Servable: Send + Sync {
     fn signatures(&self) -> &Signatures;
@@ -59,6 +72,16 @@ pub trait Servable: Send + Sync {
     /// more than it: only then may it happen on an I/O thread.
     fn is_quick(&self, _feeds: &[(String, Tensor)], _fetches: &[String]) -> bool {
         false
+    }
+
+    /// The threads that its runs wait on, where they are not those of all servables.
+    fn compute(&self) -> Option<&Compute> {
+        None
+    }
+
+    /// What became of its process, where it has one.
+    fn process_counts(&self) -> Option<ProcessCounts> {
+        None
     }
 
     /// Feed tensors by their names in the graph and fetch others, in the order of `fetches`.

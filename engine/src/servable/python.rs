@@ -1,12 +1,11 @@
 //! Servables written in Python: called with the GIL held, on the engine's compute threads.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use crate::servable::aliases::{gather, Aliases};
 use crate::servable::{RunOptions, Servable, Signatures};
 use crate::status::{Code, Result, Status};
 use crate::tensor::{num_elements, Buffer, DType, Data, Strings, Tensor};
@@ -14,74 +13,43 @@ use crate::tensor::{num_elements, Buffer, DType, Data, Strings, Tensor};
 /// A Python object that answers runs; see `PythonServable` in `_engine.pyi`.
 pub struct PythonServable {
     object: Py<PyAny>,
-    signatures: Signatures,
-    signature_def_map: Bytes,
-    /// Which signature and which alias a tensor name of a run stands for. Names are made when the
-    /// servable is, so that a run can tell its signature.
-    names: HashMap<String, (String, String)>,
+    aliases: Aliases,
 }
 
 impl PythonServable {
     /// # Errors
     /// INVALID_ARGUMENT when the bytes are no `SignatureDefMap`.
     pub fn new(object: Py<PyAny>, signature_def_map: Bytes) -> Result<Self> {
-        let mut signatures = crate::servable::signature_def::signatures(&signature_def_map)
-            .ok_or_else(|| Status::invalid_argument("The signatures are no SignatureDefMap"))?;
-        // Requests are run by tensor names; here these say signature and alias.
-        let mut names = HashMap::new();
-        for (name, signature) in &mut signatures {
-            let infos = signature.inputs.iter_mut().chain(signature.outputs.iter_mut());
-            for (alias, info) in infos {
-                info.name = format!("{name}\n{alias}");
-                names.insert(info.name.clone(), (name.clone(), alias.clone()));
-            }
-        }
-        Ok(Self { object, signatures, signature_def_map, names })
-    }
-
-    fn alias(&self, name: &str) -> Result<&(String, String)> {
-        self.names.get(name).ok_or_else(|| Status::internal("A run names an unknown tensor"))
+        Ok(Self { object, aliases: Aliases::unchecked(signature_def_map)? })
     }
 
     fn call(
         &self,
         py: Python<'_>,
-        feeds: Vec<(String, Tensor)>,
+        feeds: &[(String, Tensor)],
         fetches: &[String],
     ) -> PyResult<Result<Vec<Tensor>>> {
-        let inputs = PyDict::new(py);
-        for (name, tensor) in feeds {
-            let (_, alias) = match self.alias(&name) {
-                Ok(found) => found,
-                Err(status) => return Ok(Err(status)),
-            };
-            inputs.set_item(alias, to_python(py, tensor)?)?;
-        }
-        // MultiInference fetches from several signatures at once: each is called by itself.
-        let mut calls: Vec<(&str, Vec<(usize, &str)>)> = Vec::new();
-        for (at, name) in fetches.iter().enumerate() {
-            let (signature, alias) = match self.alias(name) {
-                Ok(found) => found,
-                Err(status) => return Ok(Err(status)),
-            };
-            match calls.iter_mut().find(|(called, _)| called == signature) {
-                Some((_, outputs)) => outputs.push((at, alias)),
-                None => calls.push((signature, vec![(at, alias)])),
-            }
-        }
+        let calls = match self.aliases.calls(feeds, fetches) {
+            Ok(calls) => calls,
+            Err(status) => return Ok(Err(status)),
+        };
         let mut results: Vec<Option<Tensor>> = fetches.iter().map(|_| None).collect();
-        for (signature, outputs) in calls {
-            let aliases: Vec<&str> = outputs.iter().map(|(_, alias)| *alias).collect();
-            let answer = self.object.call_method1(py, "run", (signature, &inputs, aliases))?;
+        for call in calls {
+            let inputs = PyDict::new(py);
+            for (alias, tensor) in &call.inputs {
+                inputs.set_item(alias, to_python(py, tensor)?)?;
+            }
+            let arguments = (call.signature_name, &inputs, call.output_names());
+            let answer = self.object.call_method1(py, "run", arguments)?;
             let answer: Vec<Bound<'_, PyTuple>> = answer.extract(py)?;
-            if answer.len() != outputs.len() {
+            if answer.len() != call.outputs.len() {
                 return Ok(Err(Status::internal(format!(
                     "The servable returned {} outputs; {} were asked for",
                     answer.len(),
-                    outputs.len()
+                    call.outputs.len()
                 ))));
             }
-            for ((at, alias), tensor) in outputs.into_iter().zip(answer) {
+            for ((at, alias), tensor) in call.outputs.into_iter().zip(answer) {
                 match from_python(&tensor)? {
                     Ok(tensor) => results[at] = Some(tensor),
                     Err(what) => {
@@ -92,17 +60,17 @@ impl PythonServable {
                 }
             }
         }
-        Ok(results.into_iter().collect::<Option<_>>().ok_or_else(|| Status::internal("No output")))
+        Ok(gather(results))
     }
 }
 
 impl Servable for PythonServable {
     fn signatures(&self) -> &Signatures {
-        &self.signatures
+        self.aliases.signatures()
     }
 
     fn signature_def_map(&self) -> &Bytes {
-        &self.signature_def_map
+        self.aliases.signature_def_map()
     }
 
     fn run(
@@ -112,7 +80,7 @@ impl Servable for PythonServable {
         _options: RunOptions,
     ) -> Result<Vec<Tensor>> {
         Python::attach(|py| {
-            self.call(py, feeds, fetches).unwrap_or_else(|error| Err(status_of(py, &error)))
+            self.call(py, &feeds, fetches).unwrap_or_else(|error| Err(status_of(py, &error)))
         })
     }
 }
@@ -129,7 +97,7 @@ fn status_of(py: Python<'_>, error: &PyErr) -> Status {
 }
 
 /// (number of the type, shape, data): a buffer for dense elements, bytes objects for strings.
-fn to_python(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyTuple>> {
+fn to_python<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyTuple>> {
     let dtype = tensor.dtype().number();
     let shape = PyTuple::new(py, tensor.shape())?;
     let data = match tensor.data() {

@@ -284,6 +284,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "Absolute path of the one model served, with its versions below.",
     ),
     Flag(
+        "model_platform",
+        FlagType.STRING,
+        "tensorflow",
+        "Platform of the one model served: what kind of model it is.",
+        is_ours=True,
+    ),
+    Flag(
         "num_load_threads",
         FlagType.INT32,
         0,
@@ -503,6 +510,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.BOOL,
         default=False,
         help="Return the outputs of Predict over gRPC as tensor_content.",
+    ),
+    Flag(
+        "allow_python_models",
+        FlagType.BOOL,
+        default=False,
+        help="Run Python code that models bring along: the platform python, and a "
+        "transform.py beside a SavedModel.",
+        is_ours=True,
+    ),
+    Flag(
+        "python_run_limit_seconds",
+        FlagType.FLOAT,
+        60.0,
+        "Seconds that a run may take in a model's own process; the process of one that "
+        "takes longer is ended and started again.",
+        is_ours=True,
     ),
     Flag(
         "wait_for_models",

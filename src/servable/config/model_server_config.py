@@ -94,15 +94,22 @@ class Transition:
     removed: tuple[ModelConfig, ...]
 
 
-def single_model(name: str, base_path: str) -> ModelServerConfig:
+def single_model(
+    name: str,
+    base_path: str,
+    platform: str = TENSORFLOW,
+    platforms: Container[str] = (TENSORFLOW,),
+) -> ModelServerConfig:
     """
-    Return the configuration of a server with one TensorFlow model.
+    Return the configuration of a server with one model.
 
     Raises:
-        InvalidArgument: base_path is neither absolute nor a URI.
+        InvalidArgument: base_path is neither absolute nor a URI, or there is no such
+            platform.
     """
-    config = ModelServerConfig((ModelConfig(name, base_path),))
+    config = ModelServerConfig((ModelConfig(name, base_path, platform),))
     _check_base_paths(config)
+    _check_platforms(config, platforms)
     return config
 
 
@@ -152,11 +159,7 @@ def check(config: ModelServerConfig, platforms: Container[str]) -> None:
     """
     _check_names(config)
     _check_base_paths(config)
-    for model in config.models:
-        if model.platform not in platforms:
-            raise InvalidArgument(
-                f"Model {model.name} requests unsupported platform {model.platform}"
-            )
+    _check_platforms(config, platforms)
 
 
 def to_proto(config: ModelServerConfig) -> model_server_config_pb2.ModelServerConfig:
@@ -335,6 +338,14 @@ def _check_names(config: ModelServerConfig) -> None:
                 f"Illegal to list model {model.name} multiple times in config list"
             )
         seen.add(model.name)
+
+
+def _check_platforms(config: ModelServerConfig, platforms: Container[str]) -> None:
+    for model in config.models:
+        if model.platform not in platforms:
+            raise InvalidArgument(
+                f"Model {model.name} requests unsupported platform {model.platform}"
+            )
 
 
 def _check_base_paths(config: ModelServerConfig) -> None:

@@ -44,6 +44,7 @@ class ServerOptions:
     models: tuple[ModelConfig, ...] | None = None
     model_name: str = "default"
     model_base_path: str = ""
+    model_platform: str = model_server_config.TENSORFLOW
     model_config_file: str = ""
     model_config_file_poll_wait_s: float | None = None
     model_options: str = ""
@@ -93,6 +94,8 @@ class ServerOptions:
     enable_batching: bool = False
     batching_parameters_file: str = ""
     enable_per_model_batching_parameters: bool = False
+    allow_python_models: bool = False
+    python_run_limit_s: float = 60.0
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1
 
@@ -110,6 +113,7 @@ class ServerOptions:
         return cls(
             model_name=flag.string("model_name"),
             model_base_path=flag.string("model_base_path"),
+            model_platform=flag.string("model_platform"),
             model_config_file=flag.string("model_config_file"),
             model_config_file_poll_wait_s=poll_s if poll_s > 0 else None,
             model_options=flag.string("model_options"),
@@ -179,6 +183,8 @@ class ServerOptions:
             enable_per_model_batching_parameters=flag.bool(
                 "enable_per_model_batching_parameters"
             ),
+            allow_python_models=flag.bool("allow_python_models"),
+            python_run_limit_s=flag.number("python_run_limit_seconds"),
             enable_model_warmup=flag.bool("enable_model_warmup"),
             num_request_iterations_for_warmup=max(
                 flag.integer("num_request_iterations_for_warmup"), 1
@@ -242,7 +248,7 @@ class ServerOptions:
             return config
         if not self.model_config_file:
             return model_server_config.single_model(
-                self.model_name, self.model_base_path
+                self.model_name, self.model_base_path, self.model_platform, platforms
             )
         return model_server_config.read(self.model_config_file, platforms)
 
@@ -338,6 +344,7 @@ class ServerOptions:
             "request_log_file_bytes",
             "request_log_file_s",
             "request_log_queue_bytes",
+            "python_run_limit_s",
         ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(

@@ -1,8 +1,8 @@
 """
 Platforms: kinds of servables, by the name that a model config gives them.
 
-A platform is an entry point of the group `servable.platforms`; those of this
-package are registered in the same way as any other.
+Those of this package are in a table of platform.py; any other is an entry point of the
+group `servable.platforms`.
 """
 
 from servable.platforms.platform import (

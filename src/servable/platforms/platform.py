@@ -5,9 +5,10 @@ A platform turns the path of a version into a Loader; everything else about its
 kind of servable stays inside it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from servable.core.loader import Loader
 from servable.core.servable_id import ServableId
@@ -17,6 +18,16 @@ from servable.core.storage_path import StoragePath
 from servable.errors import InvalidArgument
 
 ENTRY_POINT_GROUP = "servable.platforms"
+
+# Those of this package, beside "tensorflow"; they are there without an installation.
+_OWN: Final[Mapping[str, str]] = {
+    "composite": "servable.platforms.composite:composite_platform",
+    "hashmap": "servable.platforms.hashmap:hashmap_platform",
+    "onnx": "servable.platforms.onnx:onnx_platform",
+    "python": "servable.platforms.python.platform:python_platform",
+    "sklearn": "servable.platforms.sklearn:sklearn_platform",
+    "xgboost": "servable.platforms.xgboost:xgboost_platform",
+}
 
 
 class Platform(Protocol):
@@ -52,22 +63,34 @@ class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):
 
 
 def platform_names() -> list[str]:
-    """Return the names of all platforms that are installed, sorted."""
-    return sorted(entry_points(group=ENTRY_POINT_GROUP).names)
+    """Return the names of all platforms that there are beside "tensorflow", sorted."""
+    return sorted({*_OWN, *entry_points(group=ENTRY_POINT_GROUP).names})
 
 
 def platform_factory(name: str) -> Callable[..., Platform]:
     """
     Return what makes the platform called *name*; imports its module.
 
+    It is called with the ServerOptions and the servable._engine.Engine of the server.
+
     Raises:
-        InvalidArgument: no such platform is installed.
+        InvalidArgument: there is no such platform, or it cannot be imported.
     """
-    found: Any = None
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        found = entry_point.load()
+    try:
+        if name in _OWN:
+            module, _, attribute = _OWN[name].partition(":")
+            own: Callable[..., Platform] = getattr(import_module(module), attribute)
+            return own
+        found: Any = None
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+            found = entry_point.load()
+    except Exception as error:
+        raise InvalidArgument(
+            f"Platform {name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if found is None:
-        known = ", ".join(platform_names()) or "none"
-        raise InvalidArgument(f"Unknown platform {name}; installed are: {known}")
+        raise InvalidArgument(
+            f"Unknown platform {name}; there are: {', '.join(platform_names())}"
+        )
     factory: Callable[..., Platform] = found
     return factory

@@ -7,13 +7,14 @@ recognised by `unrestored_variables` before anything is opened.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from servable.platforms.object_loader import ObjectLoaderServable
 
 _logger = logging.getLogger(__name__)
+
+Transform: TypeAlias = Callable[[str, _engine.Servable], _engine.Servable | None]
 
 _NICE_WHILE_LOADING = 10
 
@@ -110,14 +113,18 @@ class OpenSavedModel:
     Attributes:
         servable: what the engine runs.
         in_python: the same, if it is run by Python's TensorFlow.
+        inner: the SavedModel itself, if servable has steps around it.
     """
 
     servable: _engine.Servable
     in_python: "ObjectLoaderServable | None" = None
+    inner: _engine.Servable | None = None
 
     def close(self) -> None:
         """Wait for the last request, and free everything."""
         self.servable.close()
+        if self.inner is not None:
+            self.inner.close()
         if self.in_python is not None:
             self.in_python.release()
 
@@ -131,6 +138,8 @@ class TensorFlowPlatform:
         tags: name the graph to load.
         check: is called before each load, and raises what the load shall fail with.
         warmup: replays what a SavedModel brings along; None: nothing is.
+        transform: puts steps of the version directory around its servable, and
+            returns None where there are none.
     """
 
     name = "tensorflow"
@@ -141,7 +150,9 @@ class TensorFlowPlatform:
         tags: Sequence[str],
         check: Callable[[], None] = lambda: None,
         warmup: ModelWarmup | None = None,
+        transform: Transform = lambda _path, _servable: None,
     ) -> None:
+        self._transform = transform
         self._session_config = session_config
         self._tags = tuple(tags)
         self._check = check
@@ -160,6 +171,22 @@ class TensorFlowPlatform:
         Raises:
             ServingError: with TensorFlow's own code and text.
         """
+        opened = self._open(path)
+        try:
+            outer = self._transform(path, opened.servable)
+        except BaseException:
+            opened.close()
+            raise
+        if outer is None:
+            return opened
+        return dataclasses.replace(opened, servable=outer, inner=opened.servable)
+
+    def warm_up(self, path: str, servable: _engine.Servable) -> None:
+        """Replay what comes with the SavedModel at *path*; fails as its requests do."""
+        if self._warmup is not None:
+            self._warmup.run(path, servable)
+
+    def _open(self, path: str) -> OpenSavedModel:
         self._check()
         LIBRARY.open()
         model = read_object_graph_model(path, self._tags)
@@ -177,11 +204,6 @@ class TensorFlowPlatform:
             raise from_exception(error) from error
         self._has_threads.set()
         return OpenSavedModel(servable)
-
-    def warm_up(self, path: str, servable: _engine.Servable) -> None:
-        """Replay what comes with the SavedModel at *path*; fails as its requests do."""
-        if self._warmup is not None:
-            self._warmup.run(path, servable)
 
     def _open_in_python(self, path: str, model: ObjectGraphModel) -> OpenSavedModel:
         _logger.warning(

@@ -3,11 +3,14 @@
 //! What a version counted is read from the version, so it is gone when the version is. Nothing
 //! that a client chooses becomes a label.
 
+use std::sync::Arc;
+
 use super::process;
 use crate::app::App;
 use crate::inference::model_status::STATES;
 use crate::metrics::text::Page;
 use crate::metrics::{Codes, Method, Protocol, RequestSeries, Stage};
+use crate::serving_map::ServableHandle;
 
 const COUNTER: &str = "counter";
 const GAUGE: &str = "gauge";
@@ -19,6 +22,8 @@ const IN_FLIGHT: &str = "servable_requests_in_flight";
 const QUEUE: &str = "servable_compute_queue_depth";
 const LOGGED: &str = "servable_request_log_records_total";
 const LOG_QUEUE: &str = "servable_request_log_queue_bytes";
+const HUNG_RUNS: &str = "servable_hung_runs_total";
+const RESTARTS: &str = "servable_process_restarts_total";
 const READY: &str = "servable_ready";
 const STATE: &str = "servable_model_version_state";
 const INFO: &str = "servable_info";
@@ -81,11 +86,13 @@ fn requests(page: &mut Page, app: &App) {
         snapshot.models.values().flat_map(|model| model.versions.values()).collect();
     versions.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
     let mut series = Vec::new();
-    for handle in versions {
+    for handle in &versions {
         let version = handle.version.to_string();
         let all = handle.series.all();
         series.extend(all.iter().map(|one| (&handle.name, version.clone(), one.clone())));
     }
+
+    processes(page, &versions);
 
     let count = |page: &mut Page, labels: [(&str, &str); 5], codes: &Codes| {
         let [model, version, signature, method, protocol] = labels;
@@ -133,6 +140,29 @@ fn requests(page: &mut Page, app: &App) {
         for (stage, histogram) in Stage::ALL.iter().zip(&series.stages) {
             write(stage.name(), histogram);
         }
+    }
+}
+
+/// Of servables that have a process of their own.
+fn processes(page: &mut Page, versions: &[&Arc<ServableHandle>]) {
+    let counts: Vec<_> = versions
+        .iter()
+        .filter_map(|handle| {
+            let counts = handle.servable.process_counts()?;
+            Some((handle.name.as_str(), handle.version.to_string(), counts))
+        })
+        .collect();
+    page.declare(
+        HUNG_RUNS,
+        COUNTER,
+        Some("Runs of models in processes of their own that took longer than they may."),
+    );
+    for (model, version, counts) in &counts {
+        page.sample(HUNG_RUNS, &[("model", model), ("version", version)], counts.hung_runs);
+    }
+    page.declare(RESTARTS, COUNTER, Some("How often the process of a model was started again."));
+    for (model, version, counts) in &counts {
+        page.sample(RESTARTS, &[("model", model), ("version", version)], counts.restarts);
     }
 }
 

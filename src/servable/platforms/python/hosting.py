@@ -1,0 +1,228 @@
+"""
+The process that runs one version: `python -m servable.platforms.python.hosting`.
+
+It loads what the engine tells it to load, and answers calls on as many threads as the
+model allows.  The engine decides when it ends: by closing the connection, or by
+killing it when a run takes too long.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from servable.errors import (
+    Code,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    ServingError,
+    Unimplemented,
+    from_exception,
+)
+from servable.platforms.python import frames
+from servable.platforms.python.model import (
+    Arrays,
+    PythonModel,
+    Signature,
+    TensorSpec,
+    Transform,
+    from_signature_def_map,
+    to_signature_def_map,
+)
+
+_PR_SET_PDEATHSIG: Final = 1
+_MAX_THREADS: Final = 256
+
+
+class Hosted(Protocol):
+    """What is loaded in this process."""
+
+    signatures: Mapping[str, Signature]
+
+    def call(self, call: frames.Call) -> Arrays:
+        """Return what a call asks for; raises what it failed with."""
+
+
+class HostedModel:
+    """A PythonModel whose outputs are checked."""
+
+    def __init__(self, model: PythonModel) -> None:
+        self.signatures = model.signatures()
+        self._model = model
+
+    def call(self, call: frames.Call) -> Arrays:
+        """Run the model."""
+        if call.method != "run":
+            raise Unimplemented(f"A model has no {call.method}")
+        outputs = self._model.run(call.signature_name, call.inputs)
+        return checked(outputs, self.signatures[call.signature_name].outputs, call)
+
+
+class HostedTransform:
+    """A Transform, and the signatures of the SavedModel that it is for."""
+
+    def __init__(self, transform: Transform, inner: Mapping[str, Signature]) -> None:
+        declare = getattr(transform, "signatures", None)
+        self.signatures = declare(inner) if declare is not None else inner
+        self._inner = inner
+        self._transform = transform
+
+    def call(self, call: frames.Call) -> Arrays:
+        """Do one of the two steps."""
+        name = call.signature_name
+        if call.method == "preprocess":
+            prepared = self._transform.preprocess(name, call.inputs)
+            return checked(prepared, self._inner[name].inputs, call)
+        outputs = self._transform.postprocess(name, call.inputs)
+        return checked(outputs, self.signatures[name].outputs, call)
+
+
+def checked(
+    given: object, specs: Mapping[str, TensorSpec], call: frames.Call
+) -> Arrays:
+    """
+    Return the arrays that *call* wants of what a model has given.
+
+    Raises:
+        Internal: one is missing, or not as *specs* has it.
+    """
+    if not isinstance(given, Mapping):
+        raise Internal(
+            f"{call.method} returned {type(given).__name__}; a dictionary of arrays "
+            "was expected"
+        )
+    for alias in call.outputs:
+        if alias not in given:
+            raise Internal(
+                f"{call.method} returned no {alias}; it has "
+                f"{', '.join(map(str, given)) or 'nothing'}"
+            )
+    return {alias: specs[alias].to_array(alias, given[alias]) for alias in call.outputs}
+
+
+def load(payload: Mapping[str, Any]) -> tuple[Hosted, int]:
+    """
+    Return what the engine wants loaded, and on how many threads it may be called.
+
+    Args:
+        payload: `factory` ("module:attribute") makes the model of `arguments`, `path`
+            is its version directory; with `inner`, a SignatureDefMap in hexadecimal,
+            it is a Transform.
+
+    Raises:
+        ServingError: it cannot be loaded.
+    """
+    module, _, attribute = payload["factory"].partition(":")
+    made = getattr(importlib.import_module(module), attribute)(**payload["arguments"])
+    made.load(payload["path"])
+    threads = getattr(made, "threads", 1)
+    if not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:
+        raise InvalidArgument(f"threads is {threads!r}; 1 to {_MAX_THREADS} is right")
+    if "inner" in payload:
+        inner = from_signature_def_map(bytes.fromhex(payload["inner"]))
+        return HostedTransform(made, inner), threads
+    return HostedModel(made), threads
+
+
+def serve(stream: socket.socket, hosted: Hosted, threads: int) -> None:
+    """Answer calls until the stream ends.  Blocks."""
+    reading, writing = threading.Lock(), threading.Lock()
+
+    def answer_all() -> None:
+        while True:
+            # Whoever reads a call also runs it: no thread hands work to another.
+            with reading:
+                body = frames.read(stream)
+            if body is None:
+                return
+            pieces = answer(hosted, frames.parse_call(body))
+            with writing:
+                for piece in pieces:
+                    stream.sendall(piece)
+
+    for _ in range(threads - 1):
+        threading.Thread(target=_until_gone(answer_all), daemon=True).start()
+    _until_gone(answer_all)()
+
+
+def answer(hosted: Hosted, call: frames.Call) -> list[Any]:
+    """Return the frame that answers *call*, whatever the model does."""
+    try:
+        return frames.answer(call.id, hosted.call(call))
+    except ServingError as error:
+        return frames.failure(call.id, error.code, error.message)
+    except MemoryError:
+        return frames.failure(
+            call.id, Code.RESOURCE_EXHAUSTED, "The model ran out of memory"
+        )
+    except BaseException as error:  # noqa: BLE001 - models raise what they like
+        traceback.print_exc()
+        return frames.failure(call.id, Code.INTERNAL, described(error))
+
+
+def described(error: BaseException) -> str:
+    """Return class and text of an exception; of a system error without its paths."""
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the connection that is our standard input; *arguments* name the parent."""
+    _end_with_the_server(int(arguments[0]))
+    stream = socket.socket(fileno=os.dup(0))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    hello = frames.read(stream)
+    if hello is None:
+        return
+    try:
+        hosted, threads = load(json.loads(bytes(hello)))
+        pieces = frames.ready(to_signature_def_map(hosted.signatures), threads)
+    except BaseException as error:  # noqa: BLE001 - models raise what they like
+        traceback.print_exc()
+        failure = _load_error(error)
+        pieces = frames.not_ready(failure.code, failure.message)
+        hosted = None
+    stream.sendall(b"".join(pieces))
+    if hosted is not None:
+        serve(stream, hosted, threads)
+    sys.stdout.flush()
+    os._exit(0)  # whatever threads the model has left behind
+
+
+def _load_error(error: BaseException) -> ServingError:
+    if isinstance(error, ImportError | SystemExit):
+        return FailedPrecondition(described(error))
+    return from_exception(error)
+
+
+def _until_gone(work: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        # A server that is gone needs no answers.
+        with contextlib.suppress(OSError, EOFError):
+            work()
+
+    return run
+
+
+def _end_with_the_server(parent: int) -> None:
+    """Have the kernel end this process with its parent; signals are the parent's."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(1)  # it was gone before
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

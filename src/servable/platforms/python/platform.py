@@ -1,0 +1,161 @@
+"""
+Platforms whose models run in a process of their own.
+
+WorkerPlatform is for any model that follows PythonModel; the platform "python" is the
+one whose models bring their code along, and needs the server's leave.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from servable import _engine
+from servable.config.server_options import ServerOptions
+from servable.core.resources import estimate_from_files
+from servable.core.servable_id import ServableId
+from servable.core.storage_path import StoragePath
+from servable.errors import FailedPrecondition, NotFound, from_exception
+
+MODEL_FILE: Final = "model.py"
+# What an interpreter with NumPy takes before it loads anything.
+_PROCESS_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlatform:
+    """
+    Makes Loaders of models that run in a process of their own; see Platform.
+
+    Attributes:
+        name: as model configs have it.
+        factory: "module:attribute" of what makes a PythonModel; it is imported in the
+            model's process only.
+        run_limit_s: a run that takes longer has hung; its process is ended and
+            started again.
+        arguments: of the factory; what JSON can hold.
+    """
+
+    name: str
+    factory: str
+    run_limit_s: float
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def loader(self, servable_id: ServableId, path: StoragePath) -> "WorkerLoader":
+        """Return the Loader of the version at *path*."""
+        return WorkerLoader(self, servable_id, path)
+
+
+class WorkerLoader:
+    """One version that runs in a process of its own; see Loader."""
+
+    def __init__(
+        self, platform: WorkerPlatform, servable_id: ServableId, path: StoragePath
+    ) -> None:
+        self._platform = platform
+        self._id = servable_id
+        self._path = path
+        self._servable: _engine.Servable | None = None
+
+    def estimate_resources(self) -> int:
+        """Return 1.2 times the bytes of all files, and what a process needs."""
+        return estimate_from_files(self._path, _PROCESS_BYTES)
+
+    def load(self) -> None:
+        """
+        Start the process and have it load the model.
+
+        Raises:
+            NotFound: there is no such directory.
+            ServingError: what the model fails to load with.
+        """
+        if not os.path.isdir(self._path):
+            raise NotFound(f"There is no version directory for {self._id}")
+        self._servable = start_worker(
+            self._platform.factory,
+            self._path,
+            self._platform.run_limit_s,
+            self._platform.arguments,
+        )
+
+    def servable(self) -> _engine.Servable:
+        """Return what the engine runs."""
+        if self._servable is None:
+            raise FailedPrecondition(f"{self._id} is not loaded")
+        return self._servable
+
+    def unload(self) -> None:
+        """Wait for the last request, and end the process."""
+        if self._servable is not None:
+            self._servable.close()
+            self._servable = None
+
+
+def start_worker(
+    factory: str,
+    path: str,
+    run_limit_s: float,
+    arguments: Mapping[str, Any],
+    inner: _engine.Servable | None = None,
+) -> _engine.Servable:
+    """
+    Return a servable that a process of its own runs; blocks until it is loaded.
+
+    Args:
+        factory: see WorkerPlatform, as for the other arguments.
+        path: the version directory.
+        run_limit_s: how long a run may take.
+        arguments: of the factory.
+        inner: what a Transform stands around; None for a PythonModel.
+
+    Raises:
+        ServingError: what the model fails to load with.
+    """
+    payload = {"factory": factory, "path": path, "arguments": dict(arguments)}
+    if inner is not None:
+        payload["inner"] = inner.signature_def_map.hex()
+    command = [
+        sys.executable,
+        "-P",  # the working directory is no place to import from
+        "-m",
+        "servable.platforms.python.hosting",
+        str(os.getpid()),
+    ]
+    try:
+        return _engine.load_worker(
+            command, json.dumps(payload).encode(), run_limit_s, inner
+        )
+    except _engine.EngineError as error:
+        raise from_exception(error) from error
+
+
+def python_platform(options: ServerOptions, _: object) -> WorkerPlatform:
+    """
+    Make the platform "python".
+
+    Raises:
+        FailedPrecondition: the server does not allow models to bring code along.
+    """
+    require_allowed(options, 'model_platform: "python" runs')
+    return WorkerPlatform(
+        "python",
+        "servable.platforms.python.loading:FromFile",
+        options.python_run_limit_s,
+        {"file": MODEL_FILE, "class_name": "Model"},
+    )
+
+
+def require_allowed(options: ServerOptions, what: str) -> None:
+    """
+    Check that models may bring Python code along.
+
+    Raises:
+        FailedPrecondition: they may not; it says *what* would run such code.
+    """
+    if not options.allow_python_models:
+        raise FailedPrecondition(
+            f"{what} Python code from the directories of models; --allow_python_models "
+            "allows that"
+        )
