@@ -124,7 +124,6 @@ def load_worker(
     Raises:
         EngineError: what it fails to load with; INTERNAL when the process ends.
     """
-
 @final
 class TableBuilder:
     """

@@ -32,6 +32,14 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"), _STORES),
             **dict.fromkeys(("http", "https", "hf", "memory"), _STORES),
         },
+        PLATFORMS: {
+            "composite": "servable.platforms.composite:composite_platform",
+            "hashmap": "servable.platforms.hashmap:hashmap_platform",
+            "onnx": "servable.platforms.onnx:onnx_platform",
+            "python": "servable.platforms.python.platform:python_platform",
+            "sklearn": "servable.platforms.sklearn:sklearn_platform",
+            "xgboost": "servable.platforms.xgboost:xgboost_platform",
+        },
         VERSION_POLICIES: {
             "availability_preserving": (
                 "servable.core.version_policy:AvailabilityPreservingPolicy"

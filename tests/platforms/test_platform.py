@@ -4,6 +4,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+from servable import plugins
 from servable.core.loader import Loader
 from servable.core.servable_data import ServableData
 from servable.core.servable_id import ServableId
@@ -11,7 +12,6 @@ from servable.core.storage_path import StoragePath
 from servable.errors import InvalidArgument
 from servable.platforms import (
     PlatformSourceAdapter,
-    platform,
     platform_factory,
     platform_names,
 )
@@ -32,12 +32,13 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints(
         [EntryPoint("echo", "unittest.mock:Mock", "servable.platforms")]
     )
-    monkeypatch.setattr(platform, "entry_points", points.select)
+    monkeypatch.setattr(plugins, "entry_points", points.select)
 
 
 @pytest.mark.usefixtures("_installed")
 def test_a_platform_is_found_by_its_name() -> None:
-    assert platform_names() == ["echo"]
+    assert "echo" in platform_names()
+    assert {"python", "hashmap", "composite"} <= {*platform_names()}
     assert callable(platform_factory("echo"))
 
 
@@ -46,7 +47,9 @@ def test_a_platform_that_is_not_installed_is_refused() -> None:
     with pytest.raises(InvalidArgument) as caught:
         platform_factory("caffe")
 
-    assert caught.value.message == "Unknown platform caffe; installed are: echo"
+    assert caught.value.message.startswith(
+        "There is no caffe among servable.platforms; installed are: composite, echo, "
+    )
 
 
 def test_an_adapter_makes_loaders_of_paths() -> None:

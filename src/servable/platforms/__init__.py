@@ -1,12 +1,12 @@
 """
 Platforms: kinds of servables, by the name that a model config gives them.
 
-Those of this package are in a table of platform.py; any other is an entry point of the
-group `servable.platforms`.
+They are plug-ins of the group `servable.platforms`; see servable.plugins.
 """
 
 from servable.platforms.platform import (
     Platform,
+    PlatformOptions,
     PlatformSourceAdapter,
     platform_factory,
     platform_names,
@@ -14,6 +14,7 @@ from servable.platforms.platform import (
 
 __all__ = [
     "Platform",
+    "PlatformOptions",
     "PlatformSourceAdapter",
     "platform_factory",
     "platform_names",

@@ -14,10 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from servable import _engine
-from servable.config.server_options import ServerOptions
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
-from servable.errors import FailedPrecondition, InvalidArgument, NotFound, from_exception
+from servable.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    from_exception,
+)
+from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.model import (
     Signature,
     TensorSpec,
@@ -200,7 +205,7 @@ class CompositeLoader:
             self._servable = None
 
 
-def composite_platform(_: ServerOptions, engine: object) -> CompositePlatform:
+def composite_platform(_: PlatformOptions, engine: object) -> CompositePlatform:
     """Make the platform "composite"."""
     return CompositePlatform(cast("_engine.Engine", engine))
 
@@ -214,36 +219,44 @@ def _part(fields: Any) -> Part:
         raise InvalidArgument(f"{FILE}: {where}: a name has no dot")
     _refuse_unknown(fields, _PART_FIELDS, f"{FILE}: {where}")
     inputs = _table(fields, "inputs", f"{FILE}: {where}")
-    for alias, source in inputs.items():
-        if not isinstance(source, str):
-            raise InvalidArgument(f"{FILE}: {where}, inputs.{alias} is no text")
+    for alias in inputs:
+        _text(inputs, alias, f"{where}, inputs")
+    version, label = _version(fields, where)
+    return Part(
+        name,
+        _models(fields, where, inputs),
+        inputs,
+        version,
+        label,
+        str(fields.get("signature_name", "serving_default")),
+        fields.get("route_by"),
+    )
+
+
+def _models(
+    fields: Mapping[str, Any], where: str, inputs: Mapping[str, Any]
+) -> tuple[str, ...]:
     if ("model" in fields) == ("shards" in fields):
         raise InvalidArgument(f"{FILE}: {where} has either a model or shards")
     if "model" in fields:
-        models = (_text(fields, "model", where),)
         if "route_by" in fields:
             raise InvalidArgument(f"{FILE}: {where}: route_by is for shards")
-    else:
-        shards = fields["shards"]
-        if not isinstance(shards, list) or not shards or not _are_texts(shards):
-            raise InvalidArgument(f"{FILE}: {where}: shards is no list of models")
-        models = tuple(shards)
-        if _text(fields, "route_by", where) not in inputs:
-            raise InvalidArgument(f"{FILE}: {where}: route_by names no input of it")
+        return (_text(fields, "model", where),)
+    shards = fields["shards"]
+    if not isinstance(shards, list) or not shards or not _are_texts(shards):
+        raise InvalidArgument(f"{FILE}: {where}: shards is no list of models")
+    if _text(fields, "route_by", where) not in inputs:
+        raise InvalidArgument(f"{FILE}: {where}: route_by names no input of it")
+    return tuple(shards)
+
+
+def _version(fields: Mapping[str, Any], where: str) -> tuple[int | None, str | None]:
     version, label = fields.get("version"), fields.get("label")
     if version is not None and label is not None:
         raise InvalidArgument(f"{FILE}: {where} has either a version or a label")
     if version is not None and (not isinstance(version, int) or version < 0):
         raise InvalidArgument(f"{FILE}: {where}: version is {version!r}")
-    return Part(
-        name,
-        models,
-        inputs,
-        version,
-        None if label is None else _text(fields, "label", where),
-        str(fields.get("signature_name", "serving_default")),
-        fields.get("route_by"),
-    )
+    return version, None if label is None else _text(fields, "label", where)
 
 
 def _with_outputs(part: Part, used: set[str]) -> Part:

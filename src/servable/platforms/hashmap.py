@@ -14,11 +14,11 @@ from typing import Final
 
 from servable import _engine
 from servable.client import dtypes
-from servable.config.server_options import ServerOptions
 from servable.core.resources import sum_of_file_sizes
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, Unavailable, from_exception
+from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.model import (
     Signature,
     TensorSpec,
@@ -125,7 +125,7 @@ class HashmapLoader:
         return servable
 
 
-def hashmap_platform(_: ServerOptions, __: object) -> HashmapPlatform:
+def hashmap_platform(_: PlatformOptions, __: object) -> HashmapPlatform:
     """Make the platform "hashmap"."""
     return HashmapPlatform()
 

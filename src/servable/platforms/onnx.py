@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from servable.config.server_options import ServerOptions
 from servable.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     Unimplemented,
 )
+from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.model import Arrays, Signature, TensorSpec
 from servable.platforms.python.platform import WorkerPlatform
 
@@ -85,7 +85,7 @@ class OnnxModel:
         return dict(zip(self._outputs, results, strict=True))
 
 
-def onnx_platform(options: ServerOptions, _: object) -> WorkerPlatform:
+def onnx_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
     """Make the platform "onnx"."""
     return WorkerPlatform(
         "onnx", "servable.platforms.onnx:OnnxModel", options.python_run_limit_s

@@ -5,29 +5,27 @@ A platform turns the path of a version into a Loader; everything else about its
 kind of servable stays inside it.
 """
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Protocol, cast
 
+from servable import plugins
 from servable.core.loader import Loader
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
-from servable.errors import InvalidArgument
 
-ENTRY_POINT_GROUP = "servable.platforms"
 
-# Those of this package, beside "tensorflow"; they are there without an installation.
-_OWN: Final[Mapping[str, str]] = {
-    "composite": "servable.platforms.composite:composite_platform",
-    "hashmap": "servable.platforms.hashmap:hashmap_platform",
-    "onnx": "servable.platforms.onnx:onnx_platform",
-    "python": "servable.platforms.python.platform:python_platform",
-    "sklearn": "servable.platforms.sklearn:sklearn_platform",
-    "xgboost": "servable.platforms.xgboost:xgboost_platform",
-}
+class PlatformOptions(Protocol):
+    """What the platforms of this package read of the ServerOptions."""
+
+    @property
+    def allow_python_models(self) -> bool:
+        """Whether models may bring Python code along."""
+
+    @property
+    def python_run_limit_s(self) -> float:
+        """How long a run may take in a model's own process."""
 
 
 class Platform(Protocol):
@@ -64,7 +62,7 @@ class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):
 
 def platform_names() -> list[str]:
     """Return the names of all platforms that there are beside "tensorflow", sorted."""
-    return sorted({*_OWN, *entry_points(group=ENTRY_POINT_GROUP).names})
+    return [plugin.name for plugin in plugins.installed(plugins.PLATFORMS)]
 
 
 def platform_factory(name: str) -> Callable[..., Platform]:
@@ -74,23 +72,7 @@ def platform_factory(name: str) -> Callable[..., Platform]:
     It is called with the ServerOptions and the servable._engine.Engine of the server.
 
     Raises:
-        InvalidArgument: there is no such platform, or it cannot be imported.
+        InvalidArgument: there is no such platform.
+        FailedPrecondition: it cannot be imported.
     """
-    try:
-        if name in _OWN:
-            module, _, attribute = _OWN[name].partition(":")
-            own: Callable[..., Platform] = getattr(import_module(module), attribute)
-            return own
-        found: Any = None
-        for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-            found = entry_point.load()
-    except Exception as error:
-        raise InvalidArgument(
-            f"Platform {name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if found is None:
-        raise InvalidArgument(
-            f"Unknown platform {name}; there are: {', '.join(platform_names())}"
-        )
-    factory: Callable[..., Platform] = found
-    return factory
+    return cast("Callable[..., Platform]", plugins.load(plugins.PLATFORMS, name))

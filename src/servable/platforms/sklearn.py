@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from servable.config.server_options import ServerOptions
 from servable.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
 )
+from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.examples import FixedLenFeature, parse_examples
 from servable.platforms.python.model import (
     CLASSIFY,
@@ -155,7 +155,7 @@ class SklearnModel:
             raise InvalidArgument(str(error)) from None
 
 
-def sklearn_platform(options: ServerOptions, _: object) -> WorkerPlatform:
+def sklearn_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
     """Make the platform "sklearn"."""
     return WorkerPlatform(
         "sklearn", "servable.platforms.sklearn:SklearnModel", options.python_run_limit_s

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +28,9 @@ FOUND: Final = "found"
 _CHUNK_ROWS: Final = 50_000
 _ROWS_TO_INFER: Final = 1000
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})")
-_FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_FLOAT: Final = re.compile(
+    r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+)
 _BOOLS: Final = {"true": True, "false": False, "1": True, "0": False}
 _KEY_DTYPES: Final = ("string", "int64")
 
@@ -207,7 +209,9 @@ def open_table(directory: str, declared: Declared) -> TableFile:
         if present:
             raise InvalidArgument(f"There are several tables: {names}")
         raise NotFound(f"There is no table in the version directory, none of {names}")
-    return _READERS[present[0]](os.path.join(directory, f"table.{present[0]}"), declared)
+    return _READERS[present[0]](
+        os.path.join(directory, f"table.{present[0]}"), declared
+    )
 
 
 def _declared_column(name: str, fields: Any) -> Column:
@@ -233,7 +237,7 @@ def _declared_column(name: str, fields: Any) -> Column:
 
 
 def _open_csv(path: str, declared: Declared) -> TableFile:
-    def records() -> Iterator[list[str]]:
+    def records() -> Generator[list[str], None, None]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             try:
                 yield from csv.reader(file, strict=True)
@@ -247,7 +251,8 @@ def _open_csv(path: str, declared: Declared) -> TableFile:
     head = list(itertools.islice(rows, _ROWS_TO_INFER))
     rows.close()
     samples = {
-        name: [row[at] for row in head if at < len(row)] for at, name in enumerate(names)
+        name: [row[at] for row in head if at < len(row)]
+        for at, name in enumerate(names)
     }
     key, columns = _columns(names, names[0], declared, samples, _inferred_of_text)
 
@@ -303,9 +308,7 @@ def _of_objects(
     names += [name for name in declared.names if name not in names]
     if not names:
         raise InvalidArgument("The table has no rows to tell its columns from")
-    samples = {
-        name: [row.get(name) for row in rows[:_ROWS_TO_INFER]] for name in names
-    }
+    samples = {name: [row.get(name) for row in rows[:_ROWS_TO_INFER]] for name in names}
     key, columns = _columns(names, first, declared, samples, _inferred_of_json)
     order = [key.name, *(column.name for column in columns)]
 
@@ -452,7 +455,8 @@ def _arrow_rows(column: Column, array: Any, first_row: int) -> Rows:
     if values.size != len(array) * int(np.prod(column.shape, dtype=np.int64)):
         return column.to_rows(array.to_pylist(), first_row)
     wanted: np.dtype[Any] = dtypes.to_numpy(column.dtype)
-    return values.astype(wanted, casting="same_kind", copy=False).tobytes()
+    rows: bytes = values.astype(wanted, casting="same_kind", copy=False).tobytes()
+    return rows
 
 
 def _chunked(

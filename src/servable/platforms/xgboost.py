@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from servable.config.server_options import ServerOptions
 from servable.errors import FailedPrecondition, InvalidArgument, NotFound
+from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.examples import FixedLenFeature, parse_examples
 from servable.platforms.python.model import (
     CLASSIFY,
@@ -132,7 +132,7 @@ class XGBoostModel:
         return np.asarray(prediction, np.float32)
 
 
-def xgboost_platform(options: ServerOptions, _: object) -> WorkerPlatform:
+def xgboost_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
     """Make the platform "xgboost"."""
     return WorkerPlatform(
         "xgboost", "servable.platforms.xgboost:XGBoostModel", options.python_run_limit_s

@@ -80,9 +80,9 @@ def _column(
         values = getattr(given, field).value
         if kind != field or len(values) != column[at : at + 1].size:
             raise InvalidArgument(
-                f"Feature {name!r} of example {at} has {len(getattr(given, kind).value)}"
-                f" values in a {kind}; {column[at : at + 1].size} in a {field} were "
-                "expected"
+                f"Feature {name!r} of example {at} has "
+                f"{len(getattr(given, kind).value)} values in a {kind}; "
+                f"{column[at : at + 1].size} in a {field} were expected"
             )
         row = np.empty(len(values), column.dtype)
         row[:] = list(values)

@@ -44,7 +44,7 @@ def read(stream: socket.socket) -> memoryview | None:
     head = bytearray(_U64.size)
     if not _fill(stream, memoryview(head)):
         return None
-    body = memoryview(np.empty(_U64.unpack(head)[0], np.uint8)).cast("B")
+    body = np.empty(_U64.unpack(head)[0], np.uint8).data
     if body.nbytes and not _fill(stream, body):
         raise EOFError("a frame was cut short")
     return body
@@ -143,7 +143,7 @@ def _tensor(alias: str, array: npt.NDArray[Any]) -> tuple[bytes, memoryview | No
         head += texts
         return b"".join(head), None
     flat = np.ascontiguousarray(array).reshape(-1)
-    return b"".join(head), memoryview(flat.view(np.uint8))
+    return b"".join(head), flat.view(np.uint8).data
 
 
 def _bytes(data: bytes) -> tuple[bytes, bytes]:

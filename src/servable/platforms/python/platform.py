@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from servable import _engine
-from servable.config.server_options import ServerOptions
 from servable.core.resources import estimate_from_files
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
+from servable.platforms.platform import PlatformOptions
 
 MODEL_FILE: Final = "model.py"
 # What an interpreter with NumPy takes before it loads anything.
@@ -131,7 +131,7 @@ def start_worker(
         raise from_exception(error) from error
 
 
-def python_platform(options: ServerOptions, _: object) -> WorkerPlatform:
+def python_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
     """
     Make the platform "python".
 
@@ -147,7 +147,7 @@ def python_platform(options: ServerOptions, _: object) -> WorkerPlatform:
     )
 
 
-def require_allowed(options: ServerOptions, what: str) -> None:
+def require_allowed(options: PlatformOptions, what: str) -> None:
     """
     Check that models may bring Python code along.
 

@@ -8,14 +8,14 @@ import os
 from typing import Final
 
 from servable import _engine
-from servable.config.server_options import ServerOptions
+from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.platform import require_allowed, start_worker
 
 TRANSFORM_FILE: Final = "transform.py"
 
 
 def transformed(
-    options: ServerOptions, path: str, servable: _engine.Servable
+    options: PlatformOptions, path: str, servable: _engine.Servable
 ) -> _engine.Servable | None:
     """
     Return *servable* with the steps of its `transform.py`; None where there is none.
