@@ -228,13 +228,15 @@ def from_signature_def_map(serialized: bytes) -> dict[str, Signature]:
 
 
 def _to_array(name: str, value: Any, dtype: DType) -> npt.NDArray[Any]:
+    if value is None:  # which NumPy takes for NaN
+        raise Internal(f"Output {name} is no tensor of type {dtype}: it is None")
     is_array = isinstance(value, np.ndarray | np.generic)
     try:
         if dtype is STRING:
             return _strings(value)
         array = np.asarray(value, None if is_array else dtypes.to_numpy(dtype))
         given = dtypes.from_numpy(array.dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise Internal(f"Output {name} is no tensor of type {dtype}: {error}") from None
     if given.number != dtype.number:
         raise Internal(
@@ -245,9 +247,8 @@ def _to_array(name: str, value: Any, dtype: DType) -> npt.NDArray[Any]:
 
 
 def _strings(value: Any) -> npt.NDArray[Any]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "USOT" and array.size:
-        raise TypeError(f"its elements are of type {array.dtype}")
+    is_array = isinstance(value, np.ndarray | np.generic)
+    array = np.asarray(value) if is_array else np.array(value, object)
     texts = np.empty(array.size, object)
     for at, element in enumerate(array.reshape(-1).tolist()):
         if isinstance(element, str):
