@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import textwrap
 import threading
 import time
@@ -442,10 +441,8 @@ def test_processes_end_with_a_server_that_is_killed(
 
 
 def is_running(pid: int) -> bool:
-    status = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    return bool(status.strip()) and not status.startswith("Z")
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
