@@ -24,6 +24,7 @@ GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES)
 _OURS: Final = "servable"
 
 # Also there where the package is run from its sources, without being installed.
+_DATABASES: Final = "servable.sources.database_source:database_source"
 _STORES: Final = "servable.sources.object_store:object_store_source"
 _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
@@ -31,6 +32,8 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "file": "servable.sources.file_system:file_system_source",
             **dict.fromkeys(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"), _STORES),
             **dict.fromkeys(("http", "https", "hf", "memory"), _STORES),
+            **dict.fromkeys(("sqlite", "postgres", "postgresql"), _DATABASES),
+            "postgresql+psycopg": _DATABASES,
         },
         PLATFORMS: {
             "composite": "servable.platforms.composite:composite_platform",

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,9 @@ _CHUNK_BYTES: Final = 8 << 20
 _CHUNKS_AT_A_TIME: Final = 4
 _CONNECT_S: Final = 10.0
 _READ_S: Final = 60.0
+
+# functools.cache may make two for two threads, and connections of one would be lost.
+_making: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,8 @@ class ObjectStore:
         self._scheme = scheme_of(url)
         check_installed(self._scheme)
         self._url = url.rstrip("/")
-        self._filesystem = _filesystem(self._scheme)
+        with _making:
+            self._filesystem = _filesystem(self._scheme)
         self._is_http = KINDS[self._scheme] is _HTTP
         self._is_hashed: dict[tuple[str, str], bool] = {}
         self._root = self._filesystem._strip_protocol(self._url)  # noqa: SLF001
