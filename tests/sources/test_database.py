@@ -87,7 +87,8 @@ def postgres_server(programs: str) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGINT)  # SIGTERM waits for connections
             process.wait(30)
-            process.stderr.close()
+            if process.stderr:
+                process.stderr.close()
 
 
 @pytest.fixture(scope="session")
