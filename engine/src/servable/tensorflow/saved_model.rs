@@ -79,6 +79,22 @@ const VARIABLES: [&[u8]; 4] = [b"VarHandleOp", b"VariableV2", b"Variable", b"Aut
 /// gets. Names are matched in part, so that all variants count; one too many only costs speed.
 fn may_take_long(op: &[u8]) -> bool {
     const REPEATS: [&[u8]; 6] = [b"While", b"Iteration", b"Loop", b"Map", b"Scan", b"Xla"];
+    const GROWS: [&[u8]; 9] = [
+        b"Range",
+        b"Fill",
+        b"Tile",
+        b"BroadcastTo",
+        b"OneHot",
+        b"Repeat",
+        b"Decode",
+        b"LinSpace",
+        b"ToDense",
+    ];
+    op == b"For" || contains_any(op, &REPEATS) || contains_any(op, &GROWS) || may_wait(op)
+}
+
+/// Whether an operation may wait for what another one does; names are matched in part here, too.
+fn may_wait(op: &[u8]) -> bool {
     const WAITS: [&[u8]; 12] = [
         b"PyFunc",
         b"Queue",
@@ -93,19 +109,36 @@ fn may_take_long(op: &[u8]) -> bool {
         b"ReadFile",
         b"Mutex",
     ];
-    const GROWS: [&[u8]; 9] = [
-        b"Range",
-        b"Fill",
-        b"Tile",
-        b"BroadcastTo",
-        b"OneHot",
-        b"Repeat",
-        b"Decode",
-        b"LinSpace",
-        b"ToDense",
-    ];
-    let contains = |part: &&[u8]| memchr::memmem::find(op, part).is_some();
-    op == b"For" || REPEATS.iter().chain(&WAITS).chain(&GROWS).any(contains)
+    contains_any(op, &WAITS)
+}
+
+fn contains_any(op: &[u8], parts: &[&[u8]]) -> bool {
+    parts.iter().any(|part| memchr::memmem::find(op, part).is_some())
+}
+
+/// Whether the graphs of the SavedModel in `directory` can be initialised by one thread: nothing in
+/// them waits for something else. False also when that is not plain to see.
+pub fn one_thread_loads(directory: &Path) -> bool {
+    let path = directory.join("saved_model.pb");
+    // What is larger holds its values itself and has little to restore.
+    let is_small = path.metadata().is_ok_and(|file| file.len() <= 64 << 20);
+    is_small && std::fs::read(path).is_ok_and(|bytes| none_waits(&bytes).unwrap_or(false))
+}
+
+fn none_waits(saved_model: &[u8]) -> std::result::Result<bool, Malformed> {
+    let mut none_waits = true;
+    let mut reader = Reader::new(saved_model);
+    while let Some((number, field)) = reader.next()? {
+        // meta_graphs
+        let (2, Field::Bytes(range)) = (number, field) else { continue };
+        let mut meta_graph = Reader::within(saved_model, range);
+        while let Some((number, field)) = meta_graph.next()? {
+            // graph_def
+            let (2, Field::Bytes(range)) = (number, field) else { continue };
+            each_operation(saved_model, range, &mut |op| none_waits &= !may_wait(op))?;
+        }
+    }
+    Ok(none_waits)
 }
 
 /// Call `each` with the name of every operation of the `GraphDef` at `range`, those in the bodies
@@ -201,5 +234,30 @@ mod tests {
             assert_eq!(read.signatures["serving_default"].inputs["x"].name, "x:0");
         }
         assert!(MetaGraph::read(b"\x0a\xff").is_err());
+    }
+
+    #[test]
+    fn one_thread_loads_what_has_nothing_that_waits() {
+        let meta_graph = |op: &str| pb::MetaGraphDef {
+            graph_def: Some(pb::GraphDef {
+                node: vec![pb::NodeDef { op: op.to_owned(), ..Default::default() }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        for (ops, expected) in [
+            (&[][..], true),
+            (&["RestoreV2", "While"], true),
+            (&["Add", "QueueDequeueV2"], false),
+            (&["EagerPyFunc"], false),
+        ] {
+            let saved_model = pb::SavedModel {
+                meta_graphs: ops.iter().copied().map(meta_graph).collect(),
+                ..Default::default()
+            };
+            assert_eq!(none_waits(&saved_model.encode_to_vec()).ok(), Some(expected), "{ops:?}");
+        }
+        assert!(none_waits(b"\x12\xff").is_err());
+        assert!(!one_thread_loads(Path::new("there is none")));
     }
 }

@@ -13,7 +13,7 @@ use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
 use super::api::{c_string, Library, TfBuffer, TfGraph, TfOutput, TfSession, TfTensor};
-use super::saved_model::MetaGraph;
+use super::saved_model::{self, MetaGraph};
 use super::tensor::Owned;
 use crate::servable::{RunOptions, Servable, Signatures};
 use crate::status::{Result, Status};
@@ -61,6 +61,18 @@ pub fn load_saved_model(
     let tag_count = i32::try_from(tags.len()).expect("tags are few");
     let config = &options.session_config;
     let mut meta_graph = TfBuffer { data: ptr::null(), length: 0, deallocator: None };
+    // Restored by the calling thread, which may be one of low priority, and not by those that the
+    // runs of other models need.
+    let stays_here = options.inter_op_in_caller && saved_model::one_thread_loads(directory);
+    let mut run_options = Vec::new();
+    if stays_here {
+        put_calling_thread(&mut run_options);
+    }
+    let run_options = TfBuffer {
+        data: run_options.as_ptr().cast(),
+        length: run_options.len(),
+        deallocator: None,
+    };
     // SAFETY: every pointer is valid for the calls it is passed to, and what is made is either
     // owned by the value returned or deleted here.
     unsafe {
@@ -73,7 +85,7 @@ pub fn load_saved_model(
             library.checked(|status| {
                 (library.load_session_from_saved_model)(
                     session_options,
-                    ptr::null(),
+                    &raw const run_options,
                     path.as_ptr(),
                     tag_pointers.as_ptr(),
                     tag_count,
@@ -425,10 +437,8 @@ impl SavedModel {
     fn run_options(&self, plan: &Plan, options: RunOptions) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(16);
         if self.inter_op_in_caller && plan.cost.is_short() {
-            // inter_op_thread_pool: the calling thread. A run there cannot be timed out, but
-            // whoever waits for it can.
-            wire::put_tag(&mut bytes, 3, wire::VARINT);
-            wire::put_varint(&mut bytes, u64::MAX);
+            // A run there cannot be timed out, but whoever waits for it can.
+            put_calling_thread(&mut bytes);
         } else if let Some(deadline) = options.deadline {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
             if left == 0 {
@@ -440,6 +450,13 @@ impl SavedModel {
         }
         Ok(bytes)
     }
+}
+
+/// Put into serialized `RunOptions` that all happens in the calling thread.
+fn put_calling_thread(options: &mut Vec<u8>) {
+    // inter_op_thread_pool
+    wire::put_tag(options, 3, wire::VARINT);
+    wire::put_varint(options, u64::MAX);
 }
 
 #[cfg(test)]
