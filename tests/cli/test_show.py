@@ -69,7 +69,14 @@ def test_shows_signatures_tags_assets_and_sizes(tmp_path: Path) -> None:
 
 
 def test_json_has_the_same(tmp_path: Path) -> None:
-    result = run("--json", write_version(tmp_path / "7", saved_model()))
+    model = saved_model()
+    for name in ("a", "b"):
+        function = model.meta_graphs[0].graph_def.library.function.add()
+        function.node_def.add(name=name, op="Abs")
+    directory = write_version(tmp_path / "7", model)
+    (directory / "assets.extra").mkdir()
+    (directory / "assets.extra" / "notes").write_text("!")
+    result = run("--json", directory)
     document = json.loads(result.output)
     (meta_graph,) = document["meta_graphs"]
     signature = meta_graph["signatures"]["serving_default"]
@@ -77,6 +84,8 @@ def test_json_has_the_same(tmp_path: Path) -> None:
     assert document["variables_bytes"] == 6
     assert meta_graph["tags"] == ["serve", "gpu"]
     assert meta_graph["assets"] == {"vocabulary.txt": 4}
+    assert meta_graph["ops"] == {"Abs": 2}
+    assert document["assets_extra"] == {"notes": 1}
     assert signature["outputs"] == {
         "scores": {"name": "scores:0", "dtype": "float32", "shape": [None, 3]}
     }
@@ -93,6 +102,14 @@ def test_the_graph_is_not_parsed(tmp_path: Path) -> None:
 
     assert broken != data
     assert run(directory).exit_code == 0
+
+
+def test_operations_are_counted_when_asked_for(tmp_path: Path) -> None:
+    directory = write_version(tmp_path / "1", saved_model(graph_bytes=3))
+
+    assert "1 operations of 1 kinds" in run(directory).output
+    assert "xxx" not in run(directory).output
+    assert "xxx" in run("--ops", directory).output
 
 
 def test_text_graphs_are_read(tmp_path: Path) -> None:

@@ -26,6 +26,19 @@ COMMANDS: Final[dict[str, Command]] = {
         "servable.cli.check:check", "Say what a model config file would serve."
     ),
     "show": Command("servable.cli.show:show", "Show what is in a SavedModel."),
+    "diff": Command("servable.cli.diff:diff", "Compare two SavedModels."),
+    "export": Command(
+        "servable.cli.export:export", "Export a model, try it, and publish it."
+    ),
+    "convert": Command(
+        "servable.cli.convert:convert", "Make a SavedModel of an older format."
+    ),
+    "optimize": Command(
+        "servable.cli.optimize:optimize", "Make a faster SavedModel of another."
+    ),
+    "publish": Command(
+        "servable.cli.publish:publish", "Make a SavedModel the next version of a model."
+    ),
     "status": Command(
         "servable.cli.status:status", "Show which versions of a model are served."
     ),

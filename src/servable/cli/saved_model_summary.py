@@ -6,6 +6,7 @@ shown are parsed.
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from servable.apis import POOL, meta_graph_pb2, saved_model_pb2
+from servable.apis import POOL, graph_pb2, meta_graph_pb2, saved_model_pb2
 from servable.client.signatures import Signature, signatures_from
 from servable.errors import DataLoss, NotFound
 from servable.platforms.saved_model_files import GRAPH_FILES, VARIABLES_DIRECTORY
@@ -22,18 +23,31 @@ from servable.sources.versions import versions_among
 
 # Of MetaGraphDef: meta_info_def, signature_def, asset_file_def.
 _SHOWN_FIELDS: Final = frozenset({1, 5, 6})
+_GRAPH: Final = 2  # of MetaGraphDef
+_NODES, _LIBRARY = 1, 2  # of GraphDef
+_FUNCTIONS: Final = 1  # of FunctionDefLibrary
+_FUNCTION_NODES: Final = 3  # of FunctionDef
+_OP: Final = 2  # of NodeDef
 _META_GRAPHS: Final = 2  # of SavedModel
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 @dataclass(frozen=True, slots=True)
 class MetaGraph:
-    """One graph of a SavedModel; `assets` are file names and their sizes in bytes."""
+    """
+    One graph of a SavedModel.
+
+    Attributes:
+        assets: file names and their sizes in bytes.
+        ops: how many nodes of each operation there are, functions included; the most
+            frequent first.
+    """
 
     tags: tuple[str, ...]
     tensorflow_version: str
     signatures: Mapping[str, Signature]
     assets: Mapping[str, int | None]
+    ops: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,7 @@ class Summary:
         other_versions: its neighbours, ascending.
         graph_bytes: size of the graph file.
         variables_bytes: size of all variables.
+        extra: files in assets.extra, and their sizes in bytes.
     """
 
     path: Path
@@ -55,6 +70,7 @@ class Summary:
     graph_bytes: int
     variables_bytes: int
     meta_graphs: tuple[MetaGraph, ...]
+    extra: Mapping[str, int]
 
 
 def summarize(path: Path) -> Summary:
@@ -74,7 +90,8 @@ def summarize(path: Path) -> Summary:
         others,
         graph.stat().st_size,
         sum(_sizes(directory / VARIABLES_DIRECTORY).values()),
-        tuple(_meta_graph(proto, directory) for proto in meta_graphs),
+        tuple(_meta_graph(proto, ops, directory) for proto, ops in meta_graphs),
+        _sizes(directory / "assets.extra"),
     )
 
 
@@ -125,7 +142,9 @@ def _is_saved_model(path: Path) -> bool:
     return any((path / name).is_file() for name in GRAPH_FILES)
 
 
-def _meta_graph(proto: meta_graph_pb2.MetaGraphDef, directory: Path) -> MetaGraph:
+def _meta_graph(
+    proto: meta_graph_pb2.MetaGraphDef, ops: Counter[str], directory: Path
+) -> MetaGraph:
     sizes = _sizes(directory / "assets")
     names = sorted({asset.filename for asset in proto.asset_file_def})
     return MetaGraph(
@@ -133,6 +152,7 @@ def _meta_graph(proto: meta_graph_pb2.MetaGraphDef, directory: Path) -> MetaGrap
         proto.meta_info_def.tensorflow_version,
         signatures_from(proto.signature_def),
         {name: sizes.get(name) for name in names},
+        dict(sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 
@@ -146,7 +166,7 @@ def _sizes(directory: Path) -> Mapping[str, int]:
     }
 
 
-def _read_text(file: Path) -> list[meta_graph_pb2.MetaGraphDef]:
+def _read_text(file: Path) -> list[tuple[meta_graph_pb2.MetaGraphDef, Counter[str]]]:
     try:
         model = text_format.Parse(
             file.read_text("utf-8"),
@@ -156,10 +176,19 @@ def _read_text(file: Path) -> list[meta_graph_pb2.MetaGraphDef]:
         )
     except (text_format.ParseError, UnicodeDecodeError) as exc:
         raise DataLoss(f"{file} is damaged: {exc}") from None
-    return list(model.meta_graphs)
+    return [(proto, _ops_of(proto.graph_def)) for proto in model.meta_graphs]
 
 
-def _read_binary(file: Path) -> list[meta_graph_pb2.MetaGraphDef]:
+def _ops_of(graph: graph_pb2.GraphDef) -> Counter[str]:
+    ops = Counter(node.op for node in graph.node)
+    for function in graph.library.function:
+        ops.update(node.op for node in function.node_def)
+    return ops
+
+
+def _read_binary(
+    file: Path,
+) -> list[tuple[meta_graph_pb2.MetaGraphDef, Counter[str]]]:
     if not file.stat().st_size:
         raise DataLoss(f"{file} is empty; was it copied completely?")
     with file.open("rb") as stream:
@@ -167,7 +196,7 @@ def _read_binary(file: Path) -> list[meta_graph_pb2.MetaGraphDef]:
     try:
         with memoryview(mapped) as data:
             return [
-                _shown_part(data[start:end])
+                (_shown_part(data[start:end]), _ops_in(data, start, end))
                 for field, _tag, start, end in _fields(data)
                 if field == _META_GRAPHS
             ]
@@ -187,10 +216,41 @@ def _shown_part(meta_graph: memoryview) -> meta_graph_pb2.MetaGraphDef:
     return meta_graph_pb2.MetaGraphDef.FromString(shown)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
+def _ops_in(data: memoryview, start: int, end: int) -> Counter[str]:
+    """Count the operations of the MetaGraphDef there, without parsing its nodes."""
+    ops: Counter[str] = Counter()
+    for graph in _inside(data, start, end, _GRAPH):
+        for node in _inside(data, *graph, _NODES):
+            ops.update(_op_of(data, *node))
+        for library in _inside(data, *graph, _LIBRARY):
+            for function in _inside(data, *library, _FUNCTIONS):
+                for node in _inside(data, *function, _FUNCTION_NODES):
+                    ops.update(_op_of(data, *node))
+    return ops
+
+
+def _op_of(data: memoryview, start: int, end: int) -> list[str]:
+    return [
+        bytes(data[a:b]).decode(errors="backslashreplace")
+        for a, b in _inside(data, start, end, _OP)
+    ]
+
+
+def _inside(
+    data: memoryview, start: int, end: int, number: int
+) -> Iterator[tuple[int, int]]:
+    """Yield where the values of a field are, in the message from *start* to *end*."""
+    for field, _tag, at, until in _fields(data, start, end):
+        if field == number:
+            yield at, until
+
+
+def _fields(
+    data: memoryview, at: int = 0, end: int | None = None
+) -> Iterator[tuple[int, int, int, int]]:
     """Yield each field's number, and where its tag, its value and its end are."""
-    at = 0
-    while at < len(data):
+    end = len(data) if end is None else end
+    while at < end:
         tag_at = at
         tag, at = _varint(data, at)
         start = at
@@ -206,7 +266,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
                 at += 4
             case kind:
                 raise ValueError(f"wire type {kind}")
-        if at > len(data):
+        if at > end:
             raise ValueError("the file ends early")
         yield tag >> 3, tag_at, start, at
 

@@ -22,14 +22,15 @@ _BAD_DIRECTORY: Final = 2
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--ops", is_flag=True, help="Count the operations of each graph, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def show(directory: Path, as_json: bool) -> None:
+def show(directory: Path, ops: bool, as_json: bool) -> None:
     """
     Show what is in the SavedModel in DIRECTORY.
 
-    Its graphs, tags, signatures, assets and variables.  DIRECTORY may also be a base
-    path: then the newest version is shown, and the others are named.  TensorFlow is
-    not needed.  The exit status is 2 if there is no SavedModel.
+    Its graphs, tags, signatures, assets, variables and operations.  DIRECTORY may
+    also be a base path: then the newest version is shown, and the others are named.
+    TensorFlow is not needed.  The exit status is 2 if there is no SavedModel.
     """
     try:
         summary = summarize(directory)
@@ -39,11 +40,11 @@ def show(directory: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_document(summary), indent=2))
     else:
-        render(summary, Console())
+        render(summary, Console(), ops=ops)
 
 
-def render(summary: Summary, console: Console) -> None:
-    """Print *summary* for people."""
+def render(summary: Summary, console: Console, *, ops: bool = False) -> None:
+    """Print *summary* for people, with each graph's *ops* if that is wanted."""
     console.print(f"[bold]{escape(str(summary.path))}[/bold]")
     if summary.version is not None:
         others = ", ".join(map(str, summary.other_versions)) or "none"
@@ -52,11 +53,13 @@ def render(summary: Summary, console: Console) -> None:
         f"graph {size_text(summary.graph_bytes)}, "
         f"variables {size_text(summary.variables_bytes)}"
     )
+    for name, size in summary.extra.items():
+        console.print(f"goes along: {escape(name)} ({size_text(size)})")
     for meta_graph in summary.meta_graphs:
-        _render_meta_graph(meta_graph, console)
+        _render_meta_graph(meta_graph, console, ops)
 
 
-def _render_meta_graph(meta_graph: MetaGraph, console: Console) -> None:
+def _render_meta_graph(meta_graph: MetaGraph, console: Console, ops: bool) -> None:
     tags = escape(", ".join(meta_graph.tags) or "none")
     made_by = meta_graph.tensorflow_version or "an unknown version"
     console.print(f"\n[bold]tags {tags}[/bold] [dim](TensorFlow {made_by})[/dim]")
@@ -67,6 +70,13 @@ def _render_meta_graph(meta_graph: MetaGraph, console: Console) -> None:
     for name, size in meta_graph.assets.items():
         text = "missing" if size is None else size_text(size)
         console.print(f"asset {escape(name)} ({text})")
+    total = sum(meta_graph.ops.values())
+    console.print(f"{total} operations of {len(meta_graph.ops)} kinds")
+    if ops:
+        counts = Table("", "operation", box=box.SIMPLE_HEAD)
+        for op, count in meta_graph.ops.items():
+            counts.add_row(str(count), escape(op))
+        console.print(counts)
 
 
 def signature_table(signature: Signature) -> Table:
@@ -117,12 +127,14 @@ def as_document(summary: Summary) -> dict[str, Any]:
         "other_versions": list(summary.other_versions),
         "graph_bytes": summary.graph_bytes,
         "variables_bytes": summary.variables_bytes,
+        "assets_extra": dict(summary.extra),
         "meta_graphs": [
             {
                 "tags": list(meta_graph.tags),
                 "tensorflow_version": meta_graph.tensorflow_version,
                 "signatures": signatures_document(meta_graph.signatures),
                 "assets": dict(meta_graph.assets),
+                "ops": dict(meta_graph.ops),
             }
             for meta_graph in summary.meta_graphs
         ],

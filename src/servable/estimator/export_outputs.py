@@ -125,7 +125,12 @@ class PredictOutput(ExportOutput):
 
     def as_signature_def(self, receiver_tensors: Mapping[str, Any]) -> Any:
         """Return the predict signature, with the receiver's own names as inputs."""
-        return tf.saved_model.predict_signature_def(receiver_tensors, self._outputs)
+        fed = {id(tensor) for tensor in receiver_tensors.values()}
+        outputs = {  # sessions refuse what is both fed and fetched
+            name: tf.identity(tensor) if id(tensor) in fed else tensor
+            for name, tensor in self._outputs.items()
+        }
+        return tf.saved_model.predict_signature_def(receiver_tensors, outputs)
 
 
 class _SupervisedOutput(ExportOutput):

@@ -1,0 +1,182 @@
+"""`servable export`: a Keras file, a SavedModel or a Python function is published."""
+
+import base64
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from servable.cli.saved_model_summary import summarize
+from servable.errors import InvalidArgument, NotFound, ServingError
+from servable.export.publishing import check_complete, staged
+from servable.export.replay import replay
+from servable.export.requests import request_log, write_warmup
+
+_FAILED: Final = 1
+_KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
+
+
+@click.command()
+@click.argument("source")
+@click.argument("base_path", type=click.Path(path_type=Path), metavar="BASE")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="A JSON file of lists of samples, by signature name.",
+)
+@click.option("--keep", type=int, help="Keep so many versions; all by default.")
+@click.option(
+    "--as-version", type=int, help="The number; the one after the highest by default."
+)
+@click.option(
+    "--check/--no-check", default=True, help="Open and ask it before it is published."
+)
+def export(
+    source: str,
+    base_path: Path,
+    samples: Path | None,
+    keep: int | None,
+    as_version: int | None,
+    check: bool,
+) -> None:
+    """
+    Export SOURCE to the base path BASE as the model's next version.
+
+    SOURCE is a file of Keras (.keras, .h5), the directory of a SavedModel, or
+    MODULE:NAME, which is a model, or a function without arguments that returns one,
+    or a dict of the arguments of servable.export.export.  Before it is published the
+    version is opened in a process of its own, and has to answer the samples as the
+    model does.  Its directory is printed.  The exit status is 1 if nothing was
+    published.
+    """
+    options: dict[str, Any] = {"version": as_version, "keep": keep, "check": check}
+    try:
+        if Path(source, "saved_model.pb").is_file():
+            path = export_saved_model(Path(source), base_path, samples, **options)
+        else:
+            path = export_model(source, base_path, samples, **options)
+    except ServingError as error:
+        click.echo(error.status_text, err=True)
+        sys.exit(_FAILED)
+    except ModuleNotFoundError as error:
+        click.echo(str(error), err=True)
+        sys.exit(_FAILED)
+    click.echo(path)
+
+
+def export_model(
+    source: str, base_path: Path, samples: Path | None, **options: Any
+) -> Path:
+    """Export a Keras file, or what a name in a module stands for."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    arguments = _arguments(source)
+    if samples is not None:
+        arguments["samples"] = read_samples(samples)
+    # TensorFlow takes seconds to import, and not every source needs it.
+    from servable.export.exporting import export as export_object  # noqa: PLC0415
+
+    return export_object(**{**arguments, "base_path": base_path, **options})
+
+
+def export_saved_model(
+    source: Path,
+    base_path: Path,
+    samples: Path | None,
+    *,
+    version: int | None,
+    keep: int | None,
+    check: bool,
+) -> Path:
+    """Publish a SavedModel, if it can be opened and answers the samples at all."""
+    check_complete(source)
+    given = {} if samples is None else read_samples(samples)
+    signatures = {
+        name: signature
+        for graph in summarize(source).meta_graphs
+        if "serve" in graph.tags
+        for name, signature in graph.signatures.items()
+    }
+    unknown = sorted(given.keys() - signatures.keys())
+    if unknown:
+        raise InvalidArgument(f"there are samples for {unknown}, and no signature")
+    logs = [
+        request_log(
+            name,
+            signatures[name].method_name,
+            sample,
+            {key: spec.dtype for key, spec in signatures[name].inputs.items()},
+        )
+        for name in given
+        for sample in given[name]
+    ]
+    with staged(base_path) as staging:
+        shutil.copytree(source, staging.path, dirs_exist_ok=True)
+        if logs:
+            write_warmup(staging.path, logs)
+        if check:
+            for answer in replay(staging.path, logs):
+                if answer.error is not None:
+                    raise answer.error
+        return staging.publish(version=version, keep=keep)
+
+
+def read_samples(path: Path) -> Mapping[str, Any]:
+    """
+    Return the samples in a JSON file, by signature name.
+
+    `{"b64": …}` stands for bytes, as over REST.
+
+    Raises:
+        InvalidArgument: it is no such file.
+    """
+    try:
+        document = json.loads(path.read_text(), object_hook=_bytes)
+    except (OSError, ValueError) as exc:
+        raise InvalidArgument(f"{path} cannot be read: {exc}") from None
+    if not isinstance(document, dict) or not all(
+        isinstance(value, list) for value in document.values()
+    ):
+        raise InvalidArgument(f"{path} must have lists of samples by signature name")
+    return document
+
+
+def _bytes(value: dict[str, Any]) -> Any:
+    if value.keys() == {"b64"}:
+        return base64.b64decode(value["b64"])
+    return value
+
+
+def _arguments(source: str) -> dict[str, Any]:
+    if source.endswith(_KERAS_FILES):
+        if not Path(source).is_file():
+            raise NotFound(f"there is no file {source}")
+        from servable.export.keras_files import load_keras  # noqa: PLC0415 - as above
+
+        return {"model": load_keras(source)}
+    module, colon, name = source.partition(":")
+    if not colon:
+        raise NotFound(
+            f"{source} is no file of Keras, no SavedModel, and no MODULE:NAME"
+        )
+    sys.path.insert(0, "")
+    try:
+        value = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (AttributeError, ImportError, ValueError) as exc:
+        raise NotFound(f"{source}: {exc}") from exc
+    return _made(value)
+
+
+def _made(value: Any) -> dict[str, Any]:
+    if callable(value) and type(value).__name__ == "function":
+        value = value()
+    if isinstance(value, dict) and "model" in value:
+        return dict(value)
+    return {"model": value}

@@ -1,0 +1,24 @@
+"""Models in files of Keras."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from servable.errors import InvalidArgument, NotFound
+
+
+def load_keras(path: str) -> Any:
+    """
+    Return the model in a .keras or .h5 file, not compiled.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidArgument: Keras cannot read it.
+    """
+    if not Path(path).is_file():
+        raise NotFound(f"there is no file {path}")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as exc:
+        raise InvalidArgument(f"Keras cannot read {path}: {exc}") from exc

@@ -1,0 +1,114 @@
+"""
+Requests that go along with a model: made from samples, kept as its warm-up file.
+
+TensorFlow is not needed.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from servable.apis import prediction_log_pb2
+from servable.client.examples import make_examples
+from servable.client.tensors import make_tensor_proto
+from servable.errors import DataLoss, InvalidArgument, from_exception
+from servable.platforms.tfrecord import frame, read_records
+from servable.platforms.warmup import FILE as WARMUP_FILE
+from servable.platforms.warmup import MAX_RECORDS
+
+PREDICT: Final = "tensorflow/serving/predict"
+CLASSIFY: Final = "tensorflow/serving/classify"
+REGRESS: Final = "tensorflow/serving/regress"
+
+Log = prediction_log_pb2.PredictionLog
+
+
+def request_log(
+    signature_name: str, method_name: str, sample: Any, dtypes: Any = None
+) -> Log:
+    """
+    Return a request for a signature.
+
+    Args:
+        signature_name: which.
+        method_name: its method; decides what *sample* is.
+        sample: for predict, values by the names of inputs; else one example or
+            several, as servable.client has them.
+        dtypes: for predict, types by the names of inputs, where they are known.
+
+    Raises:
+        InvalidArgument: *sample* cannot be sent.
+    """
+    log = Log()
+    try:
+        if method_name == CLASSIFY:
+            request: Any = log.classify_log.request
+            request.input.example_list.examples.extend(_examples(sample))
+        elif method_name == REGRESS:
+            request = log.regress_log.request
+            request.input.example_list.examples.extend(_examples(sample))
+        else:
+            request = log.predict_log.request
+            for name, value in dict(sample).items():
+                tensor = make_tensor_proto(value, (dtypes or {}).get(name))
+                request.inputs[name].CopyFrom(tensor)
+    except (TypeError, ValueError, InvalidArgument) as exc:
+        raise InvalidArgument(
+            f"a sample for signature {signature_name!r} cannot be sent: {exc}"
+        ) from exc
+    request.model_spec.signature_name = signature_name
+    return log
+
+
+def _examples(sample: Any) -> Sequence[Any]:
+    return make_examples(sample if isinstance(sample, list | tuple) else [sample])
+
+
+def request_of(log: Log) -> Any:
+    """Return the request that *log* holds."""
+    return getattr(log, log.WhichOneof("log_type") or "predict_log").request
+
+
+def write_logs(path: Path, logs: Iterable[Log]) -> None:
+    """Write *logs* as a TFRecord file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(frame(log.SerializeToString()) for log in logs))
+
+
+def write_warmup(model: Path, logs: Sequence[Log]) -> None:
+    """
+    Have *logs* go along with the SavedModel *model*, as its warm-up requests.
+
+    Raises:
+        InvalidArgument: there are more than a server replays.
+    """
+    if len(logs) > MAX_RECORDS:
+        raise InvalidArgument(
+            f"{len(logs)} samples are too many: a server replays {MAX_RECORDS}"
+        )
+    write_logs(model / WARMUP_FILE, logs)
+
+
+def read_logs(path: Path) -> list[Log]:
+    """
+    Return the requests in a TFRecord file.
+
+    Raises:
+        DataLoss: it is no such file.
+        ServingError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return [Log.FromString(record) for record in read_records(file)]
+    except DecodeError:
+        raise DataLoss(f"{path} has a record that is no PredictionLog") from None
+    except OSError as exc:
+        raise from_exception(exc) from exc
+
+
+def read_warmup(model: Path) -> list[Log]:
+    """Return the warm-up requests that come with *model*; none if there is no file."""
+    path = model / WARMUP_FILE
+    return read_logs(path) if path.is_file() else []

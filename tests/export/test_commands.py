@@ -1,0 +1,314 @@
+"""export, diff, convert and optimize, as a person runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from servable.apis import saved_model_pb2
+from servable.cli.diff import diff
+from servable.cli.saved_model_summary import summarize
+from servable.client import make_ndarray
+from servable.export.answers import arrays_of
+from servable.export.replay import replay
+from servable.export.requests import read_warmup, request_log
+
+pytest.importorskip("servable._engine")
+pytest.importorskip("keras", reason="needs TensorFlow and Keras")
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+
+# One process makes all models and runs all commands that need TensorFlow, so that it
+# is imported once.
+MAKE = """
+import json, sys
+from pathlib import Path
+import keras, numpy as np, tensorflow as tf
+from click.testing import CliRunner
+from servable.cli.commands import servable
+from servable.export.session_bundle import message_class
+
+base, ran = Path(sys.argv[1]), {}
+v1 = tf.compat.v1
+sys.path.insert(0, str(base))
+
+
+def run(name, *arguments):
+    result = CliRunner().invoke(servable, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    ran[name] = [result.exit_code, result.output]
+
+
+keras.utils.set_random_seed(2)
+model = keras.Sequential([
+    keras.layers.Input((6, 6, 2), name="image"),
+    keras.layers.Conv2D(4, 3, use_bias=False),
+    keras.layers.BatchNormalization(),
+    keras.layers.ReLU(),
+    keras.layers.DepthwiseConv2D(3, depth_multiplier=2),
+    keras.layers.BatchNormalization(),
+    keras.layers.GlobalAveragePooling2D(),
+    keras.layers.Dense(2),
+])
+rng = np.random.default_rng(0)
+for layer in model.layers:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+model.save(base / "m.keras")
+images = rng.random((2, 6, 6, 2)).astype(np.float32).tolist()
+(base / "samples.json").write_text(json.dumps({"serving_default": [{"image": images}]}))
+run("export", "export", base / "m.keras", base / "keras",
+    "--samples", base / "samples.json")
+model.layers[-1].set_weights([w + 1 for w in model.layers[-1].get_weights()])
+model.save(base / "other.keras")
+run("again", "export", base / "other.keras", base / "keras", "--keep", 2)
+run("optimize", "optimize", base / "keras" / "1", base / "fast")
+run("optimize_again", "optimize", base / "keras" / "1", base / "fast")
+run("convert_keras", "convert", base / "m.keras", base / "from_keras")
+run("republish", "export", base / "keras" / "1", base / "copies", "--samples",
+    base / "samples.json")
+run("not_keras", "export", base / "samples.json", base / "none")
+(base / "broken.keras").write_text("no model")
+run("broken", "export", base / "broken.keras", base / "none")
+(base / "mine.py").write_text('''
+import tensorflow as tf
+
+def made():
+    x = tf.TensorSpec([None], tf.float32)
+    return {"model": tf.function(lambda x: x * 2, input_signature=[x]),
+            "samples": {"serving_default": [{"x": [1.0]}]}}
+''')
+run("function", "export", "mine:made", base / "function")
+run("no_function", "export", "mine:gone", base / "none")
+
+with tf.Graph().as_default(), v1.Session() as session:
+    x = v1.placeholder(tf.float32, [None], name="x")
+    y = tf.add(x * 3.0, 1.0, name="y")
+    (base / "frozen.pb").write_bytes(session.graph_def.SerializeToString())
+    (base / "empty.pb").write_bytes(b"")
+run("convert_graph", "convert", base / "frozen.pb", base / "from_graph")
+run("named", "convert", base / "frozen.pb", base / "named",
+    "--input", "a=x:0", "--output", "b=y:0")
+run("no_tensor", "convert", base / "frozen.pb", base / "no_tensor", "--output", "z")
+run("no_graph", "convert", base / "empty.pb", base / "no_graph")
+run("no_format", "convert", base / "samples.json", base / "no_format")
+
+# A session bundle, as the exporter of TensorFlow 0.12 wrote it.
+bundle = base / "bundle"
+(bundle / "assets").mkdir(parents=True)
+(bundle / "assets" / "words.txt").write_text("zero\\none\\n")
+with tf.Graph().as_default() as graph, v1.Session() as session:
+    x = v1.placeholder(tf.float32, [None], name="x")
+    w = v1.get_variable("w", initializer=4.0, use_resource=False)
+    y = tf.multiply(x, w, name="y")
+    name = tf.constant("words.txt", name="words_path")
+    table = v1.lookup.StaticHashTable(v1.lookup.TextFileInitializer(
+        name, tf.int64, v1.lookup.TextFileIndex.LINE_NUMBER,
+        tf.string, v1.lookup.TextFileIndex.WHOLE_LINE), "?")
+    word = tf.identity(table.lookup(tf.cast(x, tf.int64)), "word")
+    init = tf.group(v1.tables_initializer(), name="init_all")
+    signatures = message_class("Signatures")()
+    generic = signatures.named_signatures
+    generic["inputs"].generic_signature.map["x"].tensor_name = "x:0"
+    generic["outputs"].generic_signature.map["y"].tensor_name = "y:0"
+    generic["outputs"].generic_signature.map["word"].tensor_name = "word:0"
+    asset = message_class("AssetFile")(filename="words.txt")
+    asset.tensor_binding.tensor_name = "words_path:0"
+    for key, message in (("serving_signatures", signatures), ("serving_assets", asset)):
+        packed = __import__("google.protobuf.any_pb2").protobuf.any_pb2.Any()
+        packed.type_url = "type.googleapis.com/" + message.DESCRIPTOR.full_name
+        packed.value = message.SerializeToString()
+        graph.add_to_collection(key, packed)
+    graph.add_to_collection("serving_init_op", init)
+    session.run(v1.global_variables_initializer())
+    saver = v1.train.Saver(sharded=True, write_version=v1.train.SaverDef.V1)
+    saver.save(session, str(bundle / "export"), meta_graph_suffix="meta",
+               write_meta_graph=True)
+run("convert_bundle", "convert", bundle, base / "from_bundle")
+
+# A table with its file, which has to survive.
+(base / "labels.txt").write_text("cat\\ndog\\n")
+
+
+class Words(tf.Module):
+    def __init__(self):
+        self.offset = tf.Variable(1, dtype=tf.int64)
+        self.table = tf.lookup.StaticHashTable(tf.lookup.TextFileInitializer(
+            str(base / "labels.txt"), tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER,
+            tf.string, tf.lookup.TextFileIndex.WHOLE_LINE), "?")
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+    def __call__(self, x):
+        return {"word": self.table.lookup(x - self.offset)}
+
+
+from servable.export import export
+export(Words(), base / "words", samples={"serving_default": {"x": [1, 2, 3]}})
+(base / "labels.txt").unlink()
+run("optimize_words", "optimize", base / "words", base / "fast_words")
+print(json.dumps({"ran": ran, "expected": model(np.array(images)).numpy().tolist()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="module")
+def made(base: Path) -> Any:
+    ran = subprocess.run(
+        [sys.executable, "-c", MAKE, str(base)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def predict(model: Path, **inputs: Any) -> Any:
+    log = request_log("serving_default", "tensorflow/serving/predict", inputs)
+    (answer,) = replay(model, [log])
+    assert answer.error is None, answer.error
+    return arrays_of(log, answer.response)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "output"),
+    [
+        pytest.param("export", 0, "/keras/1\n", id="a file of Keras"),
+        pytest.param("again", 0, "/keras/2\n", id="its next version"),
+        pytest.param("function", 0, "/function/1\n", id="a function"),
+        pytest.param("republish", 0, "/copies/1\n", id="a SavedModel"),
+        pytest.param("convert_keras", 0, "/from_keras\n", id="Keras without a base"),
+        pytest.param("convert_graph", 0, "/from_graph\n", id="a frozen graph"),
+        pytest.param("named", 0, "/named\n", id="a frozen graph, named"),
+        pytest.param("convert_bundle", 0, "/from_bundle\n", id="a session bundle"),
+        pytest.param("optimize", 0, "1 requests are answered the same\n", id="faster"),
+        pytest.param("optimize_words", 0, "are answered the same\n", id="with a table"),
+        pytest.param("optimize_again", 1, "fast exists already\n", id="over another"),
+        pytest.param("not_keras", 1, "and no MODULE:NAME\n", id="another file"),
+        pytest.param("broken", 1, "INVALID_ARGUMENT: Keras cannot read", id="no model"),
+        pytest.param("no_function", 1, "has no attribute 'gone'\n", id="no function"),
+        pytest.param("no_tensor", 1, "there is no tensor 'z'", id="no such tensor"),
+        pytest.param("no_graph", 1, "it has no nodes\n", id="an empty graph"),
+        pytest.param("no_format", 1, "UNIMPLEMENTED: ", id="another format"),
+    ],
+)
+def test_commands(made: Any, name: str, code: int, output: str) -> None:
+    exit_code, text = made["ran"][name]
+
+    assert exit_code == code, text
+    assert output in text
+
+
+def test_what_failed_has_left_nothing(made: Any, base: Path) -> None:
+    del made
+    for name in ("no_tensor", "no_graph", "no_format"):
+        assert not (base / name).exists()
+    assert [child.name for child in base.iterdir() if "servable-" in child.name] == []
+
+
+def test_a_faster_model_has_no_variables_and_the_same_signatures(
+    made: Any, base: Path
+) -> None:
+    del made
+    (slow,) = summarize(base / "keras" / "1").meta_graphs
+    (fast,) = summarize(base / "fast").meta_graphs
+
+    names = {"FusedBatchNormV3", "Rsqrt", "Mul", "VarHandleOp", "ReadVariableOp"}
+    assert names & set(slow.ops)
+    assert names & set(fast.ops) == set()
+    assert fast.signatures["serving_default"].inputs.keys() == {"image"}
+    assert len(read_warmup(base / "fast")) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "expected"),
+    [
+        pytest.param("from_graph", {"x": [1.0]}, {"y": [4.0]}, id="a frozen graph"),
+        pytest.param("named", {"a": [1.0]}, {"b": [4.0]}, id="with other names"),
+        pytest.param(
+            "from_bundle",
+            {"x": [1.0, 7.0]},
+            {"y": [4.0, 28.0], "word": [b"one", b"?"]},
+            id="a session bundle with a variable, an asset and an init op",
+        ),
+        pytest.param(
+            "fast_words",
+            {"x": np.array([1, 2, 3])},
+            {"word": [b"cat", b"dog", b"?"]},
+            id="a faster model with a table",
+        ),
+    ],
+)
+def test_what_was_made_answers(
+    made: Any, base: Path, model: str, inputs: Any, expected: dict[str, Any]
+) -> None:
+    del made
+
+    answers = predict(base / model, **inputs)
+
+    assert {name: value.tolist() for name, value in answers.items()} == expected
+
+
+def test_samples_go_along_with_a_saved_model(made: Any, base: Path) -> None:
+    del made
+    (log,) = read_warmup(base / "copies" / "1")
+
+    image = make_ndarray(log.predict_log.request.inputs["image"])
+
+    assert (image.shape, str(image.dtype)) == ((2, 6, 6, 2), "float32")
+
+
+def run_diff(*arguments: Any) -> tuple[int, str]:
+    result = CliRunner().invoke(diff, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_a_model_is_not_different_from_its_faster_self(made: Any, base: Path) -> None:
+    del made
+
+    assert run_diff(base / "keras" / "1", base / "fast") == (0, "")
+
+
+def test_other_answers_are_a_difference(made: Any, base: Path) -> None:
+    del made
+
+    code, output = run_diff(base / "keras" / "1", base / "keras" / "2")
+
+    assert code == 1
+    assert "request 1, signature 'serving_default': output 'output_0': 4 of 4" in output
+
+
+def test_other_signatures_are_a_difference(made: Any, base: Path) -> None:
+    del made
+
+    code, output = run_diff("--json", base / "from_graph", base / "named")
+
+    assert code == 1
+    assert json.loads(output)["contents"] == [
+        "graph [serve], signature 'serving_default', input 'a' is new",
+        "graph [serve], signature 'serving_default', input 'x' is gone",
+        "graph [serve], signature 'serving_default', output 'b' is new",
+        "graph [serve], signature 'serving_default', output 'y' is gone",
+    ]
+
+
+def test_what_is_no_model_has_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(
+        saved_model_pb2.SavedModel().SerializeToString()
+    )
+
+    code, output = run_diff(tmp_path / "nowhere", tmp_path)
+
+    assert (code, output) == (2, f"{tmp_path / 'nowhere'} does not exist\n")
