@@ -32,8 +32,11 @@ $(VENV)/.servable: $(BIN)/python pyproject.toml Cargo.toml Cargo.lock engine/Car
 
 $(VENV)/.dev: $(VENV)/.servable pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
-	# A client to test with.  It wants the package tensorflow, which tensorflow-cpu is by another name.
+	# These want the package tensorflow, which tensorflow-cpu is by another name.  Operations fit one
+	# version of TensorFlow; where there are none for it, their test is skipped.
 	$(BIN)/python -m pip install --quiet --no-deps 'tensorflow-serving-api>=2.16,<3'
+	$(BIN)/python -m pip install --quiet --no-deps \
+	  "tensorflow-text==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("tensorflow-cpu").rpartition(".")[0])').*" || true
 	@touch $@
 
 .PHONY: install

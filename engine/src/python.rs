@@ -143,14 +143,27 @@ fn load_tensorflow(py: Python<'_>, library_directory: &str) -> PyResult<String> 
 }
 
 #[pyfunction]
+fn load_op_library(py: Python<'_>, path: &str) -> PyResult<()> {
+    let loaded = py.detach(|| load_library(Path::new(""))?.load_op_library(Path::new(path)));
+    loaded.map_err(raise)
+}
+
+#[pyfunction]
+#[pyo3(signature = (
+    path, tags, session_config, inter_op_in_caller, session_target=String::new(),
+    load_run_options=Vec::new(),
+))]
 fn load_saved_model(
     py: Python<'_>,
     path: &str,
     tags: Vec<String>,
     session_config: Vec<u8>,
     inter_op_in_caller: bool,
+    session_target: String,
+    load_run_options: Vec<u8>,
 ) -> PyResult<Servable> {
-    let options = LoadOptions { tags, session_config, inter_op_in_caller };
+    let options =
+        LoadOptions { tags, session_config, inter_op_in_caller, session_target, load_run_options };
     let model = py.detach(|| {
         // Opened before: the directory counts only the first time.
         let library = load_library(Path::new(""))?;
@@ -396,6 +409,10 @@ impl Engine {
         Ok(())
     }
 
+    fn set_mlmd_uuid(&self, model: &str, version: i64, uuid: Option<String>) {
+        self.server.app.metrics.mlmd.set(model, version, uuid);
+    }
+
     fn metrics(&self, py: Python<'_>) -> String {
         py.detach(|| own_page(&self.server.app))
     }
@@ -407,6 +424,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Servable>()?;
     module.add_class::<Engine>()?;
     module.add_function(wrap_pyfunction!(load_tensorflow, module)?)?;
+    module.add_function(wrap_pyfunction!(load_op_library, module)?)?;
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
     module.add_function(wrap_pyfunction!(load_worker, module)?)?;

@@ -91,13 +91,28 @@ def load_tensorflow(library_directory: str) -> str:
         EngineError: FAILED_PRECONDITION when there is none that fits.
     """
 
+def load_op_library(path: str) -> None:
+    """
+    Load a library of operations into the TensorFlow that was opened, for good.
+
+    Raises:
+        EngineError: with what TensorFlow or the dynamic linker says.
+    """
+
 def load_saved_model(
-    path: str, tags: Sequence[str], session_config: bytes, inter_op_in_caller: bool
+    path: str,
+    tags: Sequence[str],
+    session_config: bytes,
+    inter_op_in_caller: bool,
+    session_target: str = "",
+    load_run_options: bytes = b"",
 ) -> Servable:
     """
     Open a SavedModel with TensorFlow's C API.
 
-    session_config is a serialized tensorflow.ConfigProto.  With
+    session_config is a serialized tensorflow.ConfigProto, load_run_options one of
+    tensorflow.RunOptions, for what is run to load the model.  session_target names
+    the runtime that has the session, "" for this process.  With
     inter_op_in_caller a graph runs in the thread that asks for it where that is
     faster; without it always on TensorFlow's inter-op pool.  Blocks, without the
     GIL, on the calling thread and at its priority.
@@ -263,6 +278,9 @@ class Engine:
         Raises:
             ValueError: latency_s is negative or no number.
         """
+
+    def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
+        """Show what ML Metadata calls a version in the metrics; None: no more."""
 
     def metrics(self) -> str:
         """Return the page served at metrics_path."""

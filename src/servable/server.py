@@ -320,6 +320,8 @@ class Server:
                 f"{self._options.platform_config_file} says nothing of {TENSORFLOW}"
             )
         tensorflow.LIBRARY.directory()  # a missing TensorFlow is told of at once
+        # Before the first model, which may need them.
+        tensorflow.LIBRARY.load_op_libraries(self._options.op_libraries)
         tensorflow.LIBRARY.open_in_background()
         return tensorflow.TensorFlowPlatform(
             config.session_config,
@@ -333,6 +335,13 @@ class Server:
             if config.enable_model_warmup
             else None,
             functools.partial(transformed, self._options),
+            tensorflow.SessionOptions(
+                config.session_target,
+                config.load_run_options,
+                config.transient_ram_bytes,
+                config.enable_session_metadata,
+                self._running_engine(),
+            ),
         )
 
     def _running_engine(self) -> Engine:

@@ -111,6 +111,9 @@ class Engine(Protocol):
     ) -> None:
         """See servable._engine.Engine."""
 
+    def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
+        """See servable._engine.Engine."""
+
     def metrics(self) -> str:
         """See servable._engine.Engine."""
 

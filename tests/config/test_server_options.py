@@ -1,5 +1,6 @@
 """What options demand of each other, and what becomes of the files they name."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,41 @@ def test_a_platform_file_replaces_the_flags(tmp_path: Path) -> None:
     assert got.batching.max_batch_size == 7
     session = config_pb2.ConfigProto.FromString(got.session_config)
     assert session.intra_op_parallelism_threads == 3
+
+
+def test_a_platform_file_says_how_sessions_are_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "p"
+    path.write_text("""
+        platform_configs { key: "tensorflow" value { source_adapter_config {
+          [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
+            legacy_config {
+              session_target: "local"
+              session_run_load_threadpool_index { value: 1 }
+              experimental_transient_ram_bytes_during_load: 5
+              enable_session_metadata: true
+              mixed_precision: "bfloat16"
+              wrap_session_with_no_threading_params: true
+              model_warmup_options { enable_all_batch_sizes_warmup: true }
+            } } } } }
+    """)
+
+    with caplog.at_level(logging.WARNING):
+        got = tensorflow(f"--platform_config_file={path}")
+
+    assert got.session_target == "local"
+    run_options = config_pb2.RunOptions.FromString(got.load_run_options)
+    assert run_options.inter_op_thread_pool == 1
+    assert got.transient_ram_bytes == 5
+    assert got.enable_session_metadata
+    session = config_pb2.ConfigProto.FromString(got.session_config)
+    rewriting = session.graph_options.rewrite_options
+    assert rewriting.auto_mixed_precision_onednn_bfloat16 == 1
+    assert [record.message.split(" has ")[0] for record in caplog.records] == [
+        "SessionBundleConfig.wrap_session_with_no_threading_params",
+        "ModelWarmupOptions.enable_all_batch_sizes_warmup",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the metrics pages of a real server show, as Prometheus reads them."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,34 @@ def test_a_reload_tells_how_metrics_grew(
     # What is told of is the first series by its labels, which is now the new model's.
     grown = {metric.name: metric.int64_value_increase for metric in answer.metric}
     assert grown == {records_read: 3 - 1, "/no/such": 0}
+
+
+def test_ml_metadata_is_shown_where_it_is_asked_for(
+    start: Callable[..., Any], models: Path, tmp_path: Path
+) -> None:
+    version = tmp_path / "m" / "1"
+    shutil.copytree(models / "1", version, ignore=shutil.ignore_patterns("assets*"))
+    (version / "assets.extra").mkdir()
+    (version / "assets.extra" / "mlmd_uuid").write_text("some-uuid\n")
+    platforms = tmp_path / "platforms"
+    platforms.write_text("""
+        platform_configs { key: "tensorflow" value { source_adapter_config {
+          [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
+            legacy_config { enable_session_metadata: true } } } } }
+    """)
+    monitoring = tmp_path / "monitoring"
+    monitoring.write_text("prometheus_config { enable: true }")
+    server = start(
+        "--model_name=m",
+        f"--model_base_path={version.parent}",
+        f"--platform_config_file={platforms}",
+        f"--monitoring_config_file={monitoring}",
+        "--wait_for_models=true",
+    )
+
+    name = ":tensorflow:serving:mlmd_map"
+    assert read(server, THEIRS)[key(name, model_name="m", version="1")] == 0
+    info = key(
+        "servable_model_version_mlmd_info", model="m", version="1", uuid="some-uuid"
+    )
+    assert read(server, OURS)[info] == 1

@@ -42,7 +42,13 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What TensorFlow was asked to open, and by a thread of which niceness."""
     calls: list[tuple[Any, ...]] = []
 
-    def load_saved_model(*arguments: Any, inter_op_in_caller: bool) -> FakeServable:
+    def load_saved_model(
+        *arguments: Any,
+        inter_op_in_caller: bool,
+        session_target: str,
+        load_run_options: bytes,
+    ) -> FakeServable:
+        del session_target, load_run_options
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         calls.append((*arguments, inter_op_in_caller, nice))
         return FakeServable()

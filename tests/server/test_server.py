@@ -100,6 +100,9 @@ class FakeEngine:
     ) -> None:
         pass
 
+    def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
+        pass
+
     def metrics(self) -> str:
         return "page"
 

@@ -32,6 +32,7 @@ pub struct Metrics {
     pub warmups: Warmups,
     pub batching: Batching,
     pub request_logs: LogCounts,
+    pub mlmd: Mlmd,
     /// By protocol.
     in_flight: [Sharded<AtomicI64>; Protocol::ALL.len()],
     /// Requests that no version answered, by protocol and method.
@@ -142,6 +143,28 @@ impl Warmups {
 
     pub fn all(&self) -> Vec<Arc<Warmup>> {
         self.0.lock().iter().cloned().collect()
+    }
+}
+
+/// What ML Metadata calls the versions that say so, by model and version.
+#[derive(Default)]
+pub struct Mlmd(Mutex<BTreeMap<(String, i64), String>>);
+
+impl Mlmd {
+    /// Set or, with `None`, forget the identifier of a version.
+    pub fn set(&self, model: &str, version: i64, uuid: Option<String>) {
+        let key = (model.to_owned(), version);
+        let mut all = self.0.lock();
+        match uuid {
+            Some(uuid) => all.insert(key, uuid),
+            None => all.remove(&key),
+        };
+    }
+
+    /// Model, version and identifier, sorted.
+    pub fn all(&self) -> Vec<(String, i64, String)> {
+        let all = self.0.lock();
+        all.iter().map(|((model, version), uuid)| (model.clone(), *version, uuid.clone())).collect()
     }
 }
 

@@ -462,14 +462,16 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.BOOL,
         default=False,
         help="Let TensorFlow compile graphs for the CPU.",
-        inert="TensorFlow's own TF_XLA_FLAGS decides",
+        inert="graphs that ask to be compiled always are",
+        behaves_as=True,
     ),
     Flag(
         "xla_gpu_compilation_enabled",
         FlagType.BOOL,
         default=False,
         help="Let TensorFlow compile graphs for the GPU.",
-        inert="TensorFlow's own TF_XLA_FLAGS decides",
+        inert="graphs that ask to be compiled always are",
+        behaves_as=True,
     ),
     Flag(
         "enable_profiler",
@@ -593,6 +595,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT64,
         1 << 30,
         "Largest REST request, before and after decompression.",
+        is_ours=True,
+    ),
+    Flag(
+        "load_op_library",
+        FlagType.STRING,
+        "",
+        "Libraries of operations that models need beside TensorFlow's own: paths of "
+        "files, or of directories with them, with commas between.",
         is_ours=True,
     ),
     Flag(

@@ -4,21 +4,26 @@ How the platforms open their models: the PlatformConfigMap message.
 Given as a file it replaces everything that flags say about TensorFlow.
 """
 
+import logging
 from dataclasses import dataclass
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from servable.apis import (
+    config_pb2,
     platform_config_pb2,
     saved_model_bundle_source_adapter_pb2,
     session_bundle_config_pb2,
     thread_pool_factory_config_pb2,
 )
-from servable.config import batching_parameters
+from servable.config import batching_parameters, session_config
 from servable.config.batching_parameters import BatchingParameters
 from servable.config.model_server_config import TENSORFLOW
 from servable.config.text_format import read_text_proto
 from servable.errors import InvalidArgument, NotFound
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +31,9 @@ class TensorFlowConfig:
     """
     How SavedModels are opened.
 
-    session_config is a serialized tensorflow.ConfigProto.  batching is None where
-    requests run one by one.
+    session_config is a serialized tensorflow.ConfigProto, load_run_options one of
+    tensorflow.RunOptions for what is run to load a model.  batching is None where
+    requests run one by one.  transient_ram_bytes are needed beside a model's files.
     """
 
     session_config: bytes = b""
@@ -37,6 +43,26 @@ class TensorFlowConfig:
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1
     num_model_warmup_threads: int = 1
+    session_target: str = ""
+    load_run_options: bytes = b""
+    transient_ram_bytes: int = 0
+    enable_session_metadata: bool = False
+
+
+# Fields of SessionBundleConfig and its ModelWarmupOptions that change nothing here.
+_WITHOUT_EFFECT: Final = {
+    "in_graph_batching_parameters": "batches that graphs form follow the graph",
+    "experimental_fixed_input_tensors": "a request's own inputs are all that is fed",
+    "remove_unused_fields_from_bundle_metagraph": "nothing else is ever kept",
+    "resource_estimation_uses_validation_result": "nothing is validated beforehand",
+    "num_tflite_interpreters": "num_tflite_pools has taken its place",
+    "wrap_session_with_no_threading_params": "requests bring no thread pools along",
+}
+_WARMUP_WITHOUT_EFFECT: Final = {
+    "model_name": "the name is that of the model config",
+    "model_version": "the version is that of the directory",
+    "enable_all_batch_sizes_warmup": "requests are replayed as they were recorded",
+}
 
 
 def read_platform_config(path: str) -> dict[str, TensorFlowConfig]:
@@ -67,6 +93,7 @@ def read_platform_config(path: str) -> dict[str, TensorFlowConfig]:
                 f"{adapter.DESCRIPTOR.full_name}, not "
                 f"{platform.source_adapter_config.TypeName() or 'nothing'}"
             )
+        _tell_what_has_no_effect(adapter.legacy_config)
         platforms[name] = _tensorflow(adapter.legacy_config)
     return platforms
 
@@ -87,12 +114,45 @@ def check_thread_pool_factory(path: str) -> None:
         raise NotFound(f"No thread pool factory takes a {name}")
 
 
+def _tell_what_has_no_effect(
+    message: session_bundle_config_pb2.SessionBundleConfig,
+) -> None:
+    given = {field.name for field, _ in message.ListFields()}
+    for name in sorted(given & _WITHOUT_EFFECT.keys()):
+        _logger.warning(
+            "SessionBundleConfig.%s has no effect: %s", name, _WITHOUT_EFFECT[name]
+        )
+    given = {field.name for field, _ in message.model_warmup_options.ListFields()}
+    for name in sorted(given & _WARMUP_WITHOUT_EFFECT.keys()):
+        _logger.warning(
+            "ModelWarmupOptions.%s has no effect: %s",
+            name,
+            _WARMUP_WITHOUT_EFFECT[name],
+        )
+
+
+def _load_run_options(
+    message: session_bundle_config_pb2.SessionBundleConfig,
+) -> bytes:
+    if not message.HasField("session_run_load_threadpool_index"):
+        return b""
+    return config_pb2.RunOptions(
+        inter_op_thread_pool=message.session_run_load_threadpool_index.value
+    ).SerializeToString()
+
+
 def _tensorflow(
     message: session_bundle_config_pb2.SessionBundleConfig,
 ) -> TensorFlowConfig:
     warmup = message.model_warmup_options
     return TensorFlowConfig(
-        session_config=message.session_config.SerializeToString(),
+        session_config=session_config.with_mixed_precision(
+            message.session_config, message.mixed_precision
+        ).SerializeToString(),
+        session_target=message.session_target,
+        load_run_options=_load_run_options(message),
+        transient_ram_bytes=message.experimental_transient_ram_bytes_during_load,
+        enable_session_metadata=message.enable_session_metadata,
         saved_model_tags=tuple(message.saved_model_tags) or ("serve",),
         batching=(
             batching_parameters.from_proto(message.batching_parameters)

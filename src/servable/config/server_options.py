@@ -88,6 +88,7 @@ class ServerOptions:
     shutdown_grace_s: float = 25.0
 
     saved_model_tags: tuple[str, ...] = ("serve",)
+    op_libraries: tuple[str, ...] = ()
     session: SessionFlags = field(default_factory=SessionFlags)
     platform_config_file: str = ""
     thread_pool_factory_config_file: str = ""
@@ -162,6 +163,7 @@ class ServerOptions:
             wait_for_models=flag.bool("wait_for_models"),
             shutdown_grace_s=flag.number("shutdown_grace_seconds"),
             saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
+            op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
             session=SessionFlags(
                 session_config_file=flag.string("tensorflow_session_config_file"),
                 session_parallelism=if_given("tensorflow_session_parallelism"),

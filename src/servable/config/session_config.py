@@ -6,11 +6,14 @@ gave them, so that the file's values are lost.  Here the file's values stay unti
 flag says otherwise.
 """
 
+import logging
 from dataclasses import dataclass
 
 from servable.apis import config_pb2, rewriter_config_pb2
 from servable.config.text_format import read_text_proto
 from servable.errors import InvalidArgument
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,24 @@ def read_session_config(flags: SessionFlags) -> bytes:
         config.gpu_options.per_process_gpu_memory_fraction = (
             flags.per_process_gpu_memory_fraction
         )
-    if flags.mixed_precision == "bfloat16":
+    return with_mixed_precision(config, flags.mixed_precision).SerializeToString()
+
+
+def with_mixed_precision(
+    config: config_pb2.ConfigProto, mixed_precision: str
+) -> config_pb2.ConfigProto:
+    """Return *config*, made to compute in "bfloat16" where TensorFlow sees fit."""
+    if mixed_precision == "bfloat16":
         rewriting = config.graph_options.rewrite_options
         rewriting.auto_mixed_precision_onednn_bfloat16 = (
             rewriter_config_pb2.RewriterConfig.ON
         )
-    return config.SerializeToString()
+    elif mixed_precision:
+        _logger.warning(
+            "mixed_precision %r has no effect: it is bfloat16 or nothing",
+            mixed_precision,
+        )
+    return config
 
 
 def _int32(value: int) -> int:

@@ -8,13 +8,14 @@ recognised by `unrestored_variables` before anything is opened.
 
 import contextlib
 import dataclasses
+import glob
 import importlib.util
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -33,6 +34,7 @@ from servable.platforms.saved_model_files import (
     Verdict,
     judge_directory,
 )
+from servable.platforms.session_config import read_mlmd_uuid, session_config_of
 from servable.platforms.unrestored_variables import (
     ObjectGraphModel,
     read_object_graph_model,
@@ -76,6 +78,29 @@ class TensorFlowLibrary:
                     raise from_exception(error) from error
             return self._version
 
+    def load_op_libraries(self, paths: Sequence[str]) -> None:
+        """
+        Load operations that models need beside TensorFlow's own; for good.  Blocks.
+
+        A directory stands for all libraries in it.
+
+        Raises:
+            NotFound: There is no such file, or none in the directory.
+            FailedPrecondition: TensorFlow is not installed, or cannot load one.
+        """
+        files = [file for path in paths for file in _op_libraries_at(path)]
+        if files:
+            self.open()
+        for path in files:
+            try:
+                _engine.load_op_library(path)
+            except _engine.EngineError as error:
+                raise FailedPrecondition(
+                    f"--load_op_library: TensorFlow {self._version} cannot load "
+                    f"{path}: {error.message}"
+                ) from error
+            _logger.info("Loaded the operations in %s", path)
+
     def open_in_background(self) -> None:
         """Begin to open it; what goes wrong is told by the next open()."""
 
@@ -100,6 +125,15 @@ class TensorFlowLibrary:
                 "TensorFlow is not installed: pip install 'servable[tensorflow]'"
             )
         return next(iter(spec.submodule_search_locations))
+
+
+def _op_libraries_at(path: str) -> list[str]:
+    found = sorted(glob.glob(os.path.join(glob.escape(path), "*.so")))
+    if os.path.isfile(path):
+        found = [path]
+    if not found:
+        raise NotFound(f"--load_op_library: there is no library at {path}")
+    return found
 
 
 LIBRARY = TensorFlowLibrary()
@@ -129,6 +163,33 @@ class OpenSavedModel:
             self.in_python.release()
 
 
+class ShowsMetadata(Protocol):
+    """Whoever shows what ML Metadata calls versions: servable._engine.Engine."""
+
+    def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
+        """See servable._engine.Engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """
+    How sessions are made.
+
+    Attributes:
+        target: names the runtime that has them; "": this process.
+        load_run_options: serialized tensorflow.RunOptions of what loads a model.
+        transient_ram_bytes: what a load needs beside the files of the version.
+        shows_metadata: whether TensorFlow, and *engine*, are told what a version is
+            called.
+    """
+
+    target: str = ""
+    load_run_options: bytes = b""
+    transient_ram_bytes: int = 0
+    shows_metadata: bool = False
+    engine: ShowsMetadata | None = None
+
+
 class TensorFlowPlatform:
     """
     Makes Loaders of SavedModels; see Platform.
@@ -140,6 +201,7 @@ class TensorFlowPlatform:
         warmup: replays what a SavedModel brings along; None: nothing is.
         transform: puts steps of the version directory around its servable, and
             returns None where there are none.
+        session: how sessions are made, beside their configuration.
     """
 
     name = "tensorflow"
@@ -151,8 +213,10 @@ class TensorFlowPlatform:
         check: Callable[[], None] = lambda: None,
         warmup: ModelWarmup | None = None,
         transform: Transform = lambda _path, _servable: None,
+        session: SessionOptions | None = None,
     ) -> None:
         self._transform = transform
+        self._session = session or SessionOptions()
         self._session_config = session_config
         self._tags = tuple(tags)
         self._check = check
@@ -164,14 +228,21 @@ class TensorFlowPlatform:
         """Return the Loader of the version at *path*."""
         return SavedModelLoader(self, servable_id, path)
 
-    def open(self, path: str) -> OpenSavedModel:
+    @property
+    def transient_ram_bytes(self) -> int:
+        """What a load needs beside the files of the version."""
+        return self._session.transient_ram_bytes
+
+    def open(self, path: str, servable_id: ServableId | None = None) -> OpenSavedModel:
         """
         Open the SavedModel at *path*.  Blocks for as long as TensorFlow takes.
+
+        TensorFlow is told that it is *servable_id* if the options say so.
 
         Raises:
             ServingError: with TensorFlow's own code and text.
         """
-        opened = self._open(path)
+        opened = self._open(path, servable_id)
         try:
             outer = self._transform(path, opened.servable)
         except BaseException:
@@ -186,7 +257,7 @@ class TensorFlowPlatform:
         if self._warmup is not None:
             self._warmup.run(path, servable)
 
-    def _open(self, path: str) -> OpenSavedModel:
+    def _open(self, path: str, servable_id: ServableId | None) -> OpenSavedModel:
         self._check()
         LIBRARY.open()
         model = read_object_graph_model(path, self._tags)
@@ -198,12 +269,30 @@ class TensorFlowPlatform:
             _lower_priority_of_this_thread()
         try:
             servable = _engine.load_saved_model(
-                path, self._tags, self._session_config, inter_op_in_caller=True
+                path,
+                self._tags,
+                session_config_of(
+                    self._session_config,
+                    path,
+                    servable_id if self._session.shows_metadata else None,
+                ),
+                inter_op_in_caller=True,
+                session_target=self._session.target,
+                load_run_options=self._session.load_run_options,
             )
         except _engine.EngineError as error:
             raise from_exception(error) from error
         self._has_threads.set()
         return OpenSavedModel(servable)
+
+    def show_metadata(
+        self, servable_id: ServableId, path: str, *, is_loaded: bool
+    ) -> None:
+        """Show in the metrics what ML Metadata calls a version, while it is loaded."""
+        engine = self._session.engine
+        if engine is not None and self._session.shows_metadata:
+            uuid = read_mlmd_uuid(path) if is_loaded else None
+            engine.set_mlmd_uuid(servable_id.name, servable_id.version, uuid)
 
     def _open_in_python(self, path: str, model: ObjectGraphModel) -> OpenSavedModel:
         _logger.warning(
@@ -238,8 +327,8 @@ class SavedModelLoader:
         self._opened: OpenSavedModel | None = None
 
     def estimate_resources(self) -> int:
-        """Return 1.2 times the bytes of all files of the version."""
-        return int(1.2 * _bytes_below(self._path))
+        """Return 1.2 times the bytes of all files, and what loading needs beside."""
+        return int(1.2 * _bytes_below(self._path)) + self._platform.transient_ram_bytes
 
     def load(self) -> None:
         """
@@ -252,13 +341,14 @@ class SavedModelLoader:
             ServingError: TensorFlow cannot open it, or it cannot be warmed up.
         """
         _check_files(self._path)
-        opened = self._platform.open(self._path)
+        opened = self._platform.open(self._path, self._id)
         try:
             self._platform.warm_up(self._path, opened.servable)
         except BaseException:
             opened.close()
             raise
         self._opened = opened
+        self._platform.show_metadata(self._id, self._path, is_loaded=True)
 
     def servable(self) -> _engine.Servable:
         """Return what the engine runs."""
@@ -269,6 +359,7 @@ class SavedModelLoader:
     def unload(self) -> None:
         """Wait for the last request, and free what was loaded."""
         if self._opened is not None:
+            self._platform.show_metadata(self._id, self._path, is_loaded=False)
             self._opened.close()
             self._opened = None
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::process;
+use super::{gpu, process};
 use crate::app::App;
 use crate::inference::model_status::STATES;
 use crate::metrics::text::Page;
@@ -24,6 +24,7 @@ const LOGGED: &str = "servable_request_log_records_total";
 const LOG_QUEUE: &str = "servable_request_log_queue_bytes";
 const HUNG_RUNS: &str = "servable_hung_runs_total";
 const RESTARTS: &str = "servable_process_restarts_total";
+const MLMD: &str = "servable_model_version_mlmd_info";
 const READY: &str = "servable_ready";
 const STATE: &str = "servable_model_version_state";
 const INFO: &str = "servable_info";
@@ -62,6 +63,12 @@ pub fn page(app: &App) -> String {
     }
     page.declare(LOG_QUEUE, GAUGE, Some("Bytes of requests that wait to be logged."));
     page.sample(LOG_QUEUE, &[], app.request_logs.queued_bytes());
+    page.declare(MLMD, GAUGE, Some("1 for each version that says what ML Metadata calls it."));
+    for (model, version, uuid) in app.metrics.mlmd.all() {
+        let version = version.to_string();
+        page.sample(MLMD, &[("model", &model), ("version", &version), ("uuid", &uuid)], 1);
+    }
+    gpu::write(&mut page);
     process::write(&mut page);
     page.finish()
 }

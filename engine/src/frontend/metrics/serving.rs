@@ -43,8 +43,13 @@ const METRICS: [Metric; 14] = [
             runs => page.sample(name, &[], runs),
         }
     }),
-    // Shown there to have the type, and set by nothing here.
-    ("mlmd_map", GAUGE, |_, _, _| {}),
+    // Its value is text, which the page cannot show.
+    ("mlmd_map", GAUGE, |page, name, metrics| {
+        for (model, version, _) in metrics.mlmd.all() {
+            let version = version.to_string();
+            page.sample(name, &[("model_name", &model), ("version", &version)], 0);
+        }
+    }),
     ("model_warmup_latency", HISTOGRAM, |page, name, metrics| {
         for warmup in metrics.warmups.all() {
             let labels = [("model_path", &*warmup.path), ("status", &*warmup.status)];
@@ -138,6 +143,9 @@ mod tests {
         metrics.batching.input_size.record(6);
         metrics.batching.queuing.record(1);
         metrics.request_logs.get("m").count(Code::ResourceExhausted);
+        metrics.mlmd.set("m", 3, Some("uuid".to_owned()));
+        metrics.mlmd.set("m", 4, Some("uuid".to_owned()));
+        metrics.mlmd.set("m", 4, None);
         metrics.warmups.record("/m/1", "OK", 3, Duration::from_millis(2));
         let page = page(&metrics);
 
@@ -150,6 +158,7 @@ mod tests {
             "request_example_counts_sum{model=\"m\"} 3",
             "request_example_count_total{model=\"m\"} 3",
             "request_log_count{model_name=\"m\",status_code=\"RESOURCE_EXHAUSTED\"} 1",
+            "mlmd_map{model_name=\"m\",version=\"3\"} 0",
             "batching_session:padding_size_sum{execution_batch_size=\"8\"} 2",
             "batching_session:wrapped_run_count{} 1",
             "batching_session:processed_batch_size_bucket{le=\"8\"} 1",
@@ -160,5 +169,6 @@ mod tests {
         ] {
             assert!(page.contains(&format!("\n:tensorflow:serving:{line}\n")), "{line}\n{page}");
         }
+        assert!(!page.contains("version=\"4\""));
     }
 }

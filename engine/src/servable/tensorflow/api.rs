@@ -11,7 +11,7 @@ use crate::status::{Code, Result, Status};
 macro_rules! opaque {
     ($($name:ident),*) => { $(#[repr(C)] pub struct $name { _private: [u8; 0] })* };
 }
-opaque!(TfStatus, TfTensor, TfSession, TfSessionOptions, TfGraph, TfOperation);
+opaque!(TfStatus, TfTensor, TfSession, TfSessionOptions, TfGraph, TfOperation, TfOpLibrary);
 
 /// `TF_Output`: one output of an operation.
 #[repr(C)]
@@ -71,6 +71,8 @@ library! {
     delete_session_options = c"TF_DeleteSessionOptions": fn(*mut TfSessionOptions);
     set_config = c"TF_SetConfig":
         fn(*mut TfSessionOptions, *const c_void, usize, *mut TfStatus);
+    set_target = c"TF_SetTarget": fn(*mut TfSessionOptions, *const c_char);
+    load_op_library = c"TF_LoadLibrary": fn(*const c_char, *mut TfStatus) -> *mut TfOpLibrary;
     new_graph = c"TF_NewGraph": fn() -> *mut TfGraph;
     delete_graph = c"TF_DeleteGraph": fn(*mut TfGraph);
     load_session_from_saved_model = c"TF_LoadSessionFromSavedModel": fn(
@@ -137,6 +139,19 @@ impl Library {
     pub fn version_text(&self) -> String {
         // SAFETY: a static string.
         unsafe { CStr::from_ptr((self.version)()) }.to_string_lossy().into_owned()
+    }
+
+    /// Load operations and kernels of others, for good: what is registered stays registered.
+    ///
+    /// # Errors
+    /// What the runtime or the dynamic linker says.
+    pub fn load_op_library(&self, path: &Path) -> Result<()> {
+        let path = path.to_str().and_then(c_string);
+        let path = path.ok_or_else(|| Status::invalid_argument("The path is not UTF-8"))?;
+        self.checked(|status| {
+            // SAFETY: the path ends with a NUL. The handle only serves to list the operations.
+            unsafe { (self.load_op_library)(path.as_ptr(), status) };
+        })
     }
 
     /// Call a function that reports through a `TF_Status`.

@@ -27,6 +27,10 @@ pub struct LoadOptions {
     pub session_config: Vec<u8>,
     /// Whether graphs that gain nothing from it stay off the runtime's inter-op threads.
     pub inter_op_in_caller: bool,
+    /// The runtime that sessions are made in, empty for this process.
+    pub session_target: String,
+    /// Serialized `tensorflow.RunOptions` of what is run to load the model.
+    pub load_run_options: Vec<u8>,
 }
 
 /// A SavedModel opened by the C API.
@@ -60,12 +64,14 @@ pub fn load_saved_model(
     let tag_pointers: Vec<*const c_char> = tags.iter().map(|tag| tag.as_ptr()).collect();
     let tag_count = i32::try_from(tags.len()).expect("tags are few");
     let config = &options.session_config;
+    let target = c_string(&options.session_target)
+        .ok_or_else(|| Status::invalid_argument("The session target has a NUL in it"))?;
     let mut meta_graph = TfBuffer { data: ptr::null(), length: 0, deallocator: None };
     // Restored by the calling thread, which may be one of low priority, and not by those that the
     // runs of other models need.
     let stays_here = options.inter_op_in_caller && saved_model::one_thread_loads(directory);
-    let mut run_options = Vec::new();
-    if stays_here {
+    let mut run_options = options.load_run_options.clone();
+    if stays_here && run_options.is_empty() {
         put_calling_thread(&mut run_options);
     }
     let run_options = TfBuffer {
@@ -80,6 +86,7 @@ pub fn load_saved_model(
         let configured = library.checked(|status| {
             (library.set_config)(session_options, config.as_ptr().cast(), config.len(), status);
         });
+        (library.set_target)(session_options, target.as_ptr());
         let graph = (library.new_graph)();
         let session = configured.and_then(|()| {
             library.checked(|status| {
