@@ -25,6 +25,7 @@ _OURS: Final = "servable"
 
 # Also there where the package is run from its sources, without being installed.
 _DATABASES: Final = "servable.sources.database_source:database_source"
+_MLFLOW: Final = "servable.sources.mlflow_registry:mlflow_source"
 _STORES: Final = "servable.sources.object_store:object_store_source"
 _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
@@ -34,6 +35,7 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             **dict.fromkeys(("http", "https", "hf", "memory"), _STORES),
             **dict.fromkeys(("sqlite", "postgres", "postgresql"), _DATABASES),
             "postgresql+psycopg": _DATABASES,
+            **dict.fromkeys(("models", "mlflow", "mlflow+https"), _MLFLOW),
         },
         PLATFORMS: {
             "composite": "servable.platforms.composite:composite_platform",

@@ -75,20 +75,20 @@ def postgres_server(programs: str) -> Iterator[str]:
             text=True,
             **options,
         )
+        assert process.stderr
+        log = process.stderr
         try:
-            assert process.stderr
-            for line in process.stderr:
+            for line in log:
                 if "ready to accept connections" in line:
                     break
             else:
                 pytest.fail("PostgreSQL did not start")
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+            threading.Thread(target=log.read, daemon=True).start()
             yield f"postgresql://me@/postgres?host={directory}"
         finally:
             process.send_signal(signal.SIGINT)  # SIGTERM waits for connections
             process.wait(30)
-            if process.stderr:
-                process.stderr.close()
+            log.close()
 
 
 @pytest.fixture(scope="session")
