@@ -1,5 +1,6 @@
 """Estimates and the pool they are taken from."""
 
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,41 @@ def test_what_is_released_can_be_reserved() -> None:
 
 def test_without_a_limit_everything_fits() -> None:
     assert ResourcePool().reserve(M1, 2**62)
+
+
+@pytest.mark.parametrize(
+    ("shared", "size_bytes", "fits"),
+    [
+        pytest.param({"words": 50}, 30, True, id="what both have counts once"),
+        pytest.param({"words": 50}, 31, False, id="and counts"),
+        pytest.param({"other": 50}, 0, False, id="what one has does not"),
+        pytest.param({"words": 60}, 20, True, id="the larger estimate of it counts"),
+        pytest.param({"words": 60}, 21, False, id="to the byte"),
+    ],
+)
+def test_what_servables_share(
+    shared: dict[Hashable, int], size_bytes: int, fits: bool
+) -> None:
+    pool = ResourcePool(limit_bytes=100)
+    assert pool.reserve(M1, 20, {"words": 50})
+
+    assert pool.reserve(M2, size_bytes, shared) is fits
+
+
+def test_what_is_shared_goes_with_the_last_who_has_it() -> None:
+    pool = ResourcePool(limit_bytes=100)
+    pool.reserve(M1, 20, {"words": 50})
+    pool.reserve(M2, 30, {"words": 50})
+
+    assert (pool.release(M1), pool.reserved_bytes) == (20, 80)
+    assert (pool.release(M2), pool.reserved_bytes) == (80, 0)
+
+
+def test_trying_out_changes_nothing() -> None:
+    pool = ResourcePool(limit_bytes=100)
+    pool.reserve(M1, 20, {"words": 50})
+    trial = pool.copy()
+
+    assert trial.reserve(M2, 30, {"words": 50})
+    assert not trial.reserve(M2, 31, {"words": 50})
+    assert pool.reserved_bytes == 70

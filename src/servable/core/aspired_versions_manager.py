@@ -14,17 +14,16 @@ import contextlib
 import dataclasses
 import heapq
 import logging
-import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from servable.core.event_bus import EventBus
-from servable.core.loader import Loader
+from servable.core.loader import Loader, shared_resources
 from servable.core.loader_harness import RetryPolicy
 from servable.core.resources import ResourcePool
 from servable.core.servable_data import ServableData
@@ -96,7 +95,7 @@ class AspiredVersionsManager:
         self._max_loads = 1
         self._retries: list[tuple[float, ServableId]] = []
         self._awaiting_resources: list[_Estimated] = []
-        self._refused: dict[ServableId, int] = {}  # for lack of so many bytes
+        self._refused: dict[ServableId, _Estimated] = {}  # for lack of memory
         self._has_freed = False  # since the refused were last looked at
         self._holding: set[ServableId] = set()  # reserved, and loading or unloading
         self._is_stopping = False
@@ -276,7 +275,7 @@ class AspiredVersionsManager:
             stream = self._stream(servable_id.name)
             if not stream.is_aspired(servable_id):
                 effects = stream.approve(servable_id, now)  # which cancels it
-            elif self._resources.reserve(servable_id, request.size_bytes):
+            elif self._resources.reserve(*request.reservation):
                 _log.info(
                     "Successfully reserved resources to load servable %s", servable_id
                 )
@@ -290,7 +289,7 @@ class AspiredVersionsManager:
                     f"Insufficient resources to load servable {servable_id}: "
                     f"{self._shortage(request)}"
                 )
-                self._refused[servable_id] = request.size_bytes
+                self._refused[servable_id] = request
                 effects = stream.refuse(servable_id, error, now)
             self._carry_out(effects)
             self._forget_if_empty(servable_id.name)
@@ -300,15 +299,13 @@ class AspiredVersionsManager:
 
     def _try_refused(self, now: float) -> None:
         """Let those try again that were refused, as many as fit together now."""
-        limit = self._resources.limit_bytes
-        free = math.inf if limit is None else limit - self._resources.reserved_bytes
-        for servable_id, size_bytes in list(self._refused.items()):
+        trial = self._resources.copy()
+        for servable_id, request in list(self._refused.items()):
             stream = self._streams.get(servable_id.name)
             if stream is None or not stream.is_aspired(servable_id):
                 del self._refused[servable_id]
-            elif size_bytes <= free:
+            elif trial.reserve(*request.reservation):
                 del self._refused[servable_id]
-                free -= size_bytes
                 _log.info("There is room now for servable version %s", servable_id)
                 self._carry_out(stream.room_again(servable_id, now))
 
@@ -322,8 +319,9 @@ class AspiredVersionsManager:
         return dataclasses.replace(request, is_told=True)
 
     def _shortage(self, request: "_Estimated") -> str:
+        needed = request.size_bytes + sum(request.shared.values())
         return (
-            f"it needs {request.size_bytes} bytes, and of {self._resources.limit_bytes}"
+            f"it needs {needed} bytes, and of {self._resources.limit_bytes}"
             f" bytes {self._resources.reserved_bytes} are reserved"
         )
 
@@ -333,6 +331,7 @@ class AspiredVersionsManager:
         def estimate() -> None:
             try:
                 size_bytes = loader.estimate_resources()
+                shared = shared_resources(loader)
             except BaseException as exc:  # noqa: BLE001 - it becomes the status
                 cause = from_exception(exc)
                 text = (
@@ -342,7 +341,7 @@ class AspiredVersionsManager:
                 error = from_code(cause.code, text)
                 self._inbox.put(_LoadFinished(servable_id, error))
             else:
-                self._inbox.put(_Estimated(servable_id, size_bytes))
+                self._inbox.put(_Estimated(servable_id, size_bytes, shared))
 
         return estimate
 
@@ -391,7 +390,12 @@ class _Aspired:
 class _Estimated:
     id: ServableId
     size_bytes: int
+    shared: Mapping[Hashable, int]
     is_told: bool = False  # whether the log says that it waits
+
+    @property
+    def reservation(self) -> tuple[ServableId, int, Mapping[Hashable, int]]:
+        return self.id, self.size_bytes, self.shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What the manager asks of anything that can load a servable."""
 
-from typing import Protocol
+from collections.abc import Hashable, Mapping
+from typing import Protocol, runtime_checkable
 
 
 class Loader(Protocol):
@@ -33,3 +34,21 @@ class Loader(Protocol):
         Called once after a load that succeeded, when no new handle can be taken.
         May block for as long as a request runs.
         """
+
+
+@runtime_checkable
+class SharingLoader(Loader, Protocol):
+    """A Loader of something that has a part in common with other servables."""
+
+    def shared_resources(self) -> Mapping[Hashable, int]:
+        """
+        Return the bytes of what is in common, by what it is; not in the estimate.
+
+        Each part is counted once for all servables that name it.  Asked after the
+        estimate.  May block.
+        """
+
+
+def shared_resources(loader: Loader) -> Mapping[Hashable, int]:
+    """Return what *loader* has in common with others, nothing for most."""
+    return loader.shared_resources() if isinstance(loader, SharingLoader) else {}

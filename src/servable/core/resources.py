@@ -8,7 +8,9 @@ without a limit they are only written down.
 import os
 import stat
 import threading
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from servable.core.servable_id import ServableId
 
@@ -67,6 +69,8 @@ class ResourcePool:
         self._lock = threading.Lock()
         self._limit_bytes = limit_bytes
         self._reserved: dict[ServableId, int] = {}
+        # What servables have in common, by what it is.
+        self._shared: dict[ServableId, Mapping[Hashable, int]] = {}
 
     @property
     def limit_bytes(self) -> int | None:
@@ -77,33 +81,67 @@ class ResourcePool:
     def reserved_bytes(self) -> int:
         """How much is reserved by all servables together."""
         with self._lock:
-            return sum(self._reserved.values())
+            return self._total(self._reserved, self._shared)
 
-    def reserve(self, servable_id: ServableId, size_bytes: int) -> bool:
+    def reserve(
+        self,
+        servable_id: ServableId,
+        size_bytes: int,
+        shared: Mapping[Hashable, int] = MappingProxyType({}),
+    ) -> bool:
         """
-        Reserve *size_bytes* for a servable in place of what it had, if there is room.
+        Reserve memory for a servable in place of what it had, if there is room.
 
         Returns whether it was done; if not, what the servable had is kept.
+
+        Args:
+            servable_id: of the servable.
+            size_bytes: what it needs for itself.
+            shared: bytes of what it has in common with others, by what that is; each
+                is counted once, as long as one servable has it.
         """
         with self._lock:
-            others = sum(b for i, b in self._reserved.items() if i != servable_id)
-            if (
-                self._limit_bytes is not None
-                and others + size_bytes > self._limit_bytes
-            ):
+            total = self._total(
+                {**self._reserved, servable_id: size_bytes},
+                {**self._shared, servable_id: shared},
+            )
+            if self._limit_bytes is not None and total > self._limit_bytes:
                 return False
             self._reserved[servable_id] = size_bytes
+            self._shared[servable_id] = shared
             return True
+
+    def copy(self) -> "ResourcePool":
+        """Return a pool in the same state, to try out what would fit."""
+        other = ResourcePool(self._limit_bytes)
+        with self._lock:
+            other._reserved.update(self._reserved)
+            other._shared.update(self._shared)
+        return other
 
     def release(self, servable_id: ServableId) -> int:
         """Give back what a servable has reserved; return how many bytes that was."""
         with self._lock:
-            return self._reserved.pop(servable_id, 0)
+            before = self._total(self._reserved, self._shared)
+            self._reserved.pop(servable_id, None)
+            self._shared.pop(servable_id, None)
+            return before - self._total(self._reserved, self._shared)
 
     def reserved_by(self, servable_id: ServableId) -> int:
-        """Return how many bytes a servable has reserved."""
+        """Return how many bytes a servable has reserved for itself."""
         with self._lock:
             return self._reserved.get(servable_id, 0)
+
+    @staticmethod
+    def _total(
+        reserved: Mapping[ServableId, int],
+        shared: Mapping[ServableId, Mapping[Hashable, int]],
+    ) -> int:
+        once: dict[Hashable, int] = {}
+        for parts in shared.values():
+            for key, size_bytes in parts.items():
+                once[key] = max(size_bytes, once.get(key, 0))
+        return sum(reserved.values()) + sum(once.values())
 
     def __repr__(self) -> str:
         limit = "no limit" if self._limit_bytes is None else f"{self._limit_bytes}"
