@@ -319,7 +319,9 @@ class Server:
             raise FailedPrecondition(
                 f"{self._options.platform_config_file} says nothing of {TENSORFLOW}"
             )
-        tensorflow.LIBRARY.directory()  # a missing TensorFlow is told of at once
+        # TensorFlow Lite models do without TensorFlow.
+        if not config.num_tflite_interpreters:
+            tensorflow.LIBRARY.directory()  # a missing TensorFlow is told of at once
         # Before the first model, which may need them.
         tensorflow.LIBRARY.load_op_libraries(self._options.op_libraries)
         tensorflow.LIBRARY.open_in_background()
@@ -342,6 +344,7 @@ class Server:
                 config.enable_session_metadata,
                 self._running_engine(),
             ),
+            config.num_tflite_interpreters,
         )
 
     def _running_engine(self) -> Engine:

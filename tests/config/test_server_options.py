@@ -237,6 +237,45 @@ def test_a_platform_file_replaces_the_flags(tmp_path: Path) -> None:
     assert session.intra_op_parallelism_threads == 3
 
 
+@pytest.mark.parametrize(
+    ("flags", "number"),
+    [
+        pytest.param(["--num_tflite_pools=3"], 0, id="none without the flag"),
+        pytest.param(
+            ["--prefer_tflite_model", "--num_tflite_pools=3"], 3, id="pools of one"
+        ),
+        pytest.param(
+            [
+                "--prefer_tflite_model",
+                "--num_tflite_pools=0",
+                "--num_tflite_interpreters_per_pool=2",
+            ],
+            2,
+            id="one pool at least",
+        ),
+    ],
+)
+def test_tflite_interpreters_are_counted(
+    flags: list[str], number: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "p"
+    fields = " ".join(
+        flag.removeprefix("--").replace("=", ": ")
+        if "=" in flag
+        else f"{flag.removeprefix('--')}: true"
+        for flag in flags
+    )
+    adapter = "tensorflow.serving.SavedModelBundleSourceAdapterConfig"
+    path.write_text(
+        'platform_configs { key: "tensorflow" value { source_adapter_config { '
+        f"[type.googleapis.com/{adapter}] {{ legacy_config {{ {fields} }} }} }} }} }}"
+    )
+
+    assert tensorflow(*flags).num_tflite_interpreters == number
+    by_file = tensorflow(f"--platform_config_file={path}")
+    assert by_file.num_tflite_interpreters == number
+
+
 def test_a_platform_file_says_how_sessions_are_made(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

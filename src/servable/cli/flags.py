@@ -196,7 +196,6 @@ _PARSERS: Final[Mapping[FlagType, Callable[[str], FlagValue]]] = {
 }
 
 _CORES: Final = len(os.sched_getaffinity(0))
-_NO_TFLITE: Final = "TensorFlow Lite models are not served"
 
 
 FLAGS: Final[tuple[Flag, ...]] = (
@@ -434,22 +433,18 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.BOOL,
         default=False,
         help="Serve model.tflite where a version has one.",
-        inert=_NO_TFLITE,
-        behaves_as=False,
     ),
     Flag(
         "num_tflite_pools",
         FlagType.INT32,
         _CORES,
         "Interpreters for a TensorFlow Lite model.",
-        inert=_NO_TFLITE,
     ),
     Flag(
         "num_tflite_interpreters_per_pool",
         FlagType.INT32,
         1,
-        "Interpreters that share the rows of one batch.",
-        inert=_NO_TFLITE,
+        "Interpreters in each of --num_tflite_pools.",
     ),
     Flag(
         "enable_signature_method_name_check",

@@ -34,6 +34,7 @@ class TensorFlowConfig:
     session_config is a serialized tensorflow.ConfigProto, load_run_options one of
     tensorflow.RunOptions for what is run to load a model.  batching is None where
     requests run one by one.  transient_ram_bytes are needed beside a model's files.
+    num_tflite_interpreters is 0 where TensorFlow Lite models are not looked for.
     """
 
     session_config: bytes = b""
@@ -47,6 +48,7 @@ class TensorFlowConfig:
     load_run_options: bytes = b""
     transient_ram_bytes: int = 0
     enable_session_metadata: bool = False
+    num_tflite_interpreters: int = 0
 
 
 # Fields of SessionBundleConfig and its ModelWarmupOptions that change nothing here.
@@ -114,6 +116,11 @@ def check_thread_pool_factory(path: str) -> None:
         raise NotFound(f"No thread pool factory takes a {name}")
 
 
+def num_tflite_interpreters(num_pools: int, num_per_pool: int) -> int:
+    """Return how many interpreters all pools have; each has one at least."""
+    return max(num_pools, 1) * max(num_per_pool, 1)
+
+
 def _tell_what_has_no_effect(
     message: session_bundle_config_pb2.SessionBundleConfig,
 ) -> None:
@@ -153,6 +160,13 @@ def _tensorflow(
         load_run_options=_load_run_options(message),
         transient_ram_bytes=message.experimental_transient_ram_bytes_during_load,
         enable_session_metadata=message.enable_session_metadata,
+        num_tflite_interpreters=(
+            num_tflite_interpreters(
+                message.num_tflite_pools, message.num_tflite_interpreters_per_pool
+            )
+            if message.prefer_tflite_model
+            else 0
+        ),
         saved_model_tags=tuple(message.saved_model_tags) or ("serve",),
         batching=(
             batching_parameters.from_proto(message.batching_parameters)

@@ -7,6 +7,7 @@ ServerOptions touches nothing.
 """
 
 import dataclasses
+import os
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self, cast
@@ -90,6 +91,9 @@ class ServerOptions:
     saved_model_tags: tuple[str, ...] = ("serve",)
     op_libraries: tuple[str, ...] = ()
     session: SessionFlags = field(default_factory=SessionFlags)
+    prefer_tflite_model: bool = False
+    num_tflite_pools: int = len(os.sched_getaffinity(0))
+    num_tflite_interpreters_per_pool: int = 1
     platform_config_file: str = ""
     thread_pool_factory_config_file: str = ""
     enable_batching: bool = False
@@ -175,6 +179,11 @@ class ServerOptions:
                     else None
                 ),
                 mixed_precision=flag.string("mixed_precision"),
+            ),
+            prefer_tflite_model=flag.bool("prefer_tflite_model"),
+            num_tflite_pools=flag.integer("num_tflite_pools"),
+            num_tflite_interpreters_per_pool=flag.integer(
+                "num_tflite_interpreters_per_pool"
             ),
             platform_config_file=flag.string("platform_config_file"),
             thread_pool_factory_config_file=flag.string(
@@ -286,6 +295,13 @@ class ServerOptions:
             ),
             enable_model_warmup=self.enable_model_warmup,
             num_request_iterations_for_warmup=self.num_request_iterations_for_warmup,
+            num_tflite_interpreters=(
+                platform_config.num_tflite_interpreters(
+                    self.num_tflite_pools, self.num_tflite_interpreters_per_pool
+                )
+                if self.prefer_tflite_model
+                else 0
+            ),
         )
 
     def engine_options(self) -> "EngineOptions":

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -41,13 +41,11 @@ from servable.platforms.unrestored_variables import (
 )
 from servable.platforms.warmup import ModelWarmup
 
-if TYPE_CHECKING:
-    from servable.platforms.object_loader import ObjectLoaderServable
-
 _logger = logging.getLogger(__name__)
 
 Transform: TypeAlias = Callable[[str, _engine.Servable], _engine.Servable | None]
 
+TFLITE_FILE: Final = "model.tflite"
 _NICE_WHILE_LOADING = 10
 
 
@@ -139,6 +137,13 @@ def _op_libraries_at(path: str) -> list[str]:
 LIBRARY = TensorFlowLibrary()
 
 
+class Releasable(Protocol):
+    """What a runtime in Python holds."""
+
+    def release(self) -> None:
+        """Let go of it, when no run is under way any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenSavedModel:
     """
@@ -146,12 +151,12 @@ class OpenSavedModel:
 
     Attributes:
         servable: what the engine runs.
-        in_python: the same, if it is run by Python's TensorFlow.
+        in_python: the same, if it is run by a runtime in Python.
         inner: the SavedModel itself, if servable has steps around it.
     """
 
     servable: _engine.Servable
-    in_python: "ObjectLoaderServable | None" = None
+    in_python: "Releasable | None" = None
     inner: _engine.Servable | None = None
 
     def close(self) -> None:
@@ -202,6 +207,8 @@ class TensorFlowPlatform:
         transform: puts steps of the version directory around its servable, and
             returns None where there are none.
         session: how sessions are made, beside their configuration.
+        num_tflite_interpreters: for a version with a TensorFlow Lite model; 0: such
+            models are not looked for.
     """
 
     name = "tensorflow"
@@ -214,7 +221,9 @@ class TensorFlowPlatform:
         warmup: ModelWarmup | None = None,
         transform: Transform = lambda _path, _servable: None,
         session: SessionOptions | None = None,
+        num_tflite_interpreters: int = 0,
     ) -> None:
+        self._num_tflite_interpreters = num_tflite_interpreters
         self._transform = transform
         self._session = session or SessionOptions()
         self._session_config = session_config
@@ -242,7 +251,10 @@ class TensorFlowPlatform:
         Raises:
             ServingError: with TensorFlow's own code and text.
         """
-        opened = self._open(path, servable_id)
+        if self.has_tflite_model(path):
+            opened = self._open_tflite(path)
+        else:
+            opened = self._open(path, servable_id)
         try:
             outer = self._transform(path, opened.servable)
         except BaseException:
@@ -251,6 +263,12 @@ class TensorFlowPlatform:
         if outer is None:
             return opened
         return dataclasses.replace(opened, servable=outer, inner=opened.servable)
+
+    def has_tflite_model(self, path: str) -> bool:
+        """Return whether the version at *path* is served by TensorFlow Lite."""
+        return self._num_tflite_interpreters > 0 and os.path.isfile(
+            os.path.join(path, TFLITE_FILE)
+        )
 
     def warm_up(self, path: str, servable: _engine.Servable) -> None:
         """Replay what comes with the SavedModel at *path*; fails as its requests do."""
@@ -293,6 +311,17 @@ class TensorFlowPlatform:
         if engine is not None and self._session.shows_metadata:
             uuid = read_mlmd_uuid(path) if is_loaded else None
             engine.set_mlmd_uuid(servable_id.name, servable_id.version, uuid)
+
+    def _open_tflite(self, path: str) -> OpenSavedModel:
+        # Few servers need it.
+        from servable.platforms import tflite  # noqa: PLC0415
+
+        in_python = tflite.TfLiteServable(path, self._num_tflite_interpreters)
+        try:
+            servable = _engine.python_servable(in_python, in_python.signature_def_map)
+        except _engine.EngineError as error:
+            raise from_exception(error) from error
+        return OpenSavedModel(servable, in_python)
 
     def _open_in_python(self, path: str, model: ObjectGraphModel) -> OpenSavedModel:
         _logger.warning(
@@ -340,7 +369,8 @@ class SavedModelLoader:
             Unavailable: Some of its files are missing yet.
             ServingError: TensorFlow cannot open it, or it cannot be warmed up.
         """
-        _check_files(self._path)
+        if not self._platform.has_tflite_model(self._path):
+            _check_files(self._path)
         opened = self._platform.open(self._path, self._id)
         try:
             self._platform.warm_up(self._path, opened.servable)
