@@ -127,8 +127,13 @@ fn seconds(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-/// Return what the allocator keeps of freed memory to the system.
+/// Return what the allocators keep of freed memory to the system: ours, and that of C.
 fn give_memory_back() {
+    extern "C" {
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: it is linked with the global allocator, and may be called at any time.
+    unsafe { mi_collect(true) };
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: takes no pointers, and may be called at any time.
     unsafe {
@@ -294,6 +299,7 @@ type Versions = HashMap<i64, Py<Servable>>;
 impl Engine {
     #[new]
     fn new(options: Options) -> PyResult<Self> {
+        worker::prepare();
         Ok(Self { server: Server::new(options).map_err(raise)? })
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from servable.platforms import PlatformOptions
 from servable.platforms.python import Signature, TensorSpec
-from servable.platforms.python.platform import WorkerPlatform
+from servable.platforms.python.platform import WorkerPlatform, worker_platform
 
 
 class PatternModel:
@@ -30,8 +30,6 @@ class PatternModel:
         return {"matches": found}
 
 
-def pattern_platform(options: PlatformOptions, _engine: object) -> WorkerPlatform:
+def pattern_platform(options: PlatformOptions, engine: object) -> WorkerPlatform:
     """Make the platform; an expression that takes for ever ends only its process."""
-    return WorkerPlatform(
-        "pattern", "servable_pattern:PatternModel", options.python_run_limit_s
-    )
+    return worker_platform("pattern", "servable_pattern:PatternModel", options, engine)

@@ -17,7 +17,11 @@ pytest.importorskip("servable._engine", reason="the engine is not built")
 import grpc
 import httpx
 
-from servable.apis import predict_pb2, prediction_service_pb2_grpc
+from servable.apis import (
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
 from servable.client import Client, make_tensor_proto
 from servable.errors import (
     Code,
@@ -27,6 +31,7 @@ from servable.errors import (
     NotFound,
     ServingError,
 )
+from servable.platforms.tfrecord import frame
 
 RUN_LIMIT_S = 3.0
 
@@ -416,6 +421,47 @@ def test_a_model_that_cannot_be_loaded_says_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
     with pytest.raises(FailedPrecondition):
         loader.servable()
+
+
+def write_warmup(directory: Path, x: float) -> None:
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name = "m"
+    request.inputs["x"].CopyFrom(make_tensor_proto([x], "float32"))
+    file = directory / "assets.extra" / "tf_serving_warmup_requests"
+    file.parent.mkdir()
+    file.write_bytes(frame(log.SerializeToString()))
+
+
+def test_a_version_is_warmed_up_before_it_serves(
+    tmp_path: Path, start: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    for version, x in ((1, 1.0), (2, -6.0)):
+        write_model(tmp_path, "m", version, 1)
+        write_warmup(tmp_path / "m" / str(version), x)
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "m" base_path: "{tmp_path / "m"}" '
+        'model_platform: "python" model_version_policy { all {} } } }'
+    )
+    server = start(
+        f"--model_config_file={config}",
+        "--allow_python_models",
+        "--max_num_load_retries=0",
+    )
+
+    def states() -> dict[int, tuple[str, Code, str]]:
+        with Client(server.grpc) as client:
+            found = client.status("m")
+        return {v.version: (v.state, v.code, v.message) for v in found}
+
+    wait_until(lambda: server.is_serving("m", 1), "version 1")
+    wait_until(lambda: states()[2][0] == "END", "end of version 2")
+    assert states() == {
+        1: ("AVAILABLE", Code.OK, ""),
+        2: ("END", Code.NOT_FOUND, "no such thing"),
+    }
+    assert server.log().count("Number of warmup records read: 1.") == 1
 
 
 def test_processes_end_with_a_server_that_is_killed(

@@ -38,6 +38,25 @@ model = "names"
 inputs = { keys = "numbers.number" }
 """
 
+TWICE = """
+[inputs]
+x = { dtype = "string", shape = [-1] }
+
+[outputs]
+first = { dtype = "int64", shape = [-1], from = "first.version" }
+second = { dtype = "int64", shape = [-1], from = "second.version" }
+
+[[parts]]
+name = "first"
+model = "changing"
+inputs = { keys = "x" }
+
+[[parts]]
+name = "second"
+model = "changing"
+inputs = { keys = "x" }
+"""
+
 BROKEN = """
 [inputs]
 x = { dtype = "string", shape = [-1] }
@@ -107,11 +126,13 @@ def server(
         ]
         write(base, f"shard_{shard}", 1, table_csv="word,number\n" + "".join(rows))
     write(base, "look_up", 1, composite_toml=LOOK_UP)
+    write(base, "changing", 1, table_csv="k,version\na,1\n")
+    write(base, "twice", 1, composite_toml=TWICE)
     for name, model in (("unserved", "nowhere"), ("mistyped", "shard_0")):
         write(base, name, 1, composite_toml=BROKEN.replace("MODEL", model))
     write(base, "itself", 1, composite_toml=ITSELF)
-    tables = ("vectors", "strict", "names", "shard_0", "shard_1", "shard_2")
-    composites = ("look_up", "unserved", "mistyped", "itself")
+    tables = ("vectors", "strict", "names", "changing", "shard_0", "shard_1", "shard_2")
+    composites = ("look_up", "twice", "unserved", "mistyped", "itself")
     config = base / "models.config"
     config.write_text(
         config_of(
@@ -177,6 +198,20 @@ def test_shards_answer_as_one_table_and_feed_the_next_part(client: Client) -> No
     assert answer["number"].tolist() == [5, 1, 0, 2, 5]
     german = [text.decode() for text in answer["german"].tolist()]
     assert german == ["fünf", "eins", "null", "zwei", "fünf"]
+
+
+def test_no_request_sees_two_versions_of_a_part(
+    base: Path, client: Client, wait_until: Callable[..., None]
+) -> None:
+    version = max(int(path.name) for path in (base / "changing").iterdir()) + 1
+    write(base, "changing", version, table_csv=f"k,version\na,{version}\n")
+
+    def is_new() -> bool:
+        answer = client.predict("twice", ["a"])
+        assert answer["first"] == answer["second"]
+        return bool(answer["first"] == [version])
+
+    wait_until(is_new, "new version of the part")
 
 
 def test_no_keys_get_no_rows_of_shards(server: Any) -> None:

@@ -150,7 +150,8 @@ def test_bytes_that_are_no_example_are_refused() -> None:
 
 
 def test_dense_elements_stand_where_a_processor_can_read_them() -> None:
-    arrays = {"a": np.ones(3, np.int8), "longer": np.ones(2), "s": np.array([b""], "O")}
+    texts = np.array([b""], object)
+    arrays: Any = {"a": np.ones(3, np.int8), "longer": np.ones(2), "s": texts}
 
     head, *pieces = frames.answer(7, arrays)
 

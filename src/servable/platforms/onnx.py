@@ -17,7 +17,7 @@ from servable.errors import (
 )
 from servable.platforms.platform import PlatformOptions
 from servable.platforms.python.model import Arrays, Signature, TensorSpec
-from servable.platforms.python.platform import WorkerPlatform
+from servable.platforms.python.platform import WorkerPlatform, worker_platform
 
 FILE: Final = "model.onnx"
 
@@ -85,11 +85,9 @@ class OnnxModel:
         return dict(zip(self._outputs, results, strict=True))
 
 
-def onnx_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
+def onnx_platform(options: PlatformOptions, engine: object) -> WorkerPlatform:
     """Make the platform "onnx"."""
-    return WorkerPlatform(
-        "onnx", "servable.platforms.onnx:OnnxModel", options.python_run_limit_s
-    )
+    return worker_platform("onnx", "servable.platforms.onnx:OnnxModel", options, engine)
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -27,6 +27,14 @@ class PlatformOptions(Protocol):
     def python_run_limit_s(self) -> float:
         """How long a run may take in a model's own process."""
 
+    @property
+    def enable_model_warmup(self) -> bool:
+        """Whether requests that a version brings along are replayed first."""
+
+    @property
+    def num_request_iterations_for_warmup(self) -> int:
+        """How often each of them is replayed."""
+
 
 class Platform(Protocol):
     """One kind of servable, with the options that all its servables share."""

@@ -28,7 +28,7 @@ from servable.platforms.python.model import (
     Signature,
     TensorSpec,
 )
-from servable.platforms.python.platform import WorkerPlatform
+from servable.platforms.python.platform import WorkerPlatform, worker_platform
 
 FILE: Final = "model.skops"
 TRUSTED_FILE: Final = "trusted_types.txt"
@@ -155,10 +155,10 @@ class SklearnModel:
             raise InvalidArgument(str(error)) from None
 
 
-def sklearn_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
+def sklearn_platform(options: PlatformOptions, engine: object) -> WorkerPlatform:
     """Make the platform "sklearn"."""
-    return WorkerPlatform(
-        "sklearn", "servable.platforms.sklearn:SklearnModel", options.python_run_limit_s
+    return worker_platform(
+        "sklearn", "servable.platforms.sklearn:SklearnModel", options, engine
     )
 
 

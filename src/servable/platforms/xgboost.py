@@ -21,7 +21,7 @@ from servable.platforms.python.model import (
     Signature,
     TensorSpec,
 )
-from servable.platforms.python.platform import WorkerPlatform
+from servable.platforms.python.platform import WorkerPlatform, worker_platform
 
 FILES: Final = ("model.json", "model.ubj")
 _FEATURES: Final = "x"
@@ -132,8 +132,8 @@ class XGBoostModel:
         return np.asarray(prediction, np.float32)
 
 
-def xgboost_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
+def xgboost_platform(options: PlatformOptions, engine: object) -> WorkerPlatform:
     """Make the platform "xgboost"."""
-    return WorkerPlatform(
-        "xgboost", "servable.platforms.xgboost:XGBoostModel", options.python_run_limit_s
+    return worker_platform(
+        "xgboost", "servable.platforms.xgboost:XGBoostModel", options, engine
     )

@@ -29,6 +29,11 @@ pub struct Worker {
     compute: Compute,
 }
 
+/// Make the thread that starts processes, with the priority of the calling one.
+pub fn prepare() {
+    process::spawner();
+}
+
 /// Start a process and load a model in it; around `inner`, where there is one. Blocks.
 ///
 /// # Errors

@@ -91,11 +91,13 @@ impl Process {
         shared.state.lock().capacity = ready.threads.max(1);
         let supervised = shared.clone();
         let signature_def_map = ready.signature_def_map.clone();
-        std::thread::Builder::new()
-            .name("servable-model".to_owned())
-            .spawn(move || supervised.supervise(stream, &signature_def_map))
-            .map_err(|error| Status::resource_exhausted(format!("No thread: {error}")))?;
-        Ok((Self { shared }, ready))
+        let supervise = move || supervised.supervise(stream, &signature_def_map);
+        let process = Self { shared };
+        on_spawner(move || {
+            std::thread::Builder::new().name("servable-model".to_owned()).spawn(supervise)
+        })
+        .map_err(|error| Status::resource_exhausted(format!("No thread: {error}")))?;
+        Ok((process, ready))
     }
 
     /// Have one call answered. Blocks until the process takes it (at the deadline at the latest),
@@ -258,7 +260,8 @@ impl Shared {
             Status::internal(format!("The process of the model cannot be started: {error}"))
         };
         let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let child = spawn(self.recipe.command.clone(), theirs.into()).map_err(failed)?;
+        let command = self.recipe.command.clone();
+        let child = on_spawner(move || spawn(&command, theirs.into())).map_err(failed)?;
         {
             let mut state = self.state.lock();
             state.child = Some(child);
@@ -406,33 +409,37 @@ fn how_it_ended(status: ExitStatus) -> String {
     }
 }
 
-type Order = (Vec<String>, OwnedFd, SyncSender<io::Result<Child>>);
+type Job = Box<dyn FnOnce() + Send>;
 
-/// Start a program with `stdin` as its one connection, and its output where our errors go.
+/// Do `work` on the one thread that starts processes and the threads that wait for them.
 ///
-/// All are started by one thread that lives as long as this process: Linux can tell a process that
-/// the thread that started it is gone, and ours ask for that.
-fn spawn(command: Vec<String>, stdin: OwnedFd) -> io::Result<Child> {
-    static SPAWNER: OnceLock<SyncSender<Order>> = OnceLock::new();
-    let spawner = SPAWNER.get_or_init(|| {
-        let (order, orders) = mpsc::sync_channel::<Order>(0);
-        std::thread::Builder::new()
-            .name("servable-spawn".to_owned())
-            .spawn(move || {
-                for (command, stdin, done) in orders {
-                    let _ = done.send(spawn_here(&command, stdin));
-                }
-            })
-            .expect("a thread can be started");
-        order
-    });
+/// It lives as long as this process: Linux can tell a process that the thread that started it is
+/// gone, and ours ask for that. And it is made with the engine: what a thread starts has its
+/// priority, and the threads that load models may have a low one.
+fn on_spawner<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (done, result) = mpsc::sync_channel(1);
+    let job: Job = Box::new(move || drop(done.send(work())));
     let gone = || io::Error::other("nobody starts processes any more");
-    let (done, child) = mpsc::sync_channel(1);
-    spawner.send((command, stdin, done)).map_err(|_| gone())?;
-    child.recv().map_err(|_| gone())?
+    spawner().send(job).map_err(|_| gone())?;
+    result.recv().map_err(|_| gone())?
 }
 
-fn spawn_here(command: &[String], stdin: OwnedFd) -> io::Result<Child> {
+pub(super) fn spawner() -> &'static SyncSender<Job> {
+    static SPAWNER: OnceLock<SyncSender<Job>> = OnceLock::new();
+    SPAWNER.get_or_init(|| {
+        let (order, orders) = mpsc::sync_channel::<Job>(0);
+        std::thread::Builder::new()
+            .name("servable-spawn".to_owned())
+            .spawn(move || orders.into_iter().for_each(|job| job()))
+            .expect("a thread can be started");
+        order
+    })
+}
+
+/// Start a program with `stdin` as its one connection, and its output where our errors go.
+fn spawn(command: &[String], stdin: OwnedFd) -> io::Result<Child> {
     let (program, arguments) =
         command.split_first().ok_or_else(|| io::Error::other("there is no command"))?;
     let output = io::stderr().as_fd().try_clone_to_owned()?;

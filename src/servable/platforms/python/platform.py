@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from servable import _engine
 from servable.core.resources import estimate_from_files
@@ -18,6 +18,7 @@ from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
 from servable.platforms.platform import PlatformOptions
+from servable.platforms.warmup import ModelWarmup
 
 MODEL_FILE: Final = "model.py"
 # What an interpreter with NumPy takes before it loads anything.
@@ -36,12 +37,14 @@ class WorkerPlatform:
         run_limit_s: a run that takes longer has hung; its process is ended and
             started again.
         arguments: of the factory; what JSON can hold.
+        warmup: replays what a version brings along; None: nothing is.
     """
 
     name: str
     factory: str
     run_limit_s: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    warmup: ModelWarmup | None = None
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "WorkerLoader":
         """Return the Loader of the version at *path*."""
@@ -65,20 +68,27 @@ class WorkerLoader:
 
     def load(self) -> None:
         """
-        Start the process and have it load the model.
+        Start the process, have it load the model, and warm it up.
 
         Raises:
             NotFound: there is no such directory.
-            ServingError: what the model fails to load with.
+            ServingError: what the model fails to load with, or its warm-up.
         """
         if not os.path.isdir(self._path):
             raise NotFound(f"There is no version directory for {self._id}")
-        self._servable = start_worker(
+        servable = start_worker(
             self._platform.factory,
             self._path,
             self._platform.run_limit_s,
             self._platform.arguments,
         )
+        try:
+            if self._platform.warmup is not None:
+                self._platform.warmup.run(self._path, servable)
+        except BaseException:
+            servable.close()
+            raise
+        self._servable = servable
 
     def servable(self) -> _engine.Servable:
         """Return what the engine runs."""
@@ -131,7 +141,36 @@ def start_worker(
         raise from_exception(error) from error
 
 
-def python_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
+def worker_platform(
+    name: str,
+    factory: str,
+    options: PlatformOptions,
+    engine: object,
+    arguments: Mapping[str, Any] | None = None,
+) -> WorkerPlatform:
+    """
+    Return a WorkerPlatform that does as the server's options say.
+
+    Args:
+        name: as model configs have it.
+        factory: see WorkerPlatform.
+        options: as a platform's own factory gets them.
+        engine: the same; it counts warm-ups.
+        arguments: of the factory.
+    """
+    warmup = ModelWarmup(
+        cast("_engine.Engine", engine), options.num_request_iterations_for_warmup
+    )
+    return WorkerPlatform(
+        name,
+        factory,
+        options.python_run_limit_s,
+        arguments or {},
+        warmup if options.enable_model_warmup else None,
+    )
+
+
+def python_platform(options: PlatformOptions, engine: object) -> WorkerPlatform:
     """
     Make the platform "python".
 
@@ -139,10 +178,11 @@ def python_platform(options: PlatformOptions, _: object) -> WorkerPlatform:
         FailedPrecondition: the server does not allow models to bring code along.
     """
     require_allowed(options, 'model_platform: "python" runs')
-    return WorkerPlatform(
+    return worker_platform(
         "python",
         "servable.platforms.python.loading:FromFile",
-        options.python_run_limit_s,
+        options,
+        engine,
         {"file": MODEL_FILE, "class_name": "Model"},
     )
 
