@@ -115,16 +115,9 @@ impl Process {
         options: RunOptions,
     ) -> Answer {
         let shared = &self.shared;
-        let connection = shared.enter(options.deadline)?;
-        let _turn = Turn(shared);
         let (answered, answer) = mpsc::sync_channel(1);
-        let id = {
-            let mut state = shared.state.lock();
-            state.next_id += 1;
-            let id = state.next_id;
-            state.waiting.insert(id, answered);
-            id
-        };
+        let (connection, id) = shared.enter(answered, options.deadline)?;
+        let _turn = Turn(shared);
         let frame = frame::call(id, method, signature_name, inputs, outputs);
         let limit = Instant::now() + shared.recipe.run_limit;
         // A write that fails or stands still tells of a process that the answer tells of, too.
@@ -202,8 +195,13 @@ impl State {
 }
 
 impl Shared {
-    /// Wait for a turn; where to write the call to.
-    fn enter(&self, deadline: Option<Instant>) -> Result<Arc<Connection>> {
+    /// Wait for a turn; where to write the call to, and with which number. From then on `answered`
+    /// hears of the process.
+    fn enter(
+        &self,
+        answered: SyncSender<Answer>,
+        deadline: Option<Instant>,
+    ) -> Result<(Arc<Connection>, u64)> {
         // A process that is started again may take as long as a run; one that runs has its limit.
         let restart_limit = Instant::now() + self.recipe.run_limit;
         let mut state = self.state.lock();
@@ -215,7 +213,10 @@ impl Shared {
                 Some(connection) if state.in_flight < state.capacity => {
                     let connection = connection.clone();
                     state.in_flight += 1;
-                    return Ok(connection);
+                    state.next_id += 1;
+                    let id = state.next_id;
+                    state.waiting.insert(id, answered);
+                    return Ok((connection, id));
                 }
                 Some(_) => deadline,
                 None => {
@@ -359,12 +360,10 @@ impl Shared {
 
     /// Take no more calls, and answer those that wait.
     fn disconnect(&self) -> String {
+        // Calls from now on are for the next process.
+        self.state.lock().connection = None;
         let end = self.reap();
-        let waiting = {
-            let mut state = self.state.lock();
-            state.connection = None;
-            std::mem::take(&mut state.waiting)
-        };
+        let waiting = std::mem::take(&mut self.state.lock().waiting);
         for (_, waiting) in waiting {
             let _ = waiting.send(Err(Status::internal(format!(
                 "The process of the model ended during the run: {end}"
