@@ -363,3 +363,66 @@ def test_steps_need_leave(
             "--wait_for_models",
             "--max_num_load_retries=0",
         )
+
+
+COMPOSITE = """
+[inputs]
+words = { dtype = "string", shape = [-1] }
+
+[outputs]
+y = { dtype = "float32", shape = [-1], from = "half.y" }
+same = { dtype = "float32", shape = [-1], from = "numbers.value" }
+
+[[parts]]
+name = "numbers"
+model = "numbers"
+inputs = { keys = "words" }
+
+[[parts]]
+name = "half"
+model = "half"
+inputs = { x = "numbers.value" }
+"""
+
+
+@needs("tensorflow")
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_a_table_feeds_a_saved_model(
+    api: str,
+    tmp_path: Path,
+    start: Callable[..., Any],
+    write_version: Callable[..., Path],
+    wait_until: Callable[..., None],
+) -> None:
+    write_version(tmp_path / "half" / "1")
+    for name, files in (
+        (
+            "numbers",
+            {
+                "table.csv": "word,value\none,1\nfour,4\n",
+                "table.toml": '[columns.value]\ndtype = "float32"\n',
+            },
+        ),
+        ("both", {"composite.toml": COMPOSITE}),
+    ):
+        (tmp_path / name / "1").mkdir(parents=True)
+        for file, text in files.items():
+            (tmp_path / name / "1" / file).write_text(text)
+    platforms = {"half": "tensorflow", "numbers": "hashmap", "both": "composite"}
+    listed = "".join(
+        f'config {{ name: "{name}" base_path: "{tmp_path / name}" '
+        f'model_platform: "{platform}" }} '
+        for name, platform in platforms.items()
+    )
+    config = tmp_path / "models.config"
+    config.write_text(f"model_config_list {{ {listed} }}")
+    server = start(f"--model_config_file={config}")
+    for name in platforms:
+        wait_until(functools.partial(is_available, server, name), name)
+
+    with Client(getattr(server, api)) as client:
+        answer = client.predict("both", ["four", "?", "one"])
+
+    assert answer["same"].tolist() == [4, 0, 1]
+    assert answer["y"].tolist() == [4, 2, 2.5]

@@ -78,12 +78,14 @@ def serve(
     if quiet:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
 
+    # This imports the engine: the thread that does so must live as long as the
+    # process, or its allocator crashes.
+    from servable.platforms import tensorflow  # noqa: PLC0415 - not for --help
+
     if parsed.values["model_config_file"] or parsed.values["model_platform"] == (
-        "tensorflow"
+        tensorflow.TensorFlowPlatform.name
     ):
         # Opening TensorFlow's library takes longer than all that is imported here.
-        from servable.platforms import tensorflow  # noqa: PLC0415 - not for --help
-
         tensorflow.LIBRARY.open_in_background()
 
     from servable.config.server_options import ServerOptions  # noqa: PLC0415
