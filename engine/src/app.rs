@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 
 use crate::compute::Compute;
 use crate::inference::model_status::VersionStates;
+use crate::inference::profile::{self, Profiler};
 use crate::metrics::{Exchange, Metrics, Run};
 use crate::request_log::{self, Complain, Logging, RequestLogs};
 use crate::servable::RunOptions;
@@ -30,6 +31,10 @@ pub struct Options {
     pub rest_port: Option<u16>,
     pub rest_timeout_ms: i64,
     pub rest_enable_cors: bool,
+    pub rest_server_key: String,
+    pub rest_server_cert: String,
+    pub rest_custom_ca: String,
+    pub rest_client_verify: bool,
     pub rest_api_extensions: bool,
     pub rest_compression_min_bytes: usize,
     pub io_threads: usize,
@@ -37,6 +42,9 @@ pub struct Options {
     pub enable_signature_method_name_check: bool,
     pub enable_serialization_as_tensor_content: bool,
     pub enable_grpc_healthcheck_service: bool,
+    pub enable_profiler: bool,
+    pub enable_session_service: bool,
+    pub grpc_channel_arguments: HashMap<String, i64>,
     pub allow_remote_administration: bool,
     pub prometheus_path: String,
     pub metrics_path: String,
@@ -60,6 +68,10 @@ impl Default for Options {
             rest_port: None,
             rest_timeout_ms: 30_000,
             rest_enable_cors: false,
+            rest_server_key: String::new(),
+            rest_server_cert: String::new(),
+            rest_custom_ca: String::new(),
+            rest_client_verify: false,
             rest_api_extensions: false,
             rest_compression_min_bytes: 16 << 10,
             io_threads: 0,
@@ -67,6 +79,9 @@ impl Default for Options {
             enable_signature_method_name_check: false,
             enable_serialization_as_tensor_content: false,
             enable_grpc_healthcheck_service: false,
+            enable_profiler: false,
+            enable_session_service: false,
+            grpc_channel_arguments: HashMap::new(),
             allow_remote_administration: false,
             prometheus_path: String::new(),
             metrics_path: String::new(),
@@ -92,6 +107,8 @@ pub struct App {
     pub request_logs: RequestLogs,
     pub ready: AtomicBool,
     pub reload: RwLock<Option<ReloadHandler>>,
+    pub profiler: RwLock<Option<Arc<dyn Profiler>>>,
+    pub profile: profile::Current,
 }
 
 impl App {
@@ -115,6 +132,8 @@ impl App {
             metrics: Metrics::default(),
             ready: AtomicBool::new(false),
             reload: RwLock::default(),
+            profiler: RwLock::default(),
+            profile: profile::Current::default(),
         }
     }
 

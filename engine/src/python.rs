@@ -14,7 +14,9 @@ use pyo3::types::PyBytes;
 use crate::app::Options;
 use crate::composite::Composite;
 use crate::frontend::metrics::own_page;
+use crate::frontend::tls::Credentials;
 use crate::inference::model_status::VersionStatus;
+use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
 use crate::request_log::{Complain, Logging};
 use crate::servable::python::PythonServable;
@@ -22,9 +24,9 @@ use crate::servable::table::{Column, Rows, Table, Value};
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
 use crate::servable::worker::{self, Recipe};
 use crate::servable::Servable as Runs;
-use crate::server::Server;
+use crate::server::{Port, Server};
 use crate::serving_map::{Model, Released, ServableHandle, Snapshot};
-use crate::status::{Code, Status};
+use crate::status::{Code, Result, Status};
 use crate::tensor::DType;
 
 mod exception {
@@ -386,6 +388,25 @@ impl Engine {
         py.detach(|| self.server.app.set_request_logging(models, &complain));
     }
 
+    fn set_profiler(&self, profiler: Py<PyAny>) {
+        *self.server.app.profiler.write() = Some(Arc::new(PythonProfiler(profiler)));
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn replace_credentials(
+        &self,
+        py: Python<'_>,
+        port: &str,
+        server_key: String,
+        server_cert: String,
+        custom_ca: String,
+        client_verify: bool,
+    ) -> PyResult<()> {
+        let port = if port == "rest" { Port::Rest } else { Port::Grpc };
+        let credentials = Credentials { server_key, server_cert, custom_ca, client_verify };
+        py.detach(|| self.server.replace_credentials(port, &credentials)).map_err(raise)
+    }
+
     fn set_ready(&self, py: Python<'_>, ready: bool) {
         py.detach(|| self.server.set_ready(ready));
     }
@@ -421,6 +442,36 @@ impl Engine {
 
     fn metrics(&self, py: Python<'_>) -> String {
         py.detach(|| own_page(&self.server.app))
+    }
+}
+
+/// A profiler of the control plane's.
+struct PythonProfiler(Py<PyAny>);
+
+impl Profiler for PythonProfiler {
+    fn start(&self, levels: Levels) -> Result<()> {
+        let Levels { host, device, python } = levels;
+        Python::attach(|py| {
+            let started = self.0.call_method1(py, "start", (host, device, python));
+            let status = exception::status(started.and_then(|answer| answer.extract(py)));
+            if status.code == Code::Ok {
+                Ok(())
+            } else {
+                Err(status)
+            }
+        })
+    }
+
+    fn stop(&self) -> Result<Vec<u8>> {
+        Python::attach(|py| {
+            let stopped = self.0.call_method0(py, "stop");
+            let answer: PyResult<(i32, String, Vec<u8>)> =
+                stopped.and_then(|answer| answer.extract(py).map_err(Into::into));
+            match answer {
+                Ok((code, _, xspace)) if code == Code::Ok.number() => Ok(xspace),
+                other => Err(exception::status(other.map(|(code, text, _)| (code, text)))),
+            }
+        })
     }
 }
 

@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::app::{App, Options};
 use crate::frontend::grpc::health::Health;
-use crate::frontend::{grpc, rest, tls};
+use crate::frontend::tls::{Credentials, Tls};
+use crate::frontend::{grpc, rest};
 use crate::inference::model_status::VersionStatus;
 use crate::status::{Result, Status};
 
@@ -26,6 +27,21 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     health: Mutex<Option<grpc::health::Health>>,
+    tls: Mutex<Ports>,
+}
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    Grpc,
+    Rest,
+}
+
+/// What accepts TLS, on the ports that do.
+#[derive(Default)]
+struct Ports {
+    grpc: Option<Arc<Tls>>,
+    rest: Option<Arc<Tls>>,
 }
 
 impl Server {
@@ -48,6 +64,7 @@ impl Server {
             stopping: watch::Sender::new(false),
             tasks: Mutex::default(),
             health: Mutex::default(),
+            tls: Mutex::default(),
         })
     }
 
@@ -59,7 +76,14 @@ impl Server {
         let options = &self.app.options;
         let failed =
             |error: &dyn std::fmt::Display| Status::invalid_argument(format!("{FAILED}: {error}"));
-        let tls = tls::acceptor(options, &[b"h2"]).map_err(|status| failed(&status.message))?;
+        let credentials = Credentials {
+            server_key: options.grpc_server_key.clone(),
+            server_cert: options.grpc_server_cert.clone(),
+            custom_ca: options.grpc_custom_ca.clone(),
+            client_verify: options.grpc_client_verify,
+        };
+        let tls = Tls::new(&credentials, &[b"h2"]).map_err(|status| failed(&status.message))?;
+        self.tls.lock().grpc.clone_from(&tls);
         let mut port = None;
         let tcp = match options.grpc_port {
             None => None,
@@ -112,7 +136,17 @@ impl Server {
         let failed = |error: &dyn std::fmt::Display| {
             Status::invalid_argument(format!("Failed to start the HTTP server: {error}"))
         };
-        let wanted = self.app.options.rest_port.unwrap_or(0);
+        let options = &self.app.options;
+        let credentials = Credentials {
+            server_key: options.rest_server_key.clone(),
+            server_cert: options.rest_server_cert.clone(),
+            custom_ca: options.rest_custom_ca.clone(),
+            client_verify: options.rest_client_verify,
+        };
+        let tls = Tls::new(&credentials, rest::PROTOCOLS);
+        let tls = tls.map_err(|status| failed(&status.message))?;
+        self.tls.lock().rest.clone_from(&tls);
+        let wanted = options.rest_port.unwrap_or(0);
         // Both families where the machine has IPv6, else IPv4.
         let listener = grpc::bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), wanted))
             .or_else(|_| grpc::bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)))
@@ -124,9 +158,26 @@ impl Server {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener).map_err(|error| failed(&error))?
         };
-        let task = runtime.spawn(rest::serve(self.app.clone(), listener, self.when_stopping()));
+        let task =
+            runtime.spawn(rest::serve(self.app.clone(), listener, tls, self.when_stopping()));
         self.tasks.lock().push(task);
         Ok(port)
+    }
+
+    /// Accept connections with other certificates from now on, on a port that has one.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when they make no sense, and FAILED_PRECONDITION when the port speaks plain
+    /// text; nothing changes then.
+    pub fn replace_credentials(&self, port: Port, credentials: &Credentials) -> Result<()> {
+        let ports = self.tls.lock();
+        let tls = match port {
+            Port::Grpc => ports.grpc.clone(),
+            Port::Rest => ports.rest.clone(),
+        };
+        drop(ports);
+        let tls = tls.ok_or_else(|| Status::failed_precondition("The port speaks plain text"))?;
+        tls.replace(credentials)
     }
 
     /// Say whether probes are to see a server that can answer.

@@ -28,6 +28,10 @@ class ServerOptions(Protocol):
     rest_port: int | None  # None: no REST; 0: any free port
     rest_timeout_ms: int  # <= 0: none
     rest_enable_cors: bool
+    rest_server_key: str  # as for gRPC
+    rest_server_cert: str
+    rest_custom_ca: str
+    rest_client_verify: bool
     rest_api_extensions: bool  # answer what TensorFlow Serving refuses, too
     rest_compression_min_bytes: int  # of answers to who accepts gzip; 0: never
     io_threads: int  # 0: one for each core this process may use
@@ -35,9 +39,11 @@ class ServerOptions(Protocol):
     enable_signature_method_name_check: bool
     enable_serialization_as_tensor_content: bool
     enable_grpc_healthcheck_service: bool
-    allow_remote_administration: (
-        bool  # reload from peers beyond loopback and Unix sockets
-    )
+    enable_profiler: bool  # once set_profiler was called
+    enable_session_service: bool
+    grpc_channel_arguments: Mapping[str, int]  # names of gRPC's C core
+    # Reload, profiles and sessions for peers beyond loopback and Unix sockets.
+    allow_remote_administration: bool
     prometheus_path: str  # "": TensorFlow Serving's page is not served
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
@@ -203,6 +209,19 @@ class PythonServable(Protocol):
 
 def python_servable(servable: PythonServable, signature_def_map: bytes) -> Servable:
     """Make a Python object a servable; it is called on threads of the engine's own."""
+
+class Profiler(Protocol):
+    """
+    Takes profiles of TensorFlow, one at a time.
+
+    Both return a canonical code and a text; they are called on threads of the
+    engine's own, and may block.
+    """
+
+    def start(self, host: int, device: int, python: int) -> tuple[int, str]: ...
+    def stop(self) -> tuple[int, str, bytes]:
+        """End what was started; the bytes are a serialized XSpace."""
+
 @final
 class Engine:
     """The two front ends, and the serving map that their requests read."""
@@ -244,6 +263,25 @@ class Engine:
         that is logged, from 0 to 1, a serialized SamplingConfig, and the tags of its
         SavedModels.  Complain is called on another thread when files cannot be
         written.  What was logged is in files when stop() returns.
+        """
+
+    def set_profiler(self, profiler: Profiler) -> None:
+        """Say who takes the profiles that ProfilerService is asked for."""
+
+    def replace_credentials(
+        self,
+        port: str,
+        server_key: str,
+        server_cert: str,
+        custom_ca: str,
+        client_verify: bool,
+    ) -> None:
+        """
+        Accept connections on "grpc" or "rest" with another certificate from now on.
+
+        Raises:
+            EngineError: INVALID_ARGUMENT when key or certificate make no sense,
+                FAILED_PRECONDITION when the port speaks plain text.
         """
 
     def set_ready(self, ready: bool) -> None:

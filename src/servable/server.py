@@ -10,13 +10,15 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from servable.config import model_server_config
+from servable.config import channel_arguments, model_server_config
 from servable.config.model_server_config import TENSORFLOW, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
+from servable.config.ssl_config import SslConfig
 from servable.core.servable_state import ServableState
 from servable.errors import (
     Code,
@@ -26,6 +28,7 @@ from servable.errors import (
     from_exception,
 )
 from servable.platforms.platform import Platform, platform_factory
+from servable.platforms.profiler import Profiler, Session, open_session
 from servable.server_core import Engine, Platforms, ServerCore
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +49,13 @@ def _new_engine(options: EngineOptions) -> Engine:
     except _engine.EngineError as error:
         raise from_exception(error) from error
     return engine
+
+
+def _new_profiler_session() -> Session:
+    from servable.platforms import tensorflow  # noqa: PLC0415 - not always needed
+
+    tensorflow.LIBRARY.open()
+    return open_session(Path(tensorflow.LIBRARY.directory()))
 
 
 class Server:
@@ -75,6 +85,7 @@ class Server:
         self._tensorflow: TensorFlowConfig | None = None
         self._stop_lock = threading.Lock()
         self._is_stopped = threading.Event()
+        self._tls: tuple[SslConfig, ...] = ()
         self._grpc_port: int | None = None
         self._rest_port: int | None = None
 
@@ -182,6 +193,12 @@ class Server:
         options = self._options
         options.check()
         engine_options = self._engine_options()
+        self._tls = options.read_tls()
+        for name in channel_arguments.parse(options.grpc_channel_arguments).unknown:
+            _logger.warning(
+                "grpc_channel_arguments: %s has no equivalent here and is left out",
+                name,
+            )
         config = options.read_models(Platforms())
         if options.models is None and not options.model_config_file:
             _logger.info(
@@ -193,6 +210,8 @@ class Server:
         self._tensorflow = options.read_tensorflow()
         engine = self._engine = self._new_engine(engine_options)
         engine.set_reload_handler(self._handle_reload)
+        if options.enable_profiler:
+            engine.set_profiler(Profiler(_new_profiler_session))
         core = self._core = ServerCore(
             options,
             engine,
@@ -207,6 +226,9 @@ class Server:
             self._open_ports(engine_options)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._start_thread("config-file", self._poll_config_file)
+        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
+        if has_tls and options.ssl_config_poll_wait_s:
+            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
 
     def _engine_options(self) -> EngineOptions:
         try:
@@ -278,6 +300,30 @@ class Server:
             _logger.exception("A reload failed")
             return Code.INTERNAL, str(error)
         return Code.OK, ""
+
+    def _poll_ssl_config_files(self) -> None:
+        """Read the files again and again, and put in force what has changed."""
+        problem, in_force = "", self._tls
+        while not self._is_stopped.wait(self._options.ssl_config_poll_wait_s):
+            now = ""
+            try:
+                tls = self._options.read_tls()
+                for port, old, new in zip(("grpc", "rest"), in_force, tls, strict=True):
+                    if old != new:
+                        self._running_engine().replace_credentials(
+                            port,
+                            new.server_key,
+                            new.server_cert,
+                            new.custom_ca,
+                            new.client_verify,
+                        )
+                        _logger.info("Using other SSL credentials for %s", port)
+                in_force = tls
+            except Exception as error:  # noqa: BLE001 - the old ones stay in force
+                now = f"SSL credentials stay as they are: {from_exception(error)}"
+            if now and now != problem:
+                _logger.error("%s", now)
+            problem = now
 
     def _poll_config_file(self) -> None:
         """Read the file again and again, and put in force what has changed."""

@@ -94,6 +94,19 @@ class Engine(Protocol):
     ) -> None:
         """See servable._engine.Engine."""
 
+    def set_profiler(self, profiler: "_engine.Profiler") -> None:
+        """See servable._engine.Engine."""
+
+    def replace_credentials(
+        self,
+        port: str,
+        server_key: str,
+        server_cert: str,
+        custom_ca: str,
+        client_verify: bool,
+    ) -> None:
+        """See servable._engine.Engine."""
+
     def set_ready(self, ready: bool) -> None:
         """See servable._engine.Engine."""
 

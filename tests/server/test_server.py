@@ -43,6 +43,8 @@ class FakeEngine:
         self.labels: dict[str, dict[str, int]] = {}
         self.logged: dict[str, Any] = {}
         self.is_ready = False
+        self.credentials: dict[str, tuple[object, ...]] = {}
+        self.profiler: object = None
         self.events: list[str] = []
         self.reload: Callable[[bytes], tuple[int, str]] | None = None
         self.stopped_with: float | None = None
@@ -73,6 +75,14 @@ class FakeEngine:
     ) -> None:
         del complain
         self.logged = dict(models)
+
+    def set_profiler(self, profiler: object) -> None:
+        self.profiler = profiler
+
+    def replace_credentials(self, port: str, *credentials: object) -> None:
+        with self.changed:
+            self.credentials[port] = credentials
+            self.changed.notify_all()
 
     def set_ready(self, ready: bool) -> None:
         with self.changed:

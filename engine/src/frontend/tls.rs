@@ -1,7 +1,12 @@
 //! TLS for the listeners: the server's certificate, and whose clients are let in.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
 use tokio_rustls::rustls::crypto::{ring, verify_tls13_signature_with_raw_key, CryptoProvider};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -14,32 +19,83 @@ use tokio_rustls::rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use crate::app::Options;
 use crate::status::{Result, Status};
 
-/// What accepts TLS connections with these application protocols; `None` for plain text.
-///
-/// # Errors
-/// INVALID_ARGUMENT when a key or certificate makes no sense.
-pub fn acceptor(options: &Options, protocols: &[&[u8]]) -> Result<Option<TlsAcceptor>> {
-    if options.grpc_server_key.is_empty() && options.grpc_server_cert.is_empty() {
-        return Ok(None);
+/// Keys and certificates of one port, as PEM texts.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    pub server_key: String,
+    pub server_cert: String,
+    /// The authorities that clients' certificates are checked against.
+    pub custom_ca: String,
+    /// Whether a client must show a certificate.
+    pub client_verify: bool,
+}
+
+/// What accepts the connections of one port; its certificate may be replaced at any time.
+pub struct Tls {
+    protocols: &'static [&'static [u8]],
+    acceptor: ArcSwap<TlsAcceptor>,
+}
+
+impl Tls {
+    /// `None` for plain text, without key and certificate. The protocols are offered in their order.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when a key or certificate makes no sense.
+    pub fn new(
+        credentials: &Credentials,
+        protocols: &'static [&'static [u8]],
+    ) -> Result<Option<Arc<Self>>> {
+        if credentials.server_key.is_empty() && credentials.server_cert.is_empty() {
+            return Ok(None);
+        }
+        let acceptor = ArcSwap::from_pointee(acceptor(credentials, protocols)?);
+        Ok(Some(Arc::new(Self { protocols, acceptor })))
     }
+
+    /// Accept with other credentials from now on. Connections that are there stay.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when a key or certificate makes no sense; then nothing changes.
+    pub fn replace(&self, credentials: &Credentials) -> Result<()> {
+        self.acceptor.store(Arc::new(acceptor(credentials, self.protocols)?));
+        Ok(())
+    }
+
+    /// Let a client show who it is, and see who the server is.
+    ///
+    /// # Errors
+    /// When they do not agree, or it takes too long.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
+        let acceptor = TlsAcceptor::clone(&self.acceptor.load());
+        timeout(HANDSHAKE, acceptor.accept(stream)).await?
+    }
+}
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+fn acceptor(credentials: &Credentials, protocols: &[&[u8]]) -> Result<TlsAcceptor> {
     let wrong = |what: &str| Status::invalid_argument(format!("ssl_config: {what}"));
-    let chain = certificates(&options.grpc_server_cert);
+    let chain = certificates(&credentials.server_cert);
     let chain = chain.filter(|chain| !chain.is_empty());
     let chain = chain.ok_or_else(|| wrong("server_cert is no PEM certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(options.grpc_server_key.as_bytes())
+    let key = PrivateKeyDer::from_pem_slice(credentials.server_key.as_bytes())
         .map_err(|_| wrong("server_key is no PEM private key"))?;
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(&error.to_string()))?;
-    let builder = if options.grpc_client_verify {
-        let roots = certificates(&options.grpc_custom_ca).filter(|roots| !roots.is_empty());
+    let builder = if credentials.client_verify {
+        let roots = certificates(&credentials.custom_ca).filter(|roots| !roots.is_empty());
         let roots = roots.ok_or_else(|| wrong("client_verify needs a custom_ca"))?;
         let verifier = ClientVerifier::new(roots, provider);
         let verifier = verifier.map_err(|error| wrong(&format!("custom_ca: {error}")))?;
@@ -51,7 +107,7 @@ pub fn acceptor(options: &Options, protocols: &[&[u8]]) -> Result<Option<TlsAcce
         .with_single_cert(chain, key)
         .map_err(|error| wrong(&format!("server_key and server_cert: {error}")))?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {

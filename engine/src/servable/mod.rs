@@ -15,7 +15,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::compute::Compute;
-use crate::status::Result;
+use crate::status::{Result, Status};
 use crate::tensor::{Shape, Tensor};
 
 /// What a SignatureDef says of one of its tensors. Nothing here is believed: the graph decides.
@@ -95,4 +95,24 @@ pub trait Servable: Send + Sync {
         fetches: &[String],
         options: RunOptions,
     ) -> Result<Vec<Tensor>>;
+
+    /// Run whatever part of a graph is asked for; the tensors in the order of the fetches, and
+    /// serialized `RunMetadata`, empty unless it was asked for. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// What the runtime says; UNIMPLEMENTED where there is no session.
+    fn run_session(&self, _run: SessionRun) -> Result<(Vec<Tensor>, Vec<u8>)> {
+        Err(Status::unimplemented("This model is not run by a TensorFlow session"))
+    }
+}
+
+/// What a session is asked to run, by names in the graph.
+#[derive(Default)]
+pub struct SessionRun {
+    pub feeds: Vec<(String, Tensor)>,
+    pub fetches: Vec<String>,
+    /// Operations to run whose outputs are not wanted.
+    pub targets: Vec<String>,
+    /// Serialized `tensorflow.RunOptions`.
+    pub options: Vec<u8>,
 }

@@ -386,8 +386,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "grpc_channel_arguments",
         FlagType.STRING,
         "",
-        "Comma-separated name=value settings of the gRPC library.",
-        inert="the gRPC server is not the library that they are made for",
+        "Comma-separated name=value settings of the gRPC library; those without an "
+        "equivalent here are told of once.",
     ),
     Flag(
         "grpc_max_threads",
@@ -472,9 +472,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "enable_profiler",
         FlagType.BOOL,
         default=True,
-        help="Offer TensorFlow's profiler service.",
-        inert="there is no profiler service",
-        behaves_as=False,
+        help="Offer TensorFlow's profiler over gRPC, to those who may administrate.",
     ),
     Flag(
         "thread_pool_factory_config_file",
@@ -536,8 +534,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "allow_remote_administration",
         FlagType.BOOL,
         default=False,
-        help="Answer HandleReloadConfigRequest to peers beyond loopback and Unix "
-        "sockets.",
+        help="Let peers beyond loopback and Unix sockets reload the configuration, "
+        "take profiles and run sessions.",
         is_ours=True,
     ),
     Flag(
@@ -621,6 +619,29 @@ FLAGS: Final[tuple[Flag, ...]] = (
         64 << 20,
         "Bytes of logged requests that may wait to be written; what is beyond is "
         "dropped and counted.",
+        is_ours=True,
+    ),
+    Flag(
+        "enable_session_service",
+        FlagType.BOOL,
+        default=False,
+        help="Offer SessionService.SessionRun, which runs any part of a graph, to "
+        "those who may administrate.",
+        is_ours=True,
+    ),
+    Flag(
+        "rest_api_ssl_config_file",
+        FlagType.STRING,
+        "",
+        "Text file with an SSLConfig message: TLS for the REST API.",
+        is_ours=True,
+    ),
+    Flag(
+        "ssl_config_poll_wait_seconds",
+        FlagType.INT32,
+        60,
+        "Seconds between two readings of the SSLConfig files, whose certificates hold "
+        "for new connections; 0 or less: they are read once.",
         is_ours=True,
     ),
     Flag(

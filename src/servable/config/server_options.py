@@ -14,6 +14,7 @@ from typing import Final, Self, cast
 
 from servable.config import (
     batching_parameters,
+    channel_arguments,
     model_options,
     model_server_config,
     monitoring_config,
@@ -26,6 +27,7 @@ from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.session_config import SessionFlags
+from servable.config.ssl_config import SslConfig
 from servable.errors import InvalidArgument, Unimplemented
 
 _MAX_PORT: Final = 65535
@@ -60,6 +62,9 @@ class ServerOptions:
     rest_api_extensions: bool = False
     rest_compression_min_bytes: int = 16 << 10
     ssl_config_file: str = ""
+    rest_api_ssl_config_file: str = ""
+    ssl_config_poll_wait_s: float | None = 60.0
+    grpc_channel_arguments: str = ""
     use_alts_credentials: bool = False
     monitoring_config_file: str = ""
     metrics_path: str = "/metrics"
@@ -71,6 +76,8 @@ class ServerOptions:
     io_threads: int = 0
     compute_threads: int = 0
     enable_grpc_healthcheck_service: bool = False
+    enable_profiler: bool = True
+    enable_session_service: bool = False
     allow_remote_administration: bool = False
     enable_serialization_as_tensor_content: bool = False
     enable_signature_method_name_check: bool = False
@@ -131,6 +138,13 @@ class ServerOptions:
             rest_api_extensions=flag.bool("rest_api_extensions"),
             rest_compression_min_bytes=flag.integer("rest_compression_min_bytes"),
             ssl_config_file=flag.string("ssl_config_file"),
+            rest_api_ssl_config_file=flag.string("rest_api_ssl_config_file"),
+            ssl_config_poll_wait_s=(
+                flag.integer("ssl_config_poll_wait_seconds")
+                if flag.integer("ssl_config_poll_wait_seconds") > 0
+                else None
+            ),
+            grpc_channel_arguments=flag.string("grpc_channel_arguments"),
             use_alts_credentials=flag.bool("use_alts_credentials"),
             monitoring_config_file=flag.string("monitoring_config_file"),
             metrics_path=flag.string("metrics_path"),
@@ -144,6 +158,8 @@ class ServerOptions:
             enable_grpc_healthcheck_service=flag.bool(
                 "enable_grpc_healthcheck_service"
             ),
+            enable_profiler=flag.bool("enable_profiler"),
+            enable_session_service=flag.bool("enable_session_service"),
             allow_remote_administration=flag.bool("allow_remote_administration"),
             enable_serialization_as_tensor_content=flag.bool(
                 "enable_serialization_as_tensor_content"
@@ -306,19 +322,20 @@ class ServerOptions:
 
     def engine_options(self) -> "EngineOptions":
         """
-        Return what the engine is told; reads the TLS and the monitoring file.
+        Return what the engine is told; reads the TLS files and the monitoring file.
 
         Raises:
             ServingError: One of them cannot be read, or is wrong.
         """
-        tls = (
-            ssl_config.read(self.ssl_config_file)
-            if self.ssl_config_file
-            else ssl_config.SslConfig()
-        )
-        if self.ssl_config_file and not (tls.server_key and tls.server_cert):
-            raise InvalidArgument(f"{self.ssl_config_file} has no key or certificate")
+        tls, rest_tls = self.read_tls()
         return EngineOptions(
+            rest_server_key=rest_tls.server_key,
+            rest_server_cert=rest_tls.server_cert,
+            rest_custom_ca=rest_tls.custom_ca,
+            rest_client_verify=rest_tls.client_verify,
+            grpc_channel_arguments=channel_arguments.parse(
+                self.grpc_channel_arguments
+            ).known,
             grpc_server_key=tls.server_key,
             grpc_server_cert=tls.server_cert,
             grpc_custom_ca=tls.custom_ca,
@@ -332,8 +349,22 @@ class ServerOptions:
                 shared.name: getattr(self, shared.name)
                 for shared in dataclasses.fields(EngineOptions)
                 if shared.name in type(self).__slots__
+                and shared.name != "grpc_channel_arguments"
             },
         )
+
+    def read_tls(self) -> tuple[SslConfig, SslConfig]:
+        """
+        Return the keys of the gRPC and of the REST API; empty ones for plain text.
+
+        Raises:
+            ServingError: A file cannot be read, or has no key or certificate.
+        """
+        grpc, rest = (
+            ssl_config.read_complete(path) if path else SslConfig()
+            for path in (self.ssl_config_file, self.rest_api_ssl_config_file)
+        )
+        return grpc, rest
 
     def _check_numbers(self) -> None:
         if self.rest_port and self.rest_port == self.grpc_port:
@@ -391,6 +422,10 @@ class EngineOptions:
     rest_port: int | None = None
     rest_timeout_ms: int = 30_000
     rest_enable_cors: bool = False
+    rest_server_key: str = field(default="", repr=False)
+    rest_server_cert: str = ""
+    rest_custom_ca: str = ""
+    rest_client_verify: bool = False
     rest_api_extensions: bool = False
     rest_compression_min_bytes: int = 16 << 10
     io_threads: int = 0
@@ -398,6 +433,9 @@ class EngineOptions:
     enable_signature_method_name_check: bool = False
     enable_serialization_as_tensor_content: bool = False
     enable_grpc_healthcheck_service: bool = False
+    enable_profiler: bool = False
+    enable_session_service: bool = False
+    grpc_channel_arguments: Mapping[str, int] = field(default_factory=dict)
     allow_remote_administration: bool = False
     prometheus_path: str = ""
     metrics_path: str = "/metrics"

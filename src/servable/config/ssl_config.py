@@ -1,9 +1,10 @@
-"""TLS of the gRPC API: the SSLConfig message."""
+"""TLS of a port: the SSLConfig message."""
 
 from dataclasses import dataclass, field
 
 from servable.apis import ssl_config_pb2
 from servable.config.text_format import read_text_proto
+from servable.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,16 @@ def read(path: str) -> SslConfig:
         custom_ca=message.custom_ca,
         client_verify=message.client_verify,
     )
+
+
+def read_complete(path: str) -> SslConfig:
+    """
+    Read a file as read() does, which has to have a key and a certificate.
+
+    Raises:
+        ServingError: The file cannot be read, or something is missing in it.
+    """
+    config = read(path)
+    if not (config.server_key and config.server_cert):
+        raise InvalidArgument(f"{path} has no key or certificate")
+    return config

@@ -7,20 +7,20 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::authority::Rewriter;
 use crate::frontend::peer::Peer;
+use crate::frontend::tls::Tls;
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
@@ -68,7 +68,7 @@ pub struct Listeners {
     tcp: Option<TcpListener>,
     unix: Option<Unix>,
     /// For both, as TensorFlow Serving has it.
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
 }
 
 struct Unix {
@@ -91,7 +91,7 @@ impl Listeners {
     pub fn new(
         tcp: Option<StdTcpListener>,
         unix: Option<(StdUnixListener, PathBuf)>,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<Tls>>,
     ) -> io::Result<Self> {
         let tcp = tcp.map(TcpListener::from_std).transpose()?;
         let unix = match unix {
@@ -153,12 +153,9 @@ impl Stream for Incoming {
 
 /// Handshakes under way at one time; further clients wait to be accepted.
 const MAX_HANDSHAKES: usize = 1024;
-/// How long a handshake may take.
-const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
 
-async fn handshake(tls: TlsAcceptor, connection: Connection) -> io::Result<Connection> {
-    let stream = timeout(HANDSHAKE, tls.accept(connection)).await??;
-    Ok(Connection::Tls(Box::new(stream)))
+async fn handshake(tls: Arc<Tls>, connection: Connection) -> io::Result<Connection> {
+    Ok(Connection::Tls(Box::new(tls.accept(connection).await?)))
 }
 
 impl Incoming {

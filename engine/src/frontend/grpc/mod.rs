@@ -4,11 +4,14 @@
 //! apart (`predict` does it in place, the others with generated types).
 
 mod authority;
+mod channel_arguments;
 pub mod health;
 mod listener;
 mod model_service;
 mod prediction_service;
+mod profiler_service;
 mod service;
+mod session_service;
 mod unary;
 
 use std::sync::Arc;
@@ -17,6 +20,8 @@ use tonic::transport::server::Router;
 
 pub use listener::{bind_tcp, bind_unix, Listeners};
 
+use self::channel_arguments::Arguments;
+use self::service::Methods;
 use crate::app::App;
 use crate::status::Status;
 
@@ -40,20 +45,31 @@ impl From<Status> for tonic::Status {
 
 /// The services, ready to be given connections.
 pub fn router(app: &Arc<App>, health: Option<health::Service>) -> Router {
-    let mut builder = tonic::transport::Server::builder()
+    let options = &app.options;
+    let arguments = Arguments(&options.grpc_channel_arguments);
+    let builder = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME);
+    let mut builder = arguments.apply(builder);
+    let limits = arguments.limits(options.max_message_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::protos::DESCRIPTORS)
     };
-    let limit = app.options.max_message_bytes;
+    let profiler = options.enable_profiler;
+    let sessions = options.enable_session_service;
     builder
         .add_optional_service(health)
-        .add_service(service::Methods::<prediction_service::Prediction>::new(app.clone(), limit))
-        .add_service(service::Methods::<model_service::Models>::new(app.clone(), limit))
+        .add_service(Methods::<prediction_service::Prediction>::new(app.clone(), limits))
+        .add_service(Methods::<model_service::Models>::new(app.clone(), limits))
+        .add_optional_service(
+            profiler.then(|| Methods::<profiler_service::Profiler>::new(app.clone(), limits)),
+        )
+        .add_optional_service(
+            sessions.then(|| Methods::<session_service::Sessions>::new(app.clone(), limits)),
+        )
         .add_service(reflection().build_v1().expect("our own descriptors are valid"))
         .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
 }

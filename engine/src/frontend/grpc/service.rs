@@ -45,22 +45,29 @@ pub trait Table: Send + Sync + 'static {
     fn method(name: &str) -> Option<Method>;
 }
 
+/// Most bytes of one message.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub receive: usize,
+    pub send: usize,
+}
+
 /// A service of tonic's that answers from a [`Table`].
 pub struct Methods<T> {
     app: Arc<App>,
-    max_message_bytes: usize,
+    limits: Limits,
     table: PhantomData<fn() -> T>,
 }
 
 impl<T> Methods<T> {
-    pub fn new(app: Arc<App>, max_message_bytes: usize) -> Self {
-        Self { app, max_message_bytes, table: PhantomData }
+    pub fn new(app: Arc<App>, limits: Limits) -> Self {
+        Self { app, limits, table: PhantomData }
     }
 }
 
 impl<T> Clone for Methods<T> {
     fn clone(&self) -> Self {
-        Self::new(self.app.clone(), self.max_message_bytes)
+        Self::new(self.app.clone(), self.limits)
     }
 }
 
@@ -84,14 +91,14 @@ impl<T: Table> Service<Request<Body>> for Methods<T> {
             return Box::pin(async { Ok(tonic::Status::unimplemented("").into_http()) });
         };
         let app = self.app.clone();
-        let limit = self.max_message_bytes;
+        let limits = self.limits;
         Box::pin(async move {
             let call = Call { deadline: deadline(request.headers()), peer: peer(&request) };
-            let answer = match unary::message(request, limit).await {
+            let answer = match unary::message(request, limits.receive).await {
                 Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
                 Err(status) => Err(status),
             };
-            Ok(unary::response(answer))
+            Ok(unary::response(answer.and_then(|message| unary::sized(message, limits.send))))
         })
     }
 }

@@ -107,6 +107,19 @@ fn decompressed(
     Ok(inflated.into())
 }
 
+/// The message, if it is not larger than what may be sent.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED.
+pub fn sized(message: Message, limit: usize) -> Result<Message, Status> {
+    let length = message.as_slice().len();
+    if length > limit {
+        let text = format!("Sent message larger than max ({length} vs. {limit})");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok(message)
+}
+
 /// The response of a call.
 pub fn response(answer: Result<Message, Status>) -> Response<Body> {
     match answer {

@@ -17,9 +17,9 @@ use tokio::time::{timeout, timeout_at, Instant};
 use super::head::{find_end, Framing, Head};
 use super::reply::Reply;
 
-const IDLE: Duration = Duration::from_secs(75);
-const HEAD: Duration = Duration::from_secs(10);
-const WRITE_STALL: Duration = Duration::from_secs(30);
+pub(super) const IDLE: Duration = Duration::from_secs(75);
+pub(super) const HEAD: Duration = Duration::from_secs(10);
+pub(super) const WRITE_STALL: Duration = Duration::from_secs(30);
 /// How long a body may take before its rate counts, and the least rate then.
 const BODY_GRACE: Duration = Duration::from_secs(10);
 const BODY_BYTES_A_SECOND: usize = 1 << 10;
@@ -34,9 +34,9 @@ const MAX_CHUNK_LINE: usize = 256;
 const MAX_TRAILER_BYTES: usize = 16 << 10;
 
 /// What is read at once when nothing is known of the length.
-const READ: usize = 8 << 10;
+pub(super) const READ: usize = 8 << 10;
 /// How much of a promised body is made room for before it is there.
-const FIRST_ROOM: usize = 1 << 20;
+pub(super) const FIRST_ROOM: usize = 1 << 20;
 
 /// Whoever knows the answers.
 pub trait Service {
@@ -47,12 +47,13 @@ pub trait Service {
 }
 
 /// Serve a connection until either side ends it, or until it is idle after `stopping` says so.
+/// What was read of it already is in `buffer`.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
+    buffer: BytesMut,
     service: &impl Service,
     stopping: watch::Receiver<bool>,
 ) {
-    let buffer = BytesMut::with_capacity(READ);
     let mut connection = Connection { stream, buffer, stopping, out: Vec::with_capacity(512) };
     // Why a peer went away is of no interest to anybody.
     let _ = connection.run(service).await;
@@ -168,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.write(b"").await?;
         }
-        let mut body = Body { bytes: Vec::new(), received: 0, since: Instant::now() };
+        let mut body = Body::new();
         match head.framing {
             Framing::Length(length) => self.read_exactly(&mut body, length).await?,
             Framing::Chunked => self.chunks(&mut body, limit).await?,
@@ -295,16 +296,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 /// A body on its way.
-struct Body {
-    bytes: Vec<u8>,
+pub(super) struct Body {
+    pub bytes: Vec<u8>,
     /// What came over the wire, framing and all.
-    received: usize,
+    pub received: usize,
     since: Instant,
 }
 
 impl Body {
+    pub fn new() -> Self {
+        Self { bytes: Vec::new(), received: 0, since: Instant::now() }
+    }
+
     /// When it is too slow if nothing comes until then.
-    fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         let earned = (self.received / BODY_BYTES_A_SECOND) as u64;
         self.since + BODY_GRACE + Duration::from_secs(earned)
     }

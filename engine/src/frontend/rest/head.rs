@@ -47,6 +47,7 @@ pub struct Head {
     pub content: Media,
     /// What the answer is to be, if it matters.
     pub accept: Option<Media>,
+    has_encoding: bool,
     /// For bodies that have no place for them; both may be absent.
     pub signature_name: String,
     pub output_filter: Vec<String>,
@@ -88,6 +89,50 @@ pub fn find_end(received: &[u8]) -> Result<Option<usize>, Reply> {
 }
 
 impl Head {
+    /// A head without fields.
+    pub fn new(method: &str, target: &str) -> Self {
+        Self {
+            method: Method::from_name(method),
+            target: target.to_owned(),
+            minor: 1,
+            framing: Framing::Length(0),
+            keep_alive: true,
+            expects_continue: false,
+            is_gzip: false,
+            has_origin: false,
+            is_from_page: false,
+            accepts_gzip: false,
+            content: Media::Json,
+            accept: None,
+            has_encoding: false,
+            signature_name: String::new(),
+            output_filter: Vec::new(),
+        }
+    }
+
+    /// Take in a field that is about the request, and not about the connection.
+    pub fn field(&mut self, name: &str, value: &[u8]) {
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+        let contains = |text: &str| memchr::memmem::find(value, text.as_bytes()).is_some();
+        // Of several of the same name the first counts.
+        if is("content-encoding") && !std::mem::replace(&mut self.has_encoding, true) {
+            self.is_gzip = contains("gzip");
+        } else if is("origin") && !std::mem::replace(&mut self.is_from_page, true) {
+            self.has_origin = contains("http://") || contains("https://");
+        } else if is("content-type") {
+            self.content = Media::of_content(value);
+        } else if is("accept") {
+            self.accept = Media::of_accept(value);
+        } else if is("accept-encoding") {
+            self.accepts_gzip |= media::accepts_gzip(value);
+        } else if is(SIGNATURE_NAME) {
+            self.signature_name = text(value);
+        } else if is(OUTPUT_FILTER) {
+            let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+            self.output_filter.extend(aliases.map(text));
+        }
+    }
+
     /// Read a whole head.
     ///
     /// # Errors
@@ -107,23 +152,10 @@ impl Head {
         else {
             return Err(bad());
         };
-        let mut head = Self {
-            method: Method::from_name(method),
-            target: target.to_owned(),
-            minor,
-            framing: Framing::Length(0),
-            keep_alive: minor == 1,
-            expects_continue: false,
-            is_gzip: false,
-            has_origin: false,
-            is_from_page: false,
-            accepts_gzip: false,
-            content: Media::Json,
-            accept: None,
-            signature_name: String::new(),
-            output_filter: Vec::new(),
-        };
-        let (mut length, mut coding, mut encoding, mut origin) = (None, None, None, None);
+        let mut head = Self::new(method, target);
+        head.minor = minor;
+        head.keep_alive = minor == 1;
+        let (mut length, mut coding) = (None, None);
         for field in request.headers.iter() {
             let value = field.value;
             // Whether this is the field; most names are told apart by their length.
@@ -150,21 +182,8 @@ impl Head {
                     return Err(Reply::page(417));
                 }
                 head.expects_continue = minor == 1;
-            } else if is("content-encoding") {
-                encoding.get_or_insert(value);
-            } else if is("origin") {
-                origin.get_or_insert(value);
-            } else if is("content-type") {
-                head.content = Media::of_content(value);
-            } else if is("accept") {
-                head.accept = Media::of_accept(value);
-            } else if is("accept-encoding") {
-                head.accepts_gzip |= media::accepts_gzip(value);
-            } else if is(SIGNATURE_NAME) {
-                head.signature_name = text(value);
-            } else if is(OUTPUT_FILTER) {
-                let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-                head.output_filter.extend(aliases.map(text));
+            } else {
+                head.field(field.name, value);
             }
         }
         head.framing = match (length, coding) {
@@ -175,12 +194,6 @@ impl Head {
             }
             _ => return Err(bad()),
         };
-        let contains = |value: Option<&[u8]>, text: &str| {
-            value.is_some_and(|value| memchr::memmem::find(value, text.as_bytes()).is_some())
-        };
-        head.is_gzip = contains(encoding, "gzip");
-        head.is_from_page = origin.is_some();
-        head.has_origin = contains(origin, "http://") || contains(origin, "https://");
         Ok(head)
     }
 }

@@ -1,6 +1,6 @@
 //! REST: the HTTP API of TensorFlow Serving.
 //!
-//! `connection` speaks HTTP/1 and `head` reads it, `url` says what is asked, `service` sees to it
+//! `connection` speaks HTTP/1 and `head` reads it, `http2` speaks HTTP/2; `url` says what is asked, `service` sees to it
 //! that it is answered: `predict` and `heads` run models, `models` tells of them, `pages` is the
 //! rest. This file accepts connections.
 
@@ -10,6 +10,7 @@ mod examples;
 mod gzip;
 mod head;
 mod heads;
+mod http2;
 mod media;
 mod models;
 mod pages;
@@ -25,14 +26,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 pub use self::reply::Reply;
 use self::service::{Service, Session};
 use crate::app::App;
 use crate::frontend::peer::Peer;
+use crate::frontend::tls::Tls;
 
 /// Connections beyond this wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -40,16 +45,26 @@ const MAX_CONNECTIONS: usize = 16_384;
 pub type Page = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// Serve REST, metrics and probes on a listener until `shutdown`; then answer what is in flight and return.
-pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    shutdown: impl Future<Output = ()>,
+) {
     let pages = pages::pages(&app);
-    serve_pages(app, pages, listener, shutdown).await;
+    serve_pages(app, pages, listener, tls, shutdown).await;
 }
+
+/// The protocols that are offered over TLS, the better one first.
+pub const PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1"];
+const HTTP2: &[u8] = b"h2";
 
 /// As [`serve`], with pages by their exact path beside the API.
 pub async fn serve_pages(
     app: Arc<App>,
     pages: HashMap<String, Page>,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()>,
 ) {
     let service = Arc::new(Service { app, pages });
@@ -61,13 +76,11 @@ pub async fn serve_pages(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
-                let (service, stopping) = (service.clone(), stopping.clone());
                 let is_local =
                     accepted.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
                 let peer = Peer { is_local, is_certified: false };
-                connections.spawn(async move {
-                    connection::serve(accepted, &Session { service, peer }, stopping).await;
-                });
+                let session = Session { service: service.clone(), peer };
+                connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
             }
         }
     }
@@ -76,7 +89,53 @@ pub async fn serve_pages(
     while connections.join_next().await.is_some() {}
 }
 
-async fn accept(listener: &TcpListener) -> tokio::net::TcpStream {
+/// Serve one connection, in the protocol that the client chooses.
+async fn converse(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    mut session: Session,
+    stopping: watch::Receiver<bool>,
+) {
+    let Some(tls) = tls else { return converse_plainly(stream, session, stopping).await };
+    // A handshake that failed is its client's affair.
+    let Ok(stream) = tls.accept(stream).await else { return };
+    let (_, handshake) = stream.get_ref();
+    session.peer.is_certified = handshake.peer_certificates().is_some();
+    if handshake.alpn_protocol() == Some(HTTP2) {
+        http2::serve(stream, BytesMut::new(), session, stopping).await;
+    } else {
+        connection::serve(stream, BytesMut::new(), &session, stopping).await;
+    }
+}
+
+/// Without TLS a client that knows beforehand begins with the preface of HTTP/2.
+async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut stream: S,
+    session: Session,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut buffer = BytesMut::with_capacity(connection::READ);
+    let mut patience = connection::IDLE;
+    while http2::PREFACE.starts_with(&buffer) && buffer.len() < http2::PREFACE.len() {
+        let is_stopping = stopping.wait_for(|stopping| *stopping);
+        let read = tokio::select! {
+            biased;
+            read = timeout(patience, stream.read_buf(&mut buffer)) => read,
+            _ = is_stopping => return,
+        };
+        if !matches!(read, Ok(Ok(1..))) {
+            return;
+        }
+        patience = connection::HEAD;
+    }
+    if buffer.starts_with(http2::PREFACE) {
+        http2::serve(stream, buffer, session, stopping).await;
+    } else {
+        connection::serve(stream, buffer, &session, stopping).await;
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -138,7 +138,7 @@ impl Running {
             let stopped = async {
                 let _ = stopped.await;
             };
-            serve_pages(serving, pages, listener, stopped).await;
+            serve_pages(serving, pages, listener, None, stopped).await;
         });
         Self { port, app, gate, stop: Some(stop), task }
     }
@@ -514,7 +514,7 @@ fn slow(width: usize) -> (Client<DuplexStream>, tokio::task::JoinHandle<()>) {
     let (near, far) = duplex(width);
     let task = tokio::spawn(async move {
         let (_stop, stopping) = watch::channel(false);
-        connection::serve(far, &Echo, stopping).await;
+        connection::serve(far, BytesMut::new(), &Echo, stopping).await;
     });
     (Client(near), task)
 }

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
-use super::api::{c_string, Library, TfBuffer, TfGraph, TfOutput, TfSession, TfTensor};
+use super::api::{
+    c_string, Library, TfBuffer, TfGraph, TfOperation, TfOutput, TfSession, TfTensor,
+};
 use super::saved_model::{self, MetaGraph};
 use super::tensor::Owned;
-use crate::servable::{RunOptions, Servable, Signatures};
+use crate::servable::{RunOptions, Servable, SessionRun, Signatures};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
 use crate::wire;
@@ -190,6 +192,89 @@ impl Servable for SavedModel {
         let outputs = outputs?;
         plan.cost.record(watch.took());
         outputs.into_iter().map(Owned::into_tensor).collect()
+    }
+
+    fn run_session(&self, run: SessionRun) -> Result<(Vec<Tensor>, Vec<u8>)> {
+        let library = self.library;
+        let find = |name: &String| self.find(name);
+        let feeds = run.feeds.iter().map(|(name, _)| find(name)).collect::<Result<Vec<_>>>()?;
+        let fetches = run.fetches.iter().map(find).collect::<Result<Vec<_>>>()?;
+        let targets =
+            run.targets.iter().map(|name| self.target(name)).collect::<Result<Vec<_>>>()?;
+        let inputs: Vec<Owned> = run
+            .feeds
+            .into_iter()
+            .map(|(_, tensor)| Owned::lend(library, tensor))
+            .collect::<Result<_>>()?;
+        let pointers: Vec<*mut TfTensor> = inputs.iter().map(Owned::as_ptr).collect();
+        let mut outputs: Vec<*mut TfTensor> = vec![ptr::null_mut(); fetches.len()];
+        let options = TfBuffer {
+            data: run.options.as_ptr().cast::<c_void>(),
+            length: run.options.len(),
+            deallocator: None,
+        };
+        let mut metadata = TfBuffer { data: ptr::null(), length: 0, deallocator: None };
+        let count = |len: usize| {
+            i32::try_from(len).map_err(|_| Status::invalid_argument("Too many tensors"))
+        };
+        let counts = (count(pointers.len())?, count(fetches.len())?, count(targets.len())?);
+        let result = library.checked(|status| {
+            // SAFETY: as in `run_plan`; the metadata is a buffer of ours without data.
+            unsafe {
+                (library.session_run)(
+                    self.session,
+                    &raw const options,
+                    feeds.as_ptr(),
+                    pointers.as_ptr(),
+                    counts.0,
+                    fetches.as_ptr(),
+                    outputs.as_mut_ptr(),
+                    counts.1,
+                    targets.as_ptr(),
+                    counts.2,
+                    &raw mut metadata,
+                    status,
+                );
+            }
+        });
+        let outputs: Vec<Owned> = outputs
+            .into_iter()
+            .filter(|output| !output.is_null())
+            // SAFETY: made by the run for its caller.
+            .map(|output| unsafe { Owned::take(library, output) })
+            .collect();
+        let mut bytes = Vec::new();
+        if !metadata.data.is_null() {
+            // SAFETY: the run filled the buffer in, and says how it is freed.
+            unsafe {
+                let data = metadata.data.cast::<u8>();
+                bytes.extend_from_slice(std::slice::from_raw_parts(data, metadata.length));
+                if let Some(free) = metadata.deallocator {
+                    free(metadata.data.cast_mut(), metadata.length);
+                }
+            }
+        }
+        result?;
+        if outputs.len() != fetches.len() {
+            return Err(Status::internal("The session gave back fewer tensors than were fetched"));
+        }
+        let tensors = outputs.into_iter().map(Owned::into_tensor).collect::<Result<_>>()?;
+        Ok((tensors, bytes))
+    }
+}
+
+impl SavedModel {
+    fn target(&self, name: &str) -> Result<*const TfOperation> {
+        let operation_name = name.rsplit_once(':').map_or(name, |(operation, _)| operation);
+        let operation = c_string(operation_name).map_or(ptr::null_mut(), |name| {
+            // SAFETY: the graph lives as long as `self`.
+            unsafe { (self.library.operation_by_name)(self.graph, name.as_ptr()) }
+        });
+        if operation.is_null() {
+            let message = format!("Target {name} was not found in the Graph");
+            return Err(Status::invalid_argument(message));
+        }
+        Ok(operation)
     }
 }
 

@@ -1,0 +1,85 @@
+//! The settings of gRPC's C core that have an equivalent here.
+//!
+//! The control plane takes their names from the command line and tells of those that have none;
+//! the names that count are here and in `config/channel_arguments.py`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::transport::Server;
+
+use super::service::Limits;
+
+/// Arguments by their names.
+pub struct Arguments<'a>(pub &'a HashMap<String, i64>);
+
+impl Arguments<'_> {
+    /// A value that is a limit; the largest number of 32 bits, and what is below 0, means none.
+    fn limit(&self, name: &str) -> Option<u32> {
+        let value = *self.0.get(name)?;
+        u32::try_from(value).ok().filter(|_| value < i64::from(i32::MAX))
+    }
+
+    fn duration(&self, name: &str) -> Option<Duration> {
+        let ms = self.limit(name).filter(|&ms| ms > 0)?;
+        Some(Duration::from_millis(ms.into()))
+    }
+
+    pub fn apply(&self, mut server: Server) -> Server {
+        if let Some(most) = self.limit("grpc.max_concurrent_streams") {
+            server = server.max_concurrent_streams(most);
+        }
+        if let Some(every) = self.duration("grpc.keepalive_time_ms") {
+            server = server.http2_keepalive_interval(Some(every));
+        }
+        if let Some(wait) = self.duration("grpc.keepalive_timeout_ms") {
+            server = server.http2_keepalive_timeout(Some(wait));
+        }
+        if let Some(age) = self.duration("grpc.max_connection_age_ms") {
+            server = server.max_connection_age(age);
+        }
+        if let Some(grace) = self.duration("grpc.max_connection_age_grace_ms") {
+            server = server.max_connection_age_grace(grace);
+        }
+        if let Some(most) = self.limit("grpc.max_metadata_size") {
+            server = server.http2_max_header_list_size(most);
+        }
+        if let Some(size) = self.limit("grpc.http2.max_frame_size") {
+            // What the protocol allows.
+            server = server.max_frame_size(size.clamp(16_384, (1 << 24) - 1));
+        }
+        server
+    }
+
+    /// Limits on messages; `receive` is the one that holds anyway.
+    pub fn limits(&self, receive: usize) -> Limits {
+        let of = |name| self.limit(name).map(|limit| limit as usize);
+        Limits {
+            receive: of("grpc.max_receive_message_length")
+                .map_or(receive, |most| most.min(receive)),
+            send: of("grpc.max_send_message_length").unwrap_or(usize::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_only_become_narrower() {
+        for (value, receive, send) in [
+            (None, 100, usize::MAX),
+            (Some(10), 10, 10),
+            (Some(1000), 100, 1000),
+            (Some(-1), 100, usize::MAX),
+            (Some(i64::from(i32::MAX)), 100, usize::MAX),
+        ] {
+            let names = ["grpc.max_receive_message_length", "grpc.max_send_message_length"];
+            let arguments =
+                names.iter().filter_map(|name| Some(((*name).to_owned(), value?))).collect();
+            let limits = Arguments(&arguments).limits(100);
+            assert_eq!((limits.receive, limits.send), (receive, send), "{value:?}");
+        }
+    }
+}
