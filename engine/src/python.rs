@@ -214,7 +214,7 @@ impl TableBuilder {
         let values = columns.into_iter().map(|(alias, number, row_shape)| {
             Ok(Value { alias, column: column(number, row_shape)?, default: Vec::new() })
         });
-        let values = values.collect::<Result<Vec<_>, Status>>().map_err(raise)?;
+        let values = values.collect::<Result<Vec<_>>>().map_err(raise)?;
         Ok(Self { columns: Mutex::new(Some((keys, values))) })
     }
 

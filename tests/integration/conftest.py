@@ -79,6 +79,9 @@ def half_plus_two(two: float = 2.0) -> bytes:
         name = f"tensorflow/serving/{method}"
         meta_graph.signature_def[method].method_name = name
 
+    tell("scalar", "inputs", "x", "x", types_pb2.DT_FLOAT)
+    tell("scalar", "outputs", "half", "half", types_pb2.DT_FLOAT)
+    meta_graph.signature_def["scalar"].method_name = "other"
     for signature, outputs in (("constant", ("two",)), ("both", ("half", "two"))):
         for output in outputs:
             tell(signature, "outputs", output, output, types_pb2.DT_FLOAT)
