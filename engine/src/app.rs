@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use crate::batching::{queue_timeout, Admitted, Pool, Queues, Shared, Ticket};
 use crate::compute::Compute;
 use crate::inference::model_status::VersionStates;
 use crate::inference::profile::{self, Profiler};
-use crate::metrics::{Exchange, Metrics, Run};
+use crate::metrics::{Exchange, Metrics, Protocol, Run};
 use crate::request_log::{self, Complain, Logging, RequestLogs};
 use crate::servable::RunOptions;
 use crate::serving_map::{ServableHandle, ServingMap, Snapshot};
@@ -39,6 +40,8 @@ pub struct Options {
     pub rest_compression_min_bytes: usize,
     pub io_threads: usize,
     pub compute_threads: usize,
+    pub num_batch_threads: usize,
+    pub batch_thread_name: String,
     pub enable_signature_method_name_check: bool,
     pub enable_serialization_as_tensor_content: bool,
     pub enable_grpc_healthcheck_service: bool,
@@ -76,6 +79,8 @@ impl Default for Options {
             rest_compression_min_bytes: 16 << 10,
             io_threads: 0,
             compute_threads: 0,
+            num_batch_threads: 1,
+            batch_thread_name: "servable-batch".to_owned(),
             enable_signature_method_name_check: false,
             enable_serialization_as_tensor_content: false,
             enable_grpc_healthcheck_service: false,
@@ -102,7 +107,9 @@ pub struct App {
     pub options: Options,
     pub map: ServingMap,
     pub states: VersionStates,
-    pub compute: Compute,
+    pub compute: Arc<Compute>,
+    /// The threads that run batches with fixed parameters.
+    batch_pool: Arc<Pool>,
     pub metrics: Metrics,
     pub request_logs: RequestLogs,
     pub ready: AtomicBool,
@@ -123,13 +130,20 @@ impl App {
                 .unwrap_or(Duration::MAX),
             queue_bytes: options.request_log_queue_bytes,
         };
+        let metrics = Metrics::default();
+        let batch_pool = Pool::new(
+            options.num_batch_threads,
+            options.batch_thread_name.clone(),
+            metrics.batching.clone(),
+        );
         Self {
             options,
             request_logs: RequestLogs::new(logs),
             map: ServingMap::default(),
             states: VersionStates::default(),
-            compute: Compute::new(threads),
-            metrics: Metrics::default(),
+            compute: Arc::new(Compute::new(threads)),
+            batch_pool: Arc::new(batch_pool),
+            metrics,
             ready: AtomicBool::new(false),
             reload: RwLock::default(),
             profiler: RwLock::default(),
@@ -141,10 +155,29 @@ impl App {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// What the queues of a version need.
+    pub fn batching(&self) -> Shared {
+        Shared {
+            pool: self.batch_pool.clone(),
+            compute: self.compute.clone(),
+            metrics: self.metrics.batching.clone(),
+        }
+    }
+
     /// Answer requests from `snapshot` from now on.
     pub fn publish(&self, snapshot: Snapshot) {
         self.metrics.models.serve(snapshot.models.keys());
+        let before = self.map.snapshot();
         self.map.publish(snapshot);
+        let now = self.map.snapshot();
+        for (name, model) in &before.models {
+            for (version, handle) in &model.versions {
+                let after = now.models.get(name).and_then(|model| model.versions.get(version));
+                if !after.is_some_and(|after| Arc::ptr_eq(after, handle)) {
+                    handle.batching.iter().for_each(Queues::close);
+                }
+            }
+        }
     }
 
     /// Log requests as `models` says, and no others.
@@ -152,14 +185,36 @@ impl App {
         self.request_logs.set(models, &self.metrics.request_logs, complain);
     }
 
-    /// Run a servable, on a compute thread unless the run is known to be quick. Feeds and fetches
-    /// are names in its graph.
+    /// Run a servable, in a batch with other requests where its version has that, and by itself
+    /// otherwise. Feeds and fetches are names in its graph.
     ///
     /// The answer comes at the deadline at the latest, even when the run goes on.
     ///
     /// # Errors
-    /// What the runtime says, or DEADLINE_EXCEEDED.
+    /// What the runtime says, DEADLINE_EXCEEDED, or what the batching refuses.
     pub async fn run(
+        &self,
+        handle: Arc<ServableHandle>,
+        feeds: Vec<(String, Tensor)>,
+        fetches: Vec<String>,
+        options: RunOptions,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Vec<Tensor>> {
+        let Some(queues) = &handle.batching else {
+            return self.run_alone(handle, feeds, fetches, options, exchange).await;
+        };
+        let hold = handle.clone();
+        let name = exchange.signature_name();
+        match queues.admit(feeds, fetches, name, options, hold)? {
+            Admitted::Queued(ticket) => wait_for_batch(ticket, options, exchange).await,
+            Admitted::Alone(feeds, fetches) => {
+                self.run_alone(handle, feeds, fetches, options, exchange).await
+            }
+        }
+    }
+
+    /// Run a servable for one request, on a compute thread unless the run is known to be quick.
+    async fn run_alone(
         &self,
         handle: Arc<ServableHandle>,
         feeds: Vec<(String, Tensor)>,
@@ -188,6 +243,27 @@ impl App {
         exchange.ran(run, resumed);
         Ok(outputs)
     }
+}
+
+async fn wait_for_batch(
+    mut ticket: Ticket,
+    options: RunOptions,
+    exchange: &mut Exchange<'_>,
+) -> Result<Vec<Tensor>> {
+    let ran = match options.deadline {
+        None => ticket.answer().await,
+        Some(deadline) => match tokio::time::timeout_at(deadline.into(), ticket.answer()).await {
+            Ok(ran) => ran,
+            // A gRPC client finds out by its own clock, and calls it by that name.
+            Err(_) if ticket.has_begun() || exchange.protocol() == Protocol::Grpc => {
+                Err(deadline_exceeded())
+            }
+            Err(_) => Err(queue_timeout()),
+        },
+    };
+    let (outputs, run) = ran?;
+    exchange.ran(run, Instant::now());
+    Ok(outputs)
 }
 
 fn deadline_exceeded() -> Status {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::status::{Result, Status};
 
-type Job = Box<dyn FnOnce() + Send>;
+pub type Job = Box<dyn FnOnce() + Send>;
 
 /// A pool of threads for work that blocks.
 pub struct Compute {
@@ -80,7 +80,7 @@ impl Compute {
             return Err(Status::unavailable("Too many requests wait for this model"));
         }
         let (done, result) = oneshot::channel();
-        self.submit(Box::new(move || {
+        self.spawn(Box::new(move || {
             if !done.is_closed() {
                 let _ = done.send(work());
             }
@@ -93,7 +93,8 @@ impl Compute {
         self.shared.state.lock().jobs.len()
     }
 
-    fn submit(&self, job: Job) {
+    /// Do work on a thread of the pool some time.
+    pub fn spawn(&self, job: Job) {
         let mut state = self.shared.state.lock();
         state.jobs.push_back(job);
         if let Some(waker) = state.idle.pop() {

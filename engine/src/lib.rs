@@ -4,6 +4,7 @@
 //! `serving_map`) → `servable` → `tensor` → `status`. The Python module stands beside them.
 
 pub mod app;
+pub mod batching;
 pub mod bench;
 pub mod composite;
 pub mod compute;

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::app::Options;
+use crate::batching::{Decision, Parameters, Queues};
 use crate::composite::Composite;
 use crate::frontend::metrics::own_page;
 use crate::frontend::tls::Credentials;
@@ -69,12 +70,17 @@ use exception::raise;
 struct Servable {
     /// `None` once closed.
     inner: Mutex<Option<Arc<dyn Runs>>>,
+    batching: Mutex<Option<Parameters>>,
     released: Released,
 }
 
 impl Servable {
     fn new(inner: Arc<dyn Runs>) -> Self {
-        Self { inner: Mutex::new(Some(inner)), released: Released::default() }
+        Self {
+            inner: Mutex::new(Some(inner)),
+            batching: Mutex::default(),
+            released: Released::default(),
+        }
     }
 
     fn get(&self) -> PyResult<Arc<dyn Runs>> {
@@ -104,6 +110,10 @@ impl Servable {
         let metrics = app.as_ref().map(|app| &app.metrics);
         let answer = py.detach(|| replay(&handle, log_type, &request, metrics));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
+    }
+
+    fn set_batching(&self, parameters: Parameters) {
+        *self.batching.lock() = Some(parameters);
     }
 
     fn in_use(&self) -> bool {
@@ -295,6 +305,47 @@ struct Engine {
     server: Server,
 }
 
+/// `QueueObservation` in `_engine.pyi`.
+#[derive(IntoPyObject)]
+struct QueueObservation {
+    model: String,
+    version: i64,
+    signature: String,
+    policy: String,
+    max_batch_size: usize,
+    target_p99_s: f64,
+    waiting_rows: usize,
+    in_flight: usize,
+    arrival_rate: f64,
+    row_s: Vec<(usize, f64)>,
+    size: usize,
+    wait_s: f64,
+    max_in_flight: usize,
+}
+
+impl QueueObservation {
+    fn of(handle: &ServableHandle) -> Vec<Self> {
+        let Some(queues) = &handle.batching else { return Vec::new() };
+        let parameters = queues.parameters();
+        let observed = queues.observe().into_iter().map(|(signature, seen)| Self {
+            model: handle.name.clone(),
+            version: handle.version,
+            signature,
+            policy: parameters.policy.clone(),
+            max_batch_size: parameters.limits().max_batch_size,
+            target_p99_s: parameters.target_p99_ms / 1e3,
+            waiting_rows: seen.waiting_rows,
+            in_flight: seen.in_flight,
+            arrival_rate: seen.arrival_rate,
+            row_s: seen.costs.known().map(|(size, row_s, _)| (size, row_s)).collect(),
+            size: seen.decision.size,
+            wait_s: seen.decision.wait.as_secs_f64(),
+            max_in_flight: seen.decision.in_flight,
+        });
+        observed.collect()
+    }
+}
+
 type Versions = HashMap<i64, Py<Servable>>;
 
 #[pymethods]
@@ -324,8 +375,15 @@ impl Engine {
                 let handle = match kept {
                     Some(handle) if Arc::ptr_eq(&handle.servable, &inner) => handle.clone(),
                     _ => {
-                        let name = name.clone();
-                        Arc::new(ServableHandle::new(name, version, inner, &servable.released))
+                        let queues = servable.batching.lock().clone().map(|parameters| {
+                            Queues::new(inner.clone(), parameters, self.server.app.batching())
+                        });
+                        let released = &servable.released;
+                        let handle = ServableHandle::new(name.clone(), version, inner, released);
+                        Arc::new(match queues {
+                            Some(queues) => handle.batched(queues),
+                            None => handle,
+                        })
                     }
                 };
                 model.versions.insert(version, handle);
@@ -438,6 +496,35 @@ impl Engine {
 
     fn set_mlmd_uuid(&self, model: &str, version: i64, uuid: Option<String>) {
         self.server.app.metrics.mlmd.set(model, version, uuid);
+    }
+
+    fn observe_batching(&self, py: Python<'_>) -> Vec<QueueObservation> {
+        py.detach(|| {
+            let snapshot = self.server.app.map.snapshot();
+            let versions = snapshot.models.values().flat_map(|model| model.versions.values());
+            versions.flat_map(|handle| QueueObservation::of(handle)).collect()
+        })
+    }
+
+    fn decide_batching(
+        &self,
+        py: Python<'_>,
+        model: &str,
+        version: i64,
+        signature: &str,
+        size: usize,
+        wait_s: f64,
+        in_flight: usize,
+    ) -> PyResult<()> {
+        let decision = Decision { size, wait: seconds(wait_s)?, in_flight };
+        py.detach(|| {
+            let snapshot = self.server.app.map.snapshot();
+            let handle = snapshot.models.get(model).and_then(|model| model.versions.get(&version));
+            if let Some(queues) = handle.and_then(|handle| handle.batching.as_ref()) {
+                queues.decide(signature, decision);
+            }
+        });
+        Ok(())
     }
 
     fn metrics(&self, py: Python<'_>) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 
+use crate::batching::Queues;
 use crate::metrics::VersionSeries;
 use crate::servable::Servable;
 use crate::status::{Result, Status};
@@ -39,6 +40,8 @@ pub struct ServableHandle {
     pub servable: Arc<dyn Servable>,
     /// What was counted of its requests.
     pub series: VersionSeries,
+    /// Where its requests wait for one another; `None`: each runs by itself.
+    pub batching: Option<Queues>,
     /// Signalled when the last handle is gone. Declared last: by then `servable` was let go.
     _released: ReleaseSignal,
 }
@@ -55,8 +58,16 @@ impl ServableHandle {
             version,
             servable,
             series: VersionSeries::default(),
+            batching: None,
             _released: ReleaseSignal::new(released),
         }
+    }
+
+    /// The same, its requests put into batches.
+    #[must_use]
+    pub fn batched(mut self, queues: Queues) -> Self {
+        self.batching = Some(queues);
+        self
     }
 
     /// The name of a signature that exists, and `""` for any other.

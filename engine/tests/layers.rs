@@ -11,7 +11,8 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("servable", &["status", "tensor", "wire", "protos", "compute", "servable"]),
     ("metrics", &["status", "metrics"]),
     ("request_log", &["status", "wire", "metrics", "request_log"]),
-    ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics"]),
+    ("batching", &["status", "tensor", "servable", "metrics", "compute", "batching"]),
+    ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics", "batching"]),
     ("compute.rs", &["status"]),
     ("composite.rs", &["status", "tensor", "compute", "servable", "serving_map", "app"]),
     (
@@ -42,6 +43,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
             "inference",
             "metrics",
             "request_log",
+            "batching",
             "frontend",
         ],
     ),

@@ -7,7 +7,7 @@ they wait.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, final
+from typing import Protocol, TypedDict, final
 
 class EngineError(Exception):
     """What the engine refuses or fails at, with a canonical status code."""
@@ -36,6 +36,8 @@ class ServerOptions(Protocol):
     rest_compression_min_bytes: int  # of answers to who accepts gzip; 0: never
     io_threads: int  # 0: one for each core this process may use
     compute_threads: int  # most runs at one time
+    num_batch_threads: int  # most batches with fixed parameters at one time
+    batch_thread_name: str
     enable_signature_method_name_check: bool
     enable_serialization_as_tensor_content: bool
     enable_grpc_healthcheck_service: bool
@@ -51,6 +53,46 @@ class ServerOptions(Protocol):
     request_log_file_bytes: int  # a file of logged requests that has as much is ended
     request_log_file_s: float  # and one that is as old
     request_log_queue_bytes: int  # what may wait to be written; more is dropped
+
+class BatchingParameters(Protocol):
+    """
+    How the requests of one version are put into batches.
+
+    The first seven are TensorFlow Serving's, in rows and seconds; the sizes of
+    docs/batching.md are all in rows.
+    """
+
+    max_batch_size: int
+    batch_timeout_s: float
+    max_enqueued_batches: int
+    allowed_batch_sizes: Sequence[int]  # (): every size
+    pad_variable_length_inputs: bool
+    enable_large_batch_splitting: bool
+    max_execution_batch_size: int
+    run_unbatchable_alone: bool  # what no batch can hold runs by itself
+    padding_value: float | None  # None: each tensor's own first element
+    unpad_outputs: bool
+    unbatched_signatures: Sequence[str]  # names of signatures that run one by one
+    policy: str  # "fixed", "adaptive", or a name: sizes by decide_batching
+    target_p99_ms: float  # 0: none
+    max_in_flight: int  # batches of a signature at one time; 0: one for each core
+
+class QueueObservation(TypedDict):
+    """A queue whose sizes are decided while it runs, as it is now; times in seconds."""
+
+    model: str
+    version: int
+    signature: str  # "" for outputs of several signatures
+    policy: str
+    max_batch_size: int
+    target_p99_s: float  # 0.0: none
+    waiting_rows: int
+    in_flight: int  # batches
+    arrival_rate: float  # rows a second, of late
+    row_s: list[tuple[int, float]]  # what a row costs in batches of up to so many rows
+    size: int  # the decision in force
+    wait_s: float
+    max_in_flight: int
 
 @final
 class Servable:
@@ -73,6 +115,13 @@ class Servable:
         Raises:
             EngineError: UNIMPLEMENTED for another log_type, or what the request would
                 have been answered over gRPC.
+        """
+
+    def set_batching(self, parameters: BatchingParameters) -> None:
+        """
+        Put requests into batches from the next Engine.publish() that adds it.
+
+        replay() runs its request by itself all the same.
         """
 
     def in_use(self) -> bool:
@@ -319,6 +368,29 @@ class Engine:
 
     def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
         """Show what ML Metadata calls a version in the metrics; None: no more."""
+
+    def observe_batching(self) -> list[QueueObservation]:
+        """Return the queues of every policy but "fixed"; of each signature, one."""
+
+    def decide_batching(
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        size: int,
+        wait_s: float,
+        in_flight: int,
+    ) -> None:
+        """
+        Have a decision hold for the queues of a signature, until the next one.
+
+        Batches have up to size rows, and wait for them for up to wait_s seconds while
+        they could run; in_flight of them run at a time.  Sizes and numbers are brought
+        within the limits.  What is not served any more is left alone.
+
+        Raises:
+            ValueError: wait_s is negative or no number.
+        """
 
     def metrics(self) -> str:
         """Return the page served at metrics_path."""

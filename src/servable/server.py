@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from servable.config import channel_arguments, model_server_config
+from servable.config.model_batching import ModelBatching
 from servable.config.model_server_config import TENSORFLOW, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
@@ -208,6 +209,10 @@ class Server:
                 options.model_base_path,
             )
         self._tensorflow = options.read_tensorflow()
+        if self._tensorflow is not None and self._tensorflow.batching is not None:
+            batching = self._tensorflow.batching
+            engine_options.num_batch_threads = batching.num_batch_threads
+            engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
         engine.set_reload_handler(self._handle_reload)
         if options.enable_profiler:
@@ -374,7 +379,6 @@ class Server:
         return tensorflow.TensorFlowPlatform(
             config.session_config,
             config.saved_model_tags,
-            config.batching.check_model if config.batching else lambda: None,
             warmup.ModelWarmup(
                 self._running_engine(),
                 config.num_request_iterations_for_warmup,
@@ -391,6 +395,11 @@ class Server:
                 self._running_engine(),
             ),
             config.num_tflite_interpreters,
+            ModelBatching(
+                config.batching,
+                config.enable_per_model_batching_parameters,
+                config.batching_options,
+            ).of,
         )
 
     def _running_engine(self) -> Engine:

@@ -10,6 +10,11 @@ import pytest
 
 _engine = pytest.importorskip("servable._engine")
 
+from servable.config.batching_parameters import BatchingParameters  # noqa: E402
+from servable.config.model_batching import (  # noqa: E402
+    EngineBatching,
+    ModelBatching,
+)
 from servable.core.servable_id import ServableId  # noqa: E402
 from servable.core.storage_path import StoragePath  # noqa: E402
 from servable.errors import (  # noqa: E402
@@ -31,6 +36,10 @@ from servable.platforms.tensorflow import (  # noqa: E402
 class FakeServable:
     def __init__(self) -> None:
         self.is_closed = False
+        self.batching: EngineBatching | None = None
+
+    def set_batching(self, batching: EngineBatching) -> None:
+        self.batching = batching
 
     def close(self) -> bool:
         self.is_closed = True
@@ -58,10 +67,13 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
+NOT_BATCHED = ModelBatching(None)
+
+
 def loader(
-    path: Path, check: Callable[[], None] = lambda: None, tags: str = "serve"
+    path: Path, batching: ModelBatching = NOT_BATCHED, tags: str = "serve"
 ) -> SavedModelLoader:
-    platform = TensorFlowPlatform(b"config", [tags], check)
+    platform = TensorFlowPlatform(b"config", [tags], batching=batching.of)
     return platform.loader(ServableId("m", 1), StoragePath(str(path)))
 
 
@@ -145,16 +157,30 @@ def test_what_is_not_opened(
     assert not opened
 
 
-def test_the_check_of_the_platform_comes_first(
+def test_parameters_of_batching_that_are_wrong_come_first(
     opened: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    def refuse() -> None:
-        raise InvalidArgument("no")
+    wrong = ModelBatching(BatchingParameters(allowed_batch_sizes=(2,)))
 
     with pytest.raises(InvalidArgument):
-        loader(saved_model(tmp_path / "1"), refuse).load()
+        loader(saved_model(tmp_path / "1"), wrong).load()
 
     assert not opened
+
+
+def test_the_engine_is_told_how_a_version_is_batched(
+    opened: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    under_test = loader(
+        saved_model(tmp_path / "1"), ModelBatching(BatchingParameters(max_batch_size=7))
+    )
+
+    under_test.load()
+
+    assert opened
+    batching = cast("FakeServable", under_test.servable()).batching
+    assert batching is not None
+    assert batching.max_batch_size == 7
 
 
 @pytest.mark.usefixtures("opened")

@@ -87,6 +87,15 @@ impl<'m> Exchange<'m> {
         }
     }
 
+    /// The name of the signature that was resolved, `""` for none.
+    pub fn signature_name(&self) -> &str {
+        self.version.as_ref().map_or("", |version| &version.signature_name)
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     pub fn has_examples(&self, count: usize) {
         if let Some(model) = &self.model {
             model.record_examples(count);

@@ -30,7 +30,7 @@ use self::sharded::Sharded;
 pub struct Metrics {
     pub models: Models,
     pub warmups: Warmups,
-    pub batching: Batching,
+    pub batching: Arc<Batching>,
     pub request_logs: LogCounts,
     pub mlmd: Mlmd,
     /// By protocol.

@@ -51,6 +51,8 @@ pub const DEFAULT_SIGNATURE: &str = "serving_default";
 pub struct RunOptions {
     /// When the answer is of no use any more.
     pub deadline: Option<Instant>,
+    /// Whether others go first.
+    pub is_low_priority: bool,
 }
 
 /// What became of the process of a servable.
@@ -82,6 +84,11 @@ pub trait Servable: Send + Sync {
     /// What became of its process, where it has one.
     fn process_counts(&self) -> Option<ProcessCounts> {
         None
+    }
+
+    /// Whether the time of a run is bounded by the sizes of what is fed.
+    fn is_bounded(&self) -> bool {
+        false
     }
 
     /// Feed tensors by their names in the graph and fetch others, in the order of `fetches`.

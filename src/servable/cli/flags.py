@@ -237,8 +237,6 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.BOOL,
         default=False,
         help="Run requests that wait together as one batch.",
-        inert="requests run one by one in this version",
-        behaves_as=False,
     ),
     Flag(
         "allow_version_labels_for_unavailable_models",
@@ -256,10 +254,24 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "enable_per_model_batching_parameters",
         FlagType.BOOL,
         default=False,
-        help="Let a batching_params.pbtxt in a version's directory override the file "
-        "given for the whole server.",
-        inert="requests run one by one in this version",
-        behaves_as=False,
+        help="With --enable_batching, batch a version as batching_params.pbtxt in its "
+        "directory says, and not at all without one.",
+    ),
+    Flag(
+        "batching_policy",
+        FlagType.STRING,
+        "fixed",
+        "Who finds the size of batches: fixed keeps to the batching parameters, "
+        "adaptive learns from what runs, other names are installed policies.",
+        is_ours=True,
+    ),
+    Flag(
+        "batching_options_file",
+        FlagType.STRING,
+        "",
+        "TOML file with what batching can do beside TensorFlow Serving's parameters, "
+        "for all models and for each.",
+        is_ours=True,
     ),
     Flag(
         "model_config_file",

@@ -18,6 +18,7 @@ from servable.apis import (
     thread_pool_factory_config_pb2,
 )
 from servable.config import batching_parameters, session_config
+from servable.config.batching_options import NO_OPTIONS, BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
 from servable.config.model_server_config import TENSORFLOW
 from servable.config.text_format import read_text_proto
@@ -41,6 +42,7 @@ class TensorFlowConfig:
     saved_model_tags: tuple[str, ...] = ("serve",)
     batching: BatchingParameters | None = None
     enable_per_model_batching_parameters: bool = False
+    batching_options: BatchingOptionsByModel = NO_OPTIONS
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1
     num_model_warmup_threads: int = 1

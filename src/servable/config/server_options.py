@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self, cast
 
 from servable.config import (
+    batching_options,
     batching_parameters,
     channel_arguments,
     model_options,
@@ -22,6 +23,7 @@ from servable.config import (
     session_config,
     ssl_config,
 )
+from servable.config.batching_options import BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
@@ -108,6 +110,8 @@ class ServerOptions:
     enable_per_model_batching_parameters: bool = False
     allow_python_models: bool = False
     python_run_limit_s: float = 60.0
+    batching_policy: str = batching_options.FIXED
+    batching_options_file: str = ""
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1
 
@@ -212,6 +216,8 @@ class ServerOptions:
             ),
             allow_python_models=flag.bool("allow_python_models"),
             python_run_limit_s=flag.number("python_run_limit_seconds"),
+            batching_policy=flag.string("batching_policy"),
+            batching_options_file=flag.string("batching_options_file"),
             enable_model_warmup=flag.bool("enable_model_warmup"),
             num_request_iterations_for_warmup=max(
                 flag.integer("num_request_iterations_for_warmup"), 1
@@ -247,6 +253,13 @@ class ServerOptions:
                 "server_options.batching_parameters_file is set without setting "
                 "server_options.enable_batching to true."
             )
+        for name, value, unset in (
+            ("batching_policy", self.batching_policy, batching_options.FIXED),
+            ("batching_options_file", self.batching_options_file, ""),
+        ):
+            is_batched = self.enable_batching or self.platform_config_file
+            if value != unset and not is_batched:
+                raise InvalidArgument(f"{name} is set without enable_batching")
         self.session.check()
         self._check_numbers()
         for root in self.model_roots:
@@ -301,7 +314,10 @@ class ServerOptions:
             )
         if self.platform_config_file:
             platforms = platform_config.read_platform_config(self.platform_config_file)
-            return platforms.get(model_server_config.TENSORFLOW)
+            platform = platforms.get(model_server_config.TENSORFLOW)
+            if platform is None:
+                return None
+            return dataclasses.replace(platform, batching_options=self._read_options())
         return TensorFlowConfig(
             session_config=session_config.read_session_config(self.session),
             saved_model_tags=self.saved_model_tags,
@@ -309,6 +325,7 @@ class ServerOptions:
             enable_per_model_batching_parameters=(
                 self.enable_per_model_batching_parameters
             ),
+            batching_options=self._read_options(),
             enable_model_warmup=self.enable_model_warmup,
             num_request_iterations_for_warmup=self.num_request_iterations_for_warmup,
             num_tflite_interpreters=(
@@ -400,6 +417,9 @@ class ServerOptions:
                     f"{name} must be positive; was {getattr(self, name)}"
                 )
 
+    def _read_options(self) -> BatchingOptionsByModel:
+        return batching_options.read(self.batching_options_file, self.batching_policy)
+
     def _read_batching(self) -> BatchingParameters | None:
         if not self.enable_batching:
             return None
@@ -430,6 +450,8 @@ class EngineOptions:
     rest_compression_min_bytes: int = 16 << 10
     io_threads: int = 0
     compute_threads: int = 0
+    num_batch_threads: int = 1
+    batch_thread_name: str = "batch_threads"
     enable_signature_method_name_check: bool = False
     enable_serialization_as_tensor_content: bool = False
     enable_grpc_healthcheck_service: bool = False

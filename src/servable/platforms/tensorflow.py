@@ -41,6 +41,8 @@ from servable.platforms.unrestored_variables import (
 )
 from servable.platforms.warmup import ModelWarmup
 
+ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
+
 _logger = logging.getLogger(__name__)
 
 Transform: TypeAlias = Callable[[str, _engine.Servable], _engine.Servable | None]
@@ -202,13 +204,15 @@ class TensorFlowPlatform:
     Args:
         session_config: a serialized tensorflow.ConfigProto.
         tags: name the graph to load.
-        check: is called before each load, and raises what the load shall fail with.
         warmup: replays what a SavedModel brings along; None: nothing is.
         transform: puts steps of the version directory around its servable, and
             returns None where there are none.
         session: how sessions are made, beside their configuration.
         num_tflite_interpreters: for a version with a TensorFlow Lite model; 0: such
             models are not looked for.
+        batching: says, of a model's name and a version's path, how requests are put
+            into batches, None: each runs by itself; raises what the load shall fail
+            with.
     """
 
     name = "tensorflow"
@@ -217,19 +221,19 @@ class TensorFlowPlatform:
         self,
         session_config: bytes,
         tags: Sequence[str],
-        check: Callable[[], None] = lambda: None,
         warmup: ModelWarmup | None = None,
         transform: Transform = lambda _path, _servable: None,
         session: SessionOptions | None = None,
         num_tflite_interpreters: int = 0,
+        batching: ChooseBatching = lambda *_: None,
     ) -> None:
         self._num_tflite_interpreters = num_tflite_interpreters
         self._transform = transform
         self._session = session or SessionOptions()
         self._session_config = session_config
         self._tags = tuple(tags)
-        self._check = check
         self._warmup = warmup
+        self._batching = batching
         # Set once TensorFlow has made the threads that all sessions share.
         self._has_threads = threading.Event()
 
@@ -249,8 +253,11 @@ class TensorFlowPlatform:
         TensorFlow is told that it is *servable_id* if the options say so.
 
         Raises:
-            ServingError: with TensorFlow's own code and text.
+            ServingError: with TensorFlow's own code and text, or what is wrong with
+                the parameters of its batching.
         """
+        model_name = servable_id.name if servable_id else ""
+        batching = self._batching(model_name, path)
         if self.has_tflite_model(path):
             opened = self._open_tflite(path)
         else:
@@ -260,9 +267,11 @@ class TensorFlowPlatform:
         except BaseException:
             opened.close()
             raise
-        if outer is None:
-            return opened
-        return dataclasses.replace(opened, servable=outer, inner=opened.servable)
+        if outer is not None:
+            opened = dataclasses.replace(opened, servable=outer, inner=opened.servable)
+        if batching is not None:
+            opened.servable.set_batching(batching)
+        return opened
 
     def has_tflite_model(self, path: str) -> bool:
         """Return whether the version at *path* is served by TensorFlow Lite."""
@@ -276,7 +285,6 @@ class TensorFlowPlatform:
             self._warmup.run(path, servable)
 
     def _open(self, path: str, servable_id: ServableId | None) -> OpenSavedModel:
-        self._check()
         LIBRARY.open()
         model = read_object_graph_model(path, self._tags)
         if model is not None and model.unrestored_variables:

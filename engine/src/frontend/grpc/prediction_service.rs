@@ -39,7 +39,7 @@ impl Table for Prediction {
 }
 
 fn answer<R: Request>(app: Arc<App>, message: Bytes, call: Call) -> Answer {
-    let options = RunOptions { deadline: call.deadline };
+    let options = RunOptions { deadline: call.deadline, is_low_priority: call.is_low_priority };
     Box::pin(async move { serialized::answer::<R>(&app, message, options).await })
 }
 

@@ -22,6 +22,7 @@ use tonic::server::NamedService;
 use super::unary;
 use crate::app::App;
 use crate::frontend::peer::Peer;
+use crate::frontend::{LOW_PRIORITY, PRIORITY};
 use crate::status::Status;
 use crate::wire::Message;
 
@@ -30,6 +31,8 @@ use crate::wire::Message;
 pub struct Call {
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
+    /// Others go first where requests wait for one another.
+    pub is_low_priority: bool,
     pub peer: Peer,
 }
 
@@ -93,7 +96,11 @@ impl<T: Table> Service<Request<Body>> for Methods<T> {
         let app = self.app.clone();
         let limits = self.limits;
         Box::pin(async move {
-            let call = Call { deadline: deadline(request.headers()), peer: peer(&request) };
+            let call = Call {
+                deadline: deadline(request.headers()),
+                is_low_priority: is_low_priority(request.headers()),
+                peer: peer(&request),
+            };
             let answer = match unary::message(request, limits.receive).await {
                 Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
                 Err(status) => Err(status),
@@ -107,6 +114,10 @@ impl<T: Table> Service<Request<Body>> for Methods<T> {
 fn deadline(headers: &HeaderMap) -> Option<Instant> {
     let timeout = parse_timeout(headers.get("grpc-timeout")?.as_bytes())?;
     Instant::now().checked_add(timeout)
+}
+
+fn is_low_priority(headers: &HeaderMap) -> bool {
+    headers.get(PRIORITY).is_some_and(|value| value == LOW_PRIORITY)
 }
 
 /// At most eight digits and a unit.

@@ -3,6 +3,7 @@
 //! `serving` has the names, labels and format of TensorFlow Serving; `own` has Prometheus's
 //! conventions, and what TensorFlow Serving does not tell.
 
+mod batching;
 mod gpu;
 mod own;
 mod process;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{gpu, process};
+use super::{batching, gpu, process};
 use crate::app::App;
 use crate::inference::model_status::STATES;
 use crate::metrics::text::Page;
@@ -63,6 +63,7 @@ pub fn page(app: &App) -> String {
     }
     page.declare(LOG_QUEUE, GAUGE, Some("Bytes of requests that wait to be logged."));
     page.sample(LOG_QUEUE, &[], app.request_logs.queued_bytes());
+    batching::write(&mut page, app);
     page.declare(MLMD, GAUGE, Some("1 for each version that says what ML Metadata calls it."));
     for (model, version, uuid) in app.metrics.mlmd.all() {
         let version = version.to_string();

@@ -6,6 +6,7 @@
 use super::media::{self, Media};
 use super::reply::Reply;
 use super::url::Method;
+use crate::frontend::{LOW_PRIORITY, PRIORITY};
 
 /// Bytes of the request line, and of all header fields together; number of fields.
 pub const MAX_LINE: usize = 8 << 10;
@@ -51,6 +52,8 @@ pub struct Head {
     /// For bodies that have no place for them; both may be absent.
     pub signature_name: String,
     pub output_filter: Vec<String>,
+    /// Others go first where requests wait for one another.
+    pub is_low_priority: bool,
 }
 
 /// Where the head ends, `None` while more of it is to come.
@@ -107,6 +110,7 @@ impl Head {
             has_encoding: false,
             signature_name: String::new(),
             output_filter: Vec::new(),
+            is_low_priority: false,
         }
     }
 
@@ -130,6 +134,8 @@ impl Head {
         } else if is(OUTPUT_FILTER) {
             let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
             self.output_filter.extend(aliases.map(text));
+        } else if is(PRIORITY) {
+            self.is_low_priority = value == LOW_PRIORITY.as_bytes();
         }
     }
 
@@ -237,7 +243,9 @@ mod tests {
         let head = with("Content-Encoding: x-gzip\r\nOrigin: https://a\r\n").unwrap();
         assert!(head.is_gzip && head.has_origin);
         let head = with("Content-Encoding: GZIP\r\nOrigin: HTTP://A\r\n").unwrap();
-        assert!(!head.is_gzip && !head.has_origin);
+        assert!(!head.is_gzip && !head.has_origin && !head.is_low_priority);
+        let head = with("Servable-Priority: low\r\n").unwrap();
+        assert!(head.is_low_priority);
 
         let head = parse("\r\nget /a#b?c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
         assert_eq!((head.method, head.target.as_str()), (None, "/a#b?c"));

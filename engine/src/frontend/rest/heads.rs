@@ -34,8 +34,8 @@ impl Service {
         if body.content != Media::Protobuf {
             return Ok((Media::Json, self.infer_json(method, spec, body, exchange).await?));
         }
+        let options = self.run_options(&body);
         let message = with_spec(body.read(self.app.options.max_body_bytes)?, &spec);
-        let options = self.run_options();
         let answered = match method {
             Method::Classify => {
                 answer_counted::<ClassificationRequest>(&self.app, message, options, exchange).await
@@ -54,7 +54,7 @@ impl Service {
         body: Body,
         exchange: &mut Exchange<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        let options = self.run_options();
+        let options = self.run_options(&body);
         let (handle, name, examples, sample) = self.examples(method, spec, body).await?;
         exchange.resolved(&handle.series, handle.known_signature(signature_name(&name)));
         let check = self.app.options.enable_signature_method_name_check;
@@ -88,7 +88,7 @@ impl Service {
         body: Body,
         exchange: &mut Exchange<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        let options = self.run_options();
+        let options = self.run_options(&body);
         let app = self.app.clone();
         let (handle, plan, count, feeds) = self
             .convert(body.is_large(), move || {

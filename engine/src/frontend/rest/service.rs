@@ -113,6 +113,8 @@ pub(super) struct Body {
     /// For a body that has no place for them.
     pub signature_name: String,
     pub output_filter: Vec<String>,
+    /// Others go first where requests wait for one another.
+    pub is_low_priority: bool,
 }
 
 impl Body {
@@ -199,6 +201,7 @@ impl Service {
             accept: head.accept,
             signature_name: head.signature_name.clone(),
             output_filter: head.output_filter.clone(),
+            is_low_priority: head.is_low_priority,
         };
         match action {
             Action::List => return Ok(Reply::json(200, self.list())),
@@ -248,7 +251,10 @@ impl Service {
         }
     }
 
-    pub(super) fn run_options(&self) -> RunOptions {
-        RunOptions { deadline: deadline_after_ms(self.app.options.rest_timeout_ms) }
+    pub(super) fn run_options(&self, body: &Body) -> RunOptions {
+        RunOptions {
+            deadline: deadline_after_ms(self.app.options.rest_timeout_ms),
+            is_low_priority: body.is_low_priority,
+        }
     }
 }

@@ -158,8 +158,12 @@ impl Servable for SavedModel {
         &self.meta_graph.signature_def_map
     }
 
+    fn is_bounded(&self) -> bool {
+        self.inter_op_in_caller && self.meta_graph.is_bounded
+    }
+
     fn is_quick(&self, feeds: &[(String, Tensor)], fetches: &[String]) -> bool {
-        if !self.inter_op_in_caller || !self.meta_graph.is_bounded {
+        if !self.is_bounded() {
             return false;
         }
         let bytes: usize = feeds.iter().map(|(_, tensor)| tensor.byte_size()).sum();

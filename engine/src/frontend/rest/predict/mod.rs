@@ -42,7 +42,7 @@ impl Service {
         body: Body,
         exchange: &mut Exchange<'_>,
     ) -> std::result::Result<(Media, Vec<u8>), Failure> {
-        let options = self.run_options();
+        let options = self.run_options(&body);
         let app = self.app.clone();
         let prepared =
             self.convert(body.is_large(), move || Prepared::new(&app, &spec, body)).await?;

@@ -1,0 +1,172 @@
+"""Batching on a real server: what runs together, and what answers do not show of it."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("servable._engine")
+
+from servable.client import Client
+
+CLIENTS = 8
+
+
+@pytest.fixture(scope="module")
+def model(
+    tmp_path_factory: pytest.TempPathFactory, write_version: Callable[[Path], Path]
+) -> str:
+    base = tmp_path_factory.mktemp("models") / "m"
+    write_version(base / "1")
+    return f"--model_base_path={base}"
+
+
+@pytest.fixture(scope="module", name="start")
+def _start(start: Callable[..., Any]) -> Callable[..., Any]:
+    """Start servers whose models are there from the first request on."""
+    return lambda *flags: start("--wait_for_models=true", *flags)
+
+
+@pytest.fixture(scope="module")
+def waiting(
+    start: Callable[..., Any], model: str, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """A server on which batches of eight rows wait for the last of them."""
+    folder = tmp_path_factory.mktemp("batching")
+    parameters, options = folder / "b", folder / "o.toml"
+    parameters.write_text(
+        f"max_batch_size {{ value: {CLIENTS} }} num_batch_threads {{ value: 1 }} "
+        "batch_timeout_micros { value: 60000000 }"
+    )
+    options.write_text("unbatched_signatures = ['echo_STRING']")
+    return start(
+        model,
+        "--model_name=m",
+        "--enable_batching",
+        f"--batching_parameters_file={parameters}",
+        f"--batching_options_file={options}",
+        "--monitoring_config_file=" + str(_monitoring(folder)),
+    )
+
+
+@pytest.fixture(scope="module")
+def adaptive(start: Callable[..., Any], model: str) -> Any:
+    return start(
+        model, "--model_name=m", "--enable_batching", "--batching_policy=adaptive"
+    )
+
+
+def _monitoring(folder: Path) -> Path:
+    file = folder / "monitoring"
+    file.write_text("prometheus_config { enable: true }")
+    return file
+
+
+def batches(server: Any) -> int:
+    page = httpx.get(f"{server.rest}/monitoring/prometheus/metrics").text
+    name = ":tensorflow:serving:batching_session:wrapped_run_count{} "
+    lines = [line for line in page.splitlines() if line.startswith(name)]
+    return int(lines[0].removeprefix(name)) if lines else 0
+
+
+def at_once(server: Any, requests: list[Any], **options: Any) -> list[Any]:
+    """Return what clients are answered that ask at the same time."""
+
+    def ask(request: Any) -> Any:
+        with Client(server.grpc, attempts=1) as client:
+            return client.predict("m", request, timeout=50, **options)
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        return list(threads.map(ask, requests))
+
+
+def test_requests_that_wait_for_one_another_run_once(waiting: Any) -> None:
+    before = batches(waiting)
+
+    answers = at_once(waiting, [[float(number)] for number in range(CLIENTS)])
+
+    expected = [[number / 2 + 2] for number in range(CLIENTS)]
+    assert [list(answer["y"]) for answer in answers] == expected
+    assert batches(waiting) == before + 1
+
+
+def test_strings_of_several_requests_come_back_to_their_own(adaptive: Any) -> None:
+    texts = [[b"x" * length, b""] for length in range(0, 160, 20)]
+
+    answers = at_once(adaptive, texts, signature="echo_STRING")
+
+    assert [list(answer["y"]) for answer in answers] == texts
+
+
+def test_a_signature_that_is_not_batched_waits_for_nobody(waiting: Any) -> None:
+    before = batches(waiting)
+
+    answer = at_once(waiting, [[b"a"]], signature="echo_STRING")
+
+    assert list(answer[0]["y"]) == [b"a"]
+    assert batches(waiting) == before
+
+
+def test_rest_and_grpc_share_a_batch(waiting: Any) -> None:
+    before = batches(waiting)
+
+    def ask() -> Any:
+        body = {"instances": [4.0] * (CLIENTS - 1)}
+        url = f"{waiting.rest}/v1/models/m:predict"
+        return httpx.post(url, json=body, timeout=50).json()
+
+    with ThreadPoolExecutor(1) as thread:
+        over_rest = thread.submit(ask)
+        over_grpc = at_once(waiting, [[6.0]])
+
+    assert list(over_grpc[0]["y"]) == [5.0]
+    assert over_rest.result() == {"predictions": [4.0] * (CLIENTS - 1)}
+    assert batches(waiting) == before + 1
+
+
+@pytest.mark.parametrize("server", ["waiting", "adaptive"])
+def test_answers_are_those_without_batching_bit_for_bit(
+    server: str,
+    start: Callable[..., Any],
+    model: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    unbatched = start(model, "--model_name=m")
+    batched = request.getfixturevalue(server)
+    numbers = np.random.default_rng(7).standard_normal((CLIENTS, 1), np.float32)
+    rows = [list(row) for row in numbers.astype(float)]
+
+    alone = at_once(unbatched, rows)
+    together = at_once(batched, rows)
+
+    assert [answer["y"].tobytes() for answer in together] == [
+        answer["y"].tobytes() for answer in alone
+    ]
+
+
+def test_what_no_batch_can_hold_runs_by_itself_under_the_adaptive_policy(
+    adaptive: Any, waiting: Any
+) -> None:
+    body = {"signature_name": "echo_FLOAT", "inputs": {"x": 3.5}}
+
+    def ask(server: Any) -> Any:
+        return httpx.post(f"{server.rest}/v1/models/m:predict", json=body).json()
+
+    assert ask(adaptive) == {"outputs": 3.5}
+    assert ask(waiting) == {
+        "error": "Batching Run() input tensors must have at least one dimension"
+    }
+
+
+def test_the_metrics_show_what_was_decided_and_why(adaptive: Any) -> None:
+    at_once(adaptive, [[1.0]] * 3)
+
+    page = httpx.get(f"{adaptive.rest}/metrics").text
+
+    labels = 'model="m",version="1",signature="serving_default"'
+    for name in ("decided_rows", "row_seconds", "batches_total", "waiting_rows"):
+        assert f"servable_batching_{name}{{{labels}" in page
