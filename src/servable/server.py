@@ -12,8 +12,11 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
+from servable import plugins
+from servable.batching.consultant import PERIOD_S, Consultant
+from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
 from servable.config.model_batching import ModelBatching
 from servable.config.model_server_config import TENSORFLOW, ModelServerConfig
@@ -209,6 +212,7 @@ class Server:
                 options.model_base_path,
             )
         self._tensorflow = options.read_tensorflow()
+        policies = self._batching_policies()
         if self._tensorflow is not None and self._tensorflow.batching is not None:
             batching = self._tensorflow.batching
             engine_options.num_batch_threads = batching.num_batch_threads
@@ -234,6 +238,24 @@ class Server:
         has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
         if has_tls and options.ssl_config_poll_wait_s:
             self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        if policies:
+            consultant = Consultant(engine, policies)
+            self._start_thread("batching", lambda: self._consult(consultant))
+
+    def _batching_policies(self) -> dict[str, Callable[[], BatchingPolicy]]:
+        """Return what makes the policies that the options name."""
+        if self._tensorflow is None or self._tensorflow.batching is None:
+            return {}
+        names = self._tensorflow.batching_options.installed_policies
+        loaded = {name: plugins.load(plugins.BATCHING_POLICIES, name) for name in names}
+        for name, factory in loaded.items():
+            if not callable(factory):
+                raise FailedPrecondition(f"The batching policy {name} cannot be made")
+        return cast("dict[str, Callable[[], BatchingPolicy]]", loaded)
+
+    def _consult(self, consultant: Consultant) -> None:
+        while not self._is_stopped.wait(PERIOD_S):
+            consultant.consult()
 
     def _engine_options(self) -> EngineOptions:
         try:

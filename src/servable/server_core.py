@@ -127,6 +127,20 @@ class Engine(Protocol):
     def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
         """See servable._engine.Engine."""
 
+    def observe_batching(self) -> "Sequence[_engine.QueueObservation]":
+        """See servable._engine.Engine."""
+
+    def decide_batching(
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        size: int,
+        wait_s: float,
+        in_flight: int,
+    ) -> None:
+        """See servable._engine.Engine."""
+
     def metrics(self) -> str:
         """See servable._engine.Engine."""
 

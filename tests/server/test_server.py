@@ -113,6 +113,12 @@ class FakeEngine:
     def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
         pass
 
+    def observe_batching(self) -> list[Any]:
+        return []
+
+    def decide_batching(self, *_: Any) -> None:
+        pass
+
     def metrics(self) -> str:
         return "page"
 

@@ -52,6 +52,12 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "log": Command("servable.cli.log:log", "Read logged requests."),
     "warmup": Command("servable.cli.warmup:warmup", "Make the warm-up of a model."),
+    "batching": Command(
+        "servable.cli.batching:batching", "See how a server puts requests into batches."
+    ),
+    "tune": Command(
+        "servable.cli.tune:tune", "Find batching parameters for a latency target."
+    ),
     "version": Command(
         "servable.cli.version:version", "Print the versions of servable and TensorFlow."
     ),

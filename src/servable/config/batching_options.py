@@ -76,6 +76,12 @@ class BatchingOptionsByModel:
     default: BatchingOptions = field(default_factory=BatchingOptions)
     by_model: tuple[tuple[str, BatchingOptions], ...] = ()
 
+    @property
+    def installed_policies(self) -> frozenset[str]:
+        """The names of policies that are none of the engine's own."""
+        options = (self.default, *(options for _, options in self.by_model))
+        return frozenset(one.policy for one in options) - {FIXED, ADAPTIVE}
+
     def of(self, model_name: str) -> BatchingOptions:
         """Return the options of a model."""
         return dict(self.by_model).get(model_name, self.default)

@@ -1,0 +1,290 @@
+"""
+What batching is worth: throughput at rising concurrency, alone, and under overload.
+
+    python benchmarks/batching.py --list
+    python benchmarks/batching.py                       # everything, about half an hour
+    python benchmarks/batching.py dense_large --seconds 2 --rounds 1
+
+Every server runs on core 0 and the load on core 1.  Servers that are compared run at
+once and are measured in turn, so that what disturbs one disturbs all.  Each benchmark
+prints a table and writes results/batching_NAME.json.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import servers
+from servers import Process
+
+from servable.apis import types_pb2
+from servable.bench import requests
+from servable.bench.probe import PREDICT_METHOD
+from servable.bench.runner import ClosedLoop, Load, OpenLoop, Report, Spec, run
+
+MODELS: Final = servers.BUILD / "batching-models"
+RESULTS: Final = servers.HERE / "results"
+CLIENTS: Final = (1, 2, 4, 8, 16, 32, 64)
+
+POLICIES: Final = {
+    "off": "",
+    "fixed": "--enable_batching --batching_parameters_file={parameters}",
+    "adaptive": "--enable_batching --batching_policy=adaptive",
+}
+FIXED: Final = """
+max_batch_size { value: 64 }
+batch_timeout_micros { value: 0 }
+max_enqueued_batches { value: 1000 }
+num_batch_threads { value: 1 }
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long is measured, how often, and with which other server, if any."""
+
+    rounds: int
+    seconds: float
+    other: str
+
+
+Figures = dict[str, Any]
+
+
+def dense_small(settings: Settings) -> Figures:
+    """Requests/s of a dense model 100-256-64-1, by clients; relative to batching off."""
+    return _by_clients(settings, "dense_small", (100,), CLIENTS)
+
+
+def dense_large(settings: Settings) -> Figures:
+    """Requests/s of a dense model 1000-2000-2000-10, by clients."""
+    return _by_clients(settings, "dense_large", (1000,), CLIENTS)
+
+
+def image(settings: Settings) -> Figures:
+    """Requests/s of a convolutional model of 96x96x3 images, by clients."""
+    return _by_clients(settings, "image", (96, 96, 3), CLIENTS)
+
+
+def overload(settings: Settings) -> Figures:
+    """Goodput and p99 of dense_large at twice its peak rate, adaptive policy."""
+    table: dict[str, dict[str, float]] = {}
+    reports: list[Any] = []
+    with ExitStack() as running:
+        process = _start(running, settings, "dense_large", "adaptive")
+        spec = _spec(process, "dense_large", (1000,))
+        servers.wait_until_answering(process, spec)
+        peak = _median_run(settings, spec, ClosedLoop(64), reports)
+        for factor in (0.8, 1.0, 2.0):
+            rate = factor * peak["requests_per_s"]
+            load = OpenLoop(rate, max_in_flight=4096)
+            table[f"{factor:g} x peak"] = _median_run(settings, spec, load, reports)
+        table = {"peak, 64 clients": peak, **table}
+    for row in table.values():
+        row["goodput_ratio"] = row["good_per_s"] / peak["good_per_s"]
+        row["p99_ratio"] = row["p99_us"] / table["1 x peak"]["p99_us"]
+    return {"table": table, "reports": reports}
+
+
+BENCHMARKS: Final[dict[str, Callable[[Settings], Figures]]] = {
+    function.__name__: function
+    for function in (dense_small, dense_large, image, overload)
+}
+
+
+def _by_clients(
+    settings: Settings, model: str, shape: tuple[int, ...], clients: Sequence[int]
+) -> Figures:
+    rows: dict[int, list[dict[str, Report]]] = {count: [] for count in clients}
+    with ExitStack() as running:
+        specs = {}
+        for policy in POLICIES:
+            process = _start(running, settings, model, policy)
+            specs[policy] = _spec(process, model, shape)
+            servers.wait_until_answering(process, specs[policy])
+        for count in clients:
+            for _ in range(settings.rounds):
+                rows[count].append(
+                    {
+                        policy: _run(spec, ClosedLoop(count), settings.seconds)
+                        for policy, spec in specs.items()
+                    }
+                )
+                print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    table = {f"{count} clients": _row(each) for count, each in rows.items()}
+    return {"table": table, "reports": {str(key): value for key, value in rows.items()}}
+
+
+def _row(rounds: Sequence[Mapping[str, Report]]) -> dict[str, float]:
+    def median(value: Callable[[Mapping[str, Report]], float]) -> float:
+        return statistics.median(value(each) for each in rounds)
+
+    def rate(policy: str) -> Callable[[Mapping[str, Report]], float]:
+        return lambda each: each[policy]["requests_per_s"]
+
+    row = {f"{policy}_per_s": median(rate(policy)) for policy in POLICIES}
+    for policy in ("fixed", "adaptive"):
+        row[f"{policy}_ratio"] = median(
+            lambda each, policy=policy: rate(policy)(each) / rate("off")(each)
+        )
+    row["adaptive_p50_ratio"] = median(
+        lambda each: each["adaptive"]["latency_us"]["p50"]
+        / each["off"]["latency_us"]["p50"]
+    )
+    return row
+
+
+def _start(running: ExitStack, settings: Settings, model: str, policy: str) -> Process:
+    folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+    parameters = folder / "batching.txt"
+    parameters.write_text(FIXED)
+    flags = POLICIES[policy].replace("{parameters}", str(parameters))
+    template = f"{settings.other} {flags}"
+    return running.enter_context(servers.ours({model: MODELS / model}, template))
+
+
+def _spec(process: Process, model: str, shape: tuple[int, ...]) -> Spec:
+    x = np.random.default_rng(0).random((1, *shape), np.float32)
+    return Spec(
+        protocol="grpc",
+        address=process.grpc_address,
+        path=PREDICT_METHOD,
+        body=requests.grpc_body(
+            requests.ModelSpec(model, "serving_default"),
+            {"x": requests.Input(types_pb2.DT_FLOAT, x)},
+        ),
+        load=ClosedLoop(1),
+        pid=process.pid,
+        timeout_s=10.0,
+    )
+
+
+def _run(spec: Spec, load: Load, seconds: float) -> Report:
+    return run(dataclasses.replace(spec, load=load, seconds=seconds, warmup_s=1.0))
+
+
+def _median_run(
+    settings: Settings, spec: Spec, load: Load, reports: list[Any]
+) -> dict[str, float]:
+    rows = []
+    for _ in range(settings.rounds):
+        report = _run(spec, load, settings.seconds)
+        reports.append(report)
+        rows.append(
+            {
+                "requests_per_s": report["requests_per_s"],
+                "good_per_s": report["ok"] / report["seconds"],
+                "refused": sum(error["count"] for error in report["errors"].values()),
+                "p50_us": report["latency_us"]["p50"],
+                "p99_us": report["latency_us"]["p99"],
+            }
+        )
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def make_models(directory: Path) -> None:
+    """Make the models that are not there yet; imports TensorFlow."""
+    import tensorflow as tf  # noqa: PLC0415 - in a process of its own
+
+    random = np.random.default_rng(0)
+
+    def weights(*shape: int) -> Any:
+        scale = 1.0 / np.sqrt(np.prod(shape[:-1]))
+        return tf.constant(random.standard_normal(shape).astype(np.float32) * scale)
+
+    def dense(*sizes: int) -> tuple[Any, Any]:
+        layers = [weights(*pair) for pair in itertools.pairwise(sizes)]
+
+        def model(x: Any) -> Any:
+            for layer in layers[:-1]:
+                x = tf.nn.relu(x @ layer)
+            return {"y": x @ layers[-1]}
+
+        return model, tf.TensorSpec([None, sizes[0]], tf.float32, "x")
+
+    def convolutional() -> tuple[Any, Any]:
+        channels = (3, 32, 64, 128, 128)
+        layers = [weights(3, 3, *pair) for pair in itertools.pairwise(channels)]
+        last = weights(channels[-1], 1000)
+
+        def model(x: Any) -> Any:
+            for layer in layers:
+                x = tf.nn.relu(tf.nn.conv2d(x, layer, strides=2, padding="SAME"))
+            return {"y": tf.reduce_mean(x, axis=[1, 2]) @ last}
+
+        return model, tf.TensorSpec([None, 96, 96, 3], tf.float32, "x")
+
+    for name, (model, signature) in {
+        "dense_small": dense(100, 256, 64, 1),
+        "dense_large": dense(1000, 2000, 2000, 10),
+        "image": convolutional(),
+    }.items():
+        final = directory / name / "1"
+        if final.exists():
+            continue
+        module = tf.Module()
+        module.serve = tf.function(model, input_signature=[signature])
+        made = directory / f"{name}.part"
+        tf.saved_model.save(module, str(made), signatures=module.serve)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(final)
+
+
+def _print(name: str, figures: Figures) -> None:
+    table: dict[str, dict[str, float]] = figures["table"]
+    columns = list(dict.fromkeys(key for row in table.values() for key in row))
+    width = max(len(row) for row in table)
+    print(f"\n{name}: {BENCHMARKS[name].__doc__}")
+    print(" " * width, *(f"{column:>{max(9, len(column))}}" for column in columns))
+    for row, values in table.items():
+        cells = [f"{values[column]:>{max(9, len(column))}.4g}" for column in columns]
+        print(f"{row:<{width}}", *cells)
+
+
+def main() -> None:
+    """Run the benchmarks named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement")
+    parser.add_argument("--server", default=servers.OURS, help="command of the server")
+    parser.add_argument("--make-models", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.make_models:
+        make_models(arguments.make_models)
+        return
+    if arguments.list:
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name}: {benchmark.__doc__}")
+        return
+    names = arguments.names or list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    MODELS.mkdir(parents=True, exist_ok=True)
+    made = [sys.executable, __file__, "--make-models", str(MODELS)]
+    subprocess.run(made, check=True, capture_output=True)
+    servers.pin_load()
+    settings = Settings(arguments.rounds, arguments.seconds, arguments.server)
+    RESULTS.mkdir(exist_ok=True)
+    for name in names:
+        figures = BENCHMARKS[name](settings)
+        _print(name, figures)
+        text = json.dumps({"settings": dataclasses.asdict(settings), **figures})
+        (RESULTS / f"batching_{name}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
