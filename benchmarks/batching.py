@@ -63,7 +63,7 @@ Figures = dict[str, Any]
 
 
 def dense_small(settings: Settings) -> Figures:
-    """Requests/s of a dense model 100-256-64-1, by clients; relative to batching off."""
+    """Requests/s of a dense model 100-256-64-1, by clients."""
     return _by_clients(settings, "dense_small", (100,), CLIENTS)
 
 

@@ -1,5 +1,6 @@
 """Batching on a real server: what runs together, and what answers do not show of it."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +9,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("servable._engine")
 
+from servable.cli.batching import explain
+from servable.cli.tune import tune
 from servable.client import Client
+from servable.config import batching_parameters
 
 CLIENTS = 8
 
@@ -170,3 +175,100 @@ def test_the_metrics_show_what_was_decided_and_why(adaptive: Any) -> None:
     labels = 'model="m",version="1",signature="serving_default"'
     for name in ("decided_rows", "row_seconds", "batches_total", "waiting_rows"):
         assert f"servable_batching_{name}{{{labels}" in page
+
+
+POLICY = """
+import pathlib
+
+class Moody:
+    asked = 0
+
+    def decide(self, queue):
+        from servable.batching import Decision
+
+        Moody.asked += 1
+        if pathlib.Path({mood!r}).exists():
+            raise RuntimeError("not today")
+        return Decision(size=4, max_in_flight=3)
+"""
+
+
+def test_a_policy_in_python_decides_until_it_raises(
+    start: Callable[..., Any],
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[..., None],
+) -> None:
+    bad_mood = tmp_path / "bad mood"
+    info = tmp_path / "moody-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[servable.batching_policies]\nmoody = moody:Moody\n"
+    )
+    (tmp_path / "moody.py").write_text(POLICY.format(mood=str(bad_mood)))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    server = start(
+        model, "--model_name=m", "--enable_batching", "--batching_policy=moody"
+    )
+
+    def explained() -> str:
+        at_once(server, [[1.0]])
+        return CliRunner().invoke(explain, ["m", f"--url={server.rest}/metrics"]).output
+
+    decided = "by an installed policy: up to 4 rows in a batch, 3 at a time"
+    wait_until(lambda: decided in explained(), "decision")
+    bad_mood.touch()
+    complaint = "The batching policy moody failed for m version 1"
+    wait_until(lambda: complaint in server.log(), "complaint")
+
+    assert decided in explained()
+    assert server.log().count(complaint) == 1
+    bad_mood.unlink()
+
+
+def test_a_policy_that_is_not_installed_ends_the_start(
+    model: str, start: Callable[..., Any]
+) -> None:
+    with pytest.raises(AssertionError, match="There is no nobodys among"):
+        start(model, "--enable_batching", "--batching_policy=nobodys")
+
+
+def test_low_priority_is_answered_like_any_other(adaptive: Any) -> None:
+    body = {"instances": [6.0]}
+    headers = {"Servable-Priority": "low"}
+
+    url = f"{adaptive.rest}/v1/models/m:predict"
+    answer = httpx.post(url, json=body, headers=headers).json()
+
+    assert answer == {"predictions": [5.0]}
+
+
+def test_tuning_writes_a_file_that_a_server_takes(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "batching.txt"
+    base = model.removeprefix("--model_base_path=")
+    sizes = ["--max-batch-size=2", "--max-in-flight=2", "--seconds=0.1"]
+
+    result = CliRunner().invoke(
+        tune, [base, "--target-p99-ms=5000", f"--output={file}", *sizes]
+    )
+
+    assert result.exit_code == 0, result.output
+    assert batching_parameters.read(str(file)).max_batch_size == 2
+    assert "times what the model answers without batching" in result.output
+
+
+def test_tuning_for_what_cannot_be_had_is_told_of(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "batching.txt"
+    base = model.removeprefix("--model_base_path=")
+    sizes = ["--max-batch-size=2", "--max-in-flight=1", "--seconds=0.1"]
+
+    result = CliRunner().invoke(
+        tune, [base, "--target-p99-ms=0.000001", f"--output={file}", *sizes]
+    )
+
+    assert result.exit_code == 1
+    assert "With no size of batches" in result.output
+    assert not file.exists()
