@@ -202,7 +202,7 @@ def make_models(directory: Path) -> None:
 
     def weights(*shape: int) -> Any:
         scale = 1.0 / np.sqrt(np.prod(shape[:-1]))
-        return tf.constant(random.standard_normal(shape).astype(np.float32) * scale)
+        return tf.constant((random.standard_normal(shape) * scale).astype(np.float32))
 
     def dense(*sizes: int) -> tuple[Any, Any]:
         layers = [weights(*pair) for pair in itertools.pairwise(sizes)]
