@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::adaptive::{Adaptive, Costs, Decision, Reason};
@@ -48,6 +49,8 @@ pub struct Dynamic {
     signature: Arc<Signature>,
     compute: Arc<Compute>,
     metrics: Arc<Batching>,
+    /// Where requests are read.
+    runtime: Handle,
     state: Mutex<State>,
     refused: AtomicU64,
     /// Told when a batch that waits for rows has all that it may have.
@@ -121,12 +124,14 @@ impl Dynamic {
     const INLINE: Duration = Duration::from_micros(30);
     const INLINE_PER_TASK: Duration = Duration::from_micros(10);
 
+    /// A queue for requests that are read on this runtime; panics outside of one.
     pub fn new(
         signature: Arc<Signature>,
         compute: Arc<Compute>,
         metrics: Arc<Batching>,
         now: Instant,
     ) -> Arc<Self> {
+        let runtime = Handle::current();
         let parameters = &signature.parameters;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let in_flight =
@@ -150,7 +155,15 @@ impl Dynamic {
             batches: 0,
         };
         let (state, refused) = (Mutex::new(state), AtomicU64::new(0));
-        Arc::new(Self { signature, compute, metrics, state, refused, filled: Notify::new() })
+        Arc::new(Self {
+            signature,
+            compute,
+            metrics,
+            runtime,
+            state,
+            refused,
+            filled: Notify::new(),
+        })
     }
 
     /// Put a task into the queue.
@@ -197,13 +210,17 @@ impl Dynamic {
         }
         state.is_awaited = true;
         drop(state);
+        self.look_soon();
+        Ok(())
+    }
+
+    fn look_soon(self: &Arc<Self>) {
         let queue = self.clone();
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             // What is readable now is read before this goes on.
             tokio::task::yield_now().await;
             queue.look().await;
         });
-        Ok(())
     }
 
     /// Take over what a policy decided; it holds until the next decision.
@@ -231,6 +248,11 @@ impl Dynamic {
             rows: state.rows,
             batches: state.batches,
         }
+    }
+
+    /// The threads that runs of this servable wait on.
+    fn compute(&self) -> &Compute {
+        self.signature.servable.compute().unwrap_or(&self.compute)
     }
 
     fn check_room(&self, state: &State, rows: usize) -> Result<()> {
@@ -304,19 +326,27 @@ impl Dynamic {
                 continue;
             }
             let queue = self.clone();
-            self.compute.spawn(Box::new(move || queue.work(formed)));
+            self.compute().spawn(Box::new(move || queue.work(formed)));
         }
         inline
     }
 
     /// Run a batch, and those that wait when it is done, on a compute thread.
-    fn work(&self, formed: Formed) {
+    fn work(self: Arc<Self>, formed: Formed) {
         let mut next = Some(formed);
         while let Some(formed) = next {
             self.run(formed);
-            let mut state = self.state.lock();
-            // Somebody who is about to look takes what has come.
-            next = if state.is_awaited { None } else { Self::form(&mut state) };
+            let is_due = self.waits_until().is_none();
+            if is_due {
+                let mut state = self.state.lock();
+                // Somebody who is about to look takes what has come.
+                next = if state.is_awaited { None } else { Self::form(&mut state) };
+            } else {
+                next = None;
+                if self.await_more() {
+                    self.look_soon();
+                }
+            }
         }
     }
 
@@ -375,5 +405,149 @@ impl Dynamic {
         let allowed = Self::INLINE.max(Self::INLINE_PER_TASK.saturating_mul(tasks));
         let allowed = allowed.min(Self::INLINE_AT_MOST).as_secs_f64();
         state.policy.costs().batch_s(formed.rows).is_some_and(|batch_s| batch_s <= allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batching::signature::Parameters;
+    use crate::batching::task::Answer;
+    use crate::batching::testing::{ints, parameters, Echo, Runs};
+    use crate::status::Code;
+    use tokio::sync::oneshot::Receiver;
+
+    fn block_on<T>(future: impl std::future::Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    fn queue(parameters: Parameters) -> (Arc<Dynamic>, Runs) {
+        let (echo, runs) = Echo::new(None);
+        let names = |name: &str| vec![name.to_owned()];
+        let echo = Arc::new(echo);
+        let signature = Signature::new(echo, names("x:0"), names("y:0"), Arc::new(parameters));
+        let compute = Arc::new(Compute::new(2));
+        let queue = Dynamic::new(Arc::new(signature), compute, Arc::default(), Instant::now());
+        (queue, runs)
+    }
+
+    fn adaptive() -> Parameters {
+        Parameters { policy: "adaptive".to_owned(), max_in_flight: 1, ..parameters() }
+    }
+
+    fn submit(queue: &Arc<Dynamic>, rows: i64, priority: Priority) -> Result<Receiver<Answer>> {
+        let tensor = ints(&[rows], &vec![7; rows as usize]);
+        let (signature, now) = (queue.signature.clone(), Instant::now());
+        let (task, answer) =
+            Task::new(signature, vec![tensor], rows as usize, now, None, Arc::new(()));
+        queue.submit(task, priority).map(|()| answer)
+    }
+
+    async fn rows(answer: Receiver<Answer>) -> i64 {
+        let (outputs, _) = answer.await.unwrap().unwrap();
+        outputs[0].shape()[0]
+    }
+
+    #[test]
+    fn what_has_come_already_runs_together() {
+        block_on(async {
+            let (queue, runs) = queue(adaptive());
+            let submitted = [1, 2, 3].map(|rows| submit(&queue, rows, Priority::High).unwrap());
+
+            for (answer, expected) in submitted.into_iter().zip([1, 2, 3]) {
+                assert_eq!(rows(answer).await, expected);
+            }
+            assert_eq!(*runs.lock(), [[6]]);
+        });
+    }
+
+    #[test]
+    fn batches_are_no_larger_than_decided_and_none_is_forgotten() {
+        block_on(async {
+            let (queue, runs) = queue(adaptive());
+            queue.decide(Decision { size: 4, wait: Duration::ZERO, in_flight: 1 });
+            let submitted = [3, 3, 1, 4].map(|rows| submit(&queue, rows, Priority::High).unwrap());
+
+            for (answer, expected) in submitted.into_iter().zip([3, 3, 1, 4]) {
+                assert_eq!(rows(answer).await, expected);
+            }
+            assert_eq!(*runs.lock(), [[3], [4], [4]]);
+            let seen = queue.observe(Instant::now());
+            assert_eq!((seen.waiting_rows, seen.rows, seen.batches), (0, 11, 3));
+        });
+    }
+
+    #[test]
+    fn low_priority_stands_behind() {
+        block_on(async {
+            let (queue, runs) = queue(adaptive());
+            queue.decide(Decision { size: 2, wait: Duration::ZERO, in_flight: 1 });
+            let low = submit(&queue, 1, Priority::Low).unwrap();
+            let high = submit(&queue, 2, Priority::High).unwrap();
+
+            assert_eq!((rows(low).await, rows(high).await), (1, 2));
+            assert_eq!(*runs.lock(), [[2], [1]]);
+        });
+    }
+
+    #[test]
+    fn a_batch_waits_for_rows_as_decided_and_not_when_it_is_full() {
+        block_on(async {
+            let (queue, runs) = queue(adaptive());
+            queue.decide(Decision { size: 2, wait: Duration::from_secs(3600), in_flight: 1 });
+            let first = submit(&queue, 1, Priority::High).unwrap();
+            for _ in 0..9 {
+                tokio::task::yield_now().await;
+            }
+            assert!(runs.lock().is_empty());
+
+            let second = submit(&queue, 1, Priority::High).unwrap();
+            assert_eq!((rows(first).await, rows(second).await), (1, 1));
+            assert_eq!(*runs.lock(), [[2]]);
+        });
+    }
+
+    #[test]
+    fn a_new_decision_ends_a_wait() {
+        block_on(async {
+            let (queue, _) = queue(adaptive());
+            queue.decide(Decision { size: 2, wait: Duration::from_secs(3600), in_flight: 1 });
+            let answer = submit(&queue, 1, Priority::High).unwrap();
+            tokio::task::yield_now().await;
+            queue.decide(Decision { size: 2, wait: Duration::ZERO, in_flight: 1 });
+
+            assert_eq!(rows(answer).await, 1);
+        });
+    }
+
+    #[test]
+    fn tasks_larger_than_a_batch_are_split_or_refused() {
+        block_on(async {
+            let splitting = Parameters {
+                enable_large_batch_splitting: true,
+                max_execution_batch_size: 4,
+                ..adaptive()
+            };
+            let (queue, runs) = queue(splitting);
+
+            assert_eq!(rows(submit(&queue, 10, Priority::High).unwrap()).await, 10);
+            assert_eq!(*runs.lock(), [[4], [4], [2]]);
+            let refused = submit(&queue, 17, Priority::High).map(drop).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidArgument);
+        });
+    }
+
+    #[test]
+    fn a_queue_without_room_refuses_and_counts_it() {
+        block_on(async {
+            let (queue, _) = queue(Parameters { max_enqueued_batches: 1, ..adaptive() });
+            let answer = submit(&queue, 16, Priority::High).unwrap();
+
+            let refused = submit(&queue, 1, Priority::High).map(drop).unwrap_err();
+            assert_eq!(refused.code, Code::Unavailable);
+            assert_eq!(queue.observe(Instant::now()).refused, 1);
+            assert_eq!(rows(answer).await, 16);
+        });
     }
 }

@@ -13,6 +13,8 @@ pub mod scheduler;
 mod signature;
 mod task;
 mod tensors;
+#[cfg(test)]
+mod testing;
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;

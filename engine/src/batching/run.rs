@@ -299,67 +299,9 @@ fn unpadded(part: Tensor, largest: &[Shape], own: &[Shape]) -> Tensor {
 mod tests {
     use super::*;
     use crate::batching::task::Answer;
-    use crate::servable::{Servable, Signatures};
+    use crate::batching::testing::{ints, parameters, Echo, Runs};
     use crate::tensor::{Buffer, DType};
-    use bytes::Bytes;
-    use parking_lot::Mutex;
     use tokio::sync::oneshot::Receiver;
-
-    type Runs = Arc<Mutex<Vec<Vec<i64>>>>;
-
-    /// Gives back what it is fed, and remembers the shapes.
-    struct Echo {
-        signatures: Signatures,
-        map: Bytes,
-        runs: Runs,
-        /// The shape of its output where that is not the input's.
-        output: Option<Vec<i64>>,
-    }
-
-    impl Servable for Echo {
-        fn signatures(&self) -> &Signatures {
-            &self.signatures
-        }
-        fn signature_def_map(&self) -> &Bytes {
-            &self.map
-        }
-        fn run(
-            &self,
-            feeds: Vec<(String, Tensor)>,
-            _: &[String],
-            _: RunOptions,
-        ) -> Result<Vec<Tensor>> {
-            let (_, tensor) = feeds.into_iter().next().unwrap();
-            self.runs.lock().push(tensor.shape().to_vec());
-            let shape = self.output.clone();
-            Ok(vec![shape.map_or(tensor, |shape| ints(&shape, &[7]))])
-        }
-    }
-
-    fn ints(shape: &[i64], values: &[i32]) -> Tensor {
-        let mut buffer = Buffer::zeroed(values.len() * 4);
-        buffer.elements_mut::<i32>().copy_from_slice(values);
-        Tensor::dense(DType::Int32, shape.to_vec(), buffer)
-    }
-
-    fn parameters() -> Parameters {
-        Parameters {
-            max_batch_size: 16,
-            batch_timeout_s: 0.0,
-            max_enqueued_batches: 10,
-            allowed_batch_sizes: vec![],
-            pad_variable_length_inputs: false,
-            enable_large_batch_splitting: false,
-            max_execution_batch_size: 16,
-            run_unbatchable_alone: false,
-            padding_value: None,
-            unpad_outputs: false,
-            unbatched_signatures: vec![],
-            policy: "fixed".to_owned(),
-            target_p99_ms: 0.0,
-            max_in_flight: 0,
-        }
-    }
 
     struct Fixture {
         signature: Arc<Signature>,
@@ -368,13 +310,7 @@ mod tests {
 
     impl Fixture {
         fn new(parameters: Parameters, output: Option<Vec<i64>>) -> Self {
-            let runs = Runs::default();
-            let echo = Echo {
-                signatures: Signatures::new(),
-                map: Bytes::new(),
-                runs: runs.clone(),
-                output,
-            };
+            let (echo, runs) = Echo::new(output);
             let names = |name: &str| vec![name.to_owned()];
             let signature =
                 Signature::new(Arc::new(echo), names("x:0"), names("y:0"), Arc::new(parameters));
