@@ -26,7 +26,7 @@ const SIZES: usize = 21;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
-    /// Seconds of a row, the newest counting most; 0 before the first.
+    /// Seconds of a row, as they mostly were of late; 0 before the first.
     row_s: f64,
     batches: u64,
 }
@@ -37,15 +37,26 @@ fn class(size: usize) -> usize {
 }
 
 impl Costs {
-    /// How much the newest batch counts.
-    const NEWEST: f64 = 0.2;
+    /// How much a batch counts that was cheaper than those before, and one that was dearer. A
+    /// thread that loses its core has not made a row dearer, so that the cheaper ones are believed.
+    const CHEAPER: f64 = 0.3;
+    const DEARER: f64 = 0.1;
+    /// No batch counts as more than so many times as dear.
+    const MUCH_DEARER: f64 = 2.0;
 
     fn record(&mut self, size: usize, took: Duration) {
         let cell = &mut self.0[class(size)];
         let row_s = (took.as_secs_f64() / size.max(1) as f64).max(1e-9);
-        // The first run of a size often pays for what no later one does.
-        let newest = if cell.batches < 2 { 1.0 } else { Self::NEWEST };
-        cell.row_s += newest * (row_s - cell.row_s);
+        cell.row_s = match cell.batches {
+            0 => row_s,
+            // The first run of a size often pays for what no later one does.
+            1 => row_s.min(cell.row_s),
+            _ if row_s < cell.row_s => cell.row_s + Self::CHEAPER * (row_s - cell.row_s),
+            _ => {
+                let row_s = row_s.min(cell.row_s * Self::MUCH_DEARER);
+                cell.row_s + Self::DEARER * (row_s - cell.row_s)
+            }
+        };
         cell.batches += 1;
     }
 
@@ -279,6 +290,20 @@ mod tests {
             let size = saturated(&mut policy, cost);
             assert!(expected.contains(&size), "{what}: {size}");
         }
+    }
+
+    #[test]
+    fn a_thread_that_lost_its_core_now_and_then_misleads_nobody() {
+        let mut policy = Adaptive::new(64, 1, None);
+        let cost = |rows: usize| 100.0 + rows as f64;
+        warm(&mut policy, cost);
+        for at in 0..400 {
+            let (size, _) = policy.next_size();
+            let lost = if at % 5 == 0 { 20_000.0 } else { 0.0 };
+            policy.ran(size, false, Duration::from_secs_f64((cost(size) + lost) / 1e6));
+        }
+
+        assert_eq!(policy.decision().size, 64);
     }
 
     #[test]

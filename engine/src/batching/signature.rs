@@ -78,7 +78,8 @@ pub struct Signature {
     pub feeds: Vec<String>,
     pub fetches: Vec<String>,
     pub parameters: Arc<Parameters>,
-    /// Set when its outputs turned out not to have a row for each row that is fed.
+    /// Whether its requests run by themselves: it changes what outlives a run, or its outputs
+    /// turned out not to have a row for each row that is fed.
     pub is_unbatchable: AtomicBool,
 }
 
@@ -89,8 +90,9 @@ impl Signature {
         fetches: Vec<String>,
         parameters: Arc<Parameters>,
     ) -> Self {
-        let is_unbatchable = AtomicBool::new(false);
         let name = name(&*servable, &feeds, &fetches);
+        let is_unbatchable =
+            AtomicBool::new(parameters.run_unbatchable_alone && servable.writes(&name));
         Self { name, servable, feeds, fetches, parameters, is_unbatchable }
     }
 }

@@ -86,6 +86,12 @@ pub trait Servable: Send + Sync {
         None
     }
 
+    /// Whether a signature changes what outlives a run, so that requests for it are not to be
+    /// batched.
+    fn writes(&self, _signature_name: &str) -> bool {
+        false
+    }
+
     /// Whether the time of a run is bounded by the sizes of what is fed.
     fn is_bounded(&self) -> bool {
         false

@@ -7,6 +7,7 @@ mod api;
 mod saved_model;
 mod session;
 mod tensor;
+mod writes;
 
 pub use api::{load_library, Library};
 pub use session::{load_saved_model, LoadOptions, SavedModel};

@@ -3,11 +3,13 @@
 //! Graphs may have hundreds of megabytes, so the bytes are walked in place and only the
 //! signatures become messages.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
 
+use super::writes::writing_signatures;
 use crate::servable::{signature_def, Signatures};
 use crate::status::{Result, Status};
 use crate::wire::{self, Field, Malformed, Reader};
@@ -22,6 +24,8 @@ pub struct MetaGraph {
     /// Whether a run is bounded by the sizes of what is fed: nothing in the graph repeats, waits,
     /// or makes more elements than it gets.
     pub is_bounded: bool,
+    /// Names of the signatures that change what outlives a run.
+    pub writing_signatures: BTreeSet<String>,
 }
 
 impl MetaGraph {
@@ -40,20 +44,32 @@ impl MetaGraph {
             has_variables |= VARIABLES.contains(&op);
             is_bounded &= !may_take_long(op);
         };
+        let mut graph = 0..0;
         let mut reader = Reader::new(bytes);
         while let Some((number, field)) = reader.next()? {
             match (number, field) {
                 // graph_def
-                (2, Field::Bytes(range)) => each_operation(bytes, range, &mut each)?,
+                (2, Field::Bytes(range)) => {
+                    each_operation(bytes, range.clone(), &mut each)?;
+                    graph = range;
+                }
                 // signature_def: its entries are those of SignatureDefMap.signature_def
                 (5, Field::Bytes(range)) => wire::put_bytes(&mut map, 1, &bytes[range]),
                 _ => {}
             }
         }
         let signature_def_map = Bytes::from(map);
-        let signatures = signature_def::signatures(&signature_def_map);
-        let made = |signatures| Self { signatures, signature_def_map, has_variables, is_bounded };
-        Ok(signatures.map(made))
+        let Some(signatures) = signature_def::signatures(&signature_def_map) else {
+            return Ok(None);
+        };
+        let writing_signatures = writing_signatures(bytes, graph, &signatures)?;
+        Ok(Some(Self {
+            signatures,
+            signature_def_map,
+            has_variables,
+            is_bounded,
+            writing_signatures,
+        }))
     }
 
     /// Check that the files the graph restores its variables from are there: the loader says OK to
