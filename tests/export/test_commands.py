@@ -22,7 +22,11 @@ from servable.export.requests import read_warmup, request_log
 pytest.importorskip("servable._engine")
 pytest.importorskip("keras", reason="needs TensorFlow and Keras")
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # models are made before the first test
+]
 
 # One process makes all models and runs all commands that need TensorFlow, so that it
 # is imported once.

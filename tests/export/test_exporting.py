@@ -16,7 +16,11 @@ from servable.export.requests import read_warmup, request_log
 pytest.importorskip("servable._engine")
 pytest.importorskip("keras", reason="needs TensorFlow and Keras")
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # models are made before the first test
+]
 
 # All models are made by one process of their own, as whoever trains would: Keras and
 # TensorFlow take seconds to import, and warn.

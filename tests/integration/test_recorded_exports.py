@@ -20,7 +20,11 @@ RECORDINGS = Path(__file__).parents[3] / "shared" / "conformance" / "estimator"
 if not RECORDINGS.is_dir():
     pytest.skip("the recordings are not here", allow_module_level=True)
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # models are made before the first test
+]
 
 # Cases run with version 2 behaviour off, which is for a process of their own.
 EXPORT = """

@@ -1,0 +1,1 @@
+"""Scripts as they were written for TensorFlow 1.4, with one import changed."""
