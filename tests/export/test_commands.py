@@ -153,6 +153,15 @@ class Words(tf.Module):
         return {"word": self.table.lookup(x - self.offset)}
 
 
+with tf.Graph().as_default(), v1.Session() as session:
+    x = v1.placeholder(tf.int64, [None], name="x")
+    table = v1.lookup.StaticHashTable(v1.lookup.TextFileInitializer(
+        str(base / "labels.txt"), tf.int64, v1.lookup.TextFileIndex.LINE_NUMBER,
+        tf.string, v1.lookup.TextFileIndex.WHOLE_LINE), "?")
+    v1.saved_model.simple_save(session, str(base / "v1_words"), {"x": x},
+        {"word": table.lookup(x)}, legacy_init_op=v1.tables_initializer())
+run("optimize_v1", "optimize", base / "v1_words", base / "fast_v1_words")
+
 from servable.export import export
 export(Words(), base / "words", samples={"serving_default": {"x": [1, 2, 3]}})
 (base / "labels.txt").unlink()
@@ -246,6 +255,12 @@ def test_a_faster_model_has_no_variables_and_the_same_signatures(
             {"x": [1.0, 7.0]},
             {"y": [4.0, 28.0], "word": [b"one", b"?"]},
             id="a session bundle with a variable, an asset and an init op",
+        ),
+        pytest.param(
+            "fast_v1_words",
+            {"x": np.array([0, 1, 2])},
+            {"word": [b"cat", b"dog", b"?"]},
+            id="a faster model of version 1 with a table",
         ),
         pytest.param(
             "fast_words",

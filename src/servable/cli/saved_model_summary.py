@@ -21,8 +21,9 @@ from servable.errors import DataLoss, NotFound
 from servable.platforms.saved_model_files import GRAPH_FILES, VARIABLES_DIRECTORY
 from servable.sources.versions import versions_among
 
-# Of MetaGraphDef: meta_info_def, signature_def, asset_file_def.
-_SHOWN_FIELDS: Final = frozenset({1, 5, 6})
+# Of MetaGraphDef: meta_info_def, collection_def, signature_def, asset_file_def.
+_SHOWN_FIELDS: Final = frozenset({1, 4, 5, 6})
+_ASSETS: Final = "saved_model_assets"  # the collection that version 1 has them in
 _GRAPH: Final = 2  # of MetaGraphDef
 _NODES, _LIBRARY = 1, 2  # of GraphDef
 _FUNCTIONS: Final = 1  # of FunctionDefLibrary
@@ -146,7 +147,11 @@ def _meta_graph(
     proto: meta_graph_pb2.MetaGraphDef, ops: Counter[str], directory: Path
 ) -> MetaGraph:
     sizes = _sizes(directory / "assets")
-    names = sorted({asset.filename for asset in proto.asset_file_def})
+    collected = [
+        meta_graph_pb2.AssetFileDef.FromString(any_.value)
+        for any_ in proto.collection_def[_ASSETS].any_list.value
+    ]
+    names = sorted({asset.filename for asset in (*proto.asset_file_def, *collected)})
     return MetaGraph(
         tuple(proto.meta_info_def.tags),
         proto.meta_info_def.tensorflow_version,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from servable.apis import meta_graph_pb2
 from servable.errors import FailedPrecondition, InvalidArgument
 from servable.export._tensorflow import tf
 from servable.export.answers import Tolerance, arrays_of, differences
@@ -188,14 +189,23 @@ def _tensor_names(info: Any) -> Sequence[str]:
 
 
 def _asset_nodes(meta_graph: Any) -> list[str]:
-    return [_tensor_node(asset.tensor_info.name) for asset in meta_graph.asset_file_def]
+    return [_tensor_node(asset.tensor_info.name) for asset in _assets(meta_graph)]
+
+
+def _assets(meta_graph: Any) -> list[Any]:
+    """Return the assets; version 1 has them in a collection, version 2 in a field."""
+    collected = [
+        meta_graph_pb2.AssetFileDef.FromString(any_.value)
+        for any_ in meta_graph.collection_def["saved_model_assets"].any_list.value
+    ]
+    return [*meta_graph.asset_file_def, *collected]
 
 
 def _name_assets(graph: Any, meta_graph: Any, source: Path) -> list[str]:
     """Have constants name the files that are their assets; return the tensors."""
     files = {
         asset.tensor_info.name: source / "assets" / asset.filename
-        for asset in meta_graph.asset_file_def
+        for asset in _assets(meta_graph)
     }
     for node in graph.node:
         if f"{node.name}:0" in files:
