@@ -10,10 +10,15 @@ import pytest
 
 _engine = pytest.importorskip("servable._engine")
 
+from servable.apis import config_pb2  # noqa: E402
 from servable.config.batching_parameters import BatchingParameters  # noqa: E402
 from servable.config.model_batching import (  # noqa: E402
     EngineBatching,
     ModelBatching,
+)
+from servable.config.session_config import (  # noqa: E402
+    SessionFlags,
+    read_session_config,
 )
 from servable.core.servable_id import ServableId  # noqa: E402
 from servable.core.storage_path import StoragePath  # noqa: E402
@@ -83,6 +88,29 @@ def saved_model(path: Path) -> Path:
     (path / "variables" / "variables.index").write_bytes(b"12345")
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"12345")
     return path
+
+
+def test_what_the_session_file_says_of_devices_reaches_the_session(
+    opened: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    file = tmp_path / "session"
+    file.write_text(
+        'allow_soft_placement: true device_count { key: "GPU" value: 1 } '
+        'gpu_options { allow_growth: true visible_device_list: "1,0" }'
+    )
+    config = read_session_config(
+        SessionFlags(session_config_file=str(file), per_process_gpu_memory_fraction=0.5)
+    )
+    platform = TensorFlowPlatform(config, ["serve"])
+    path = StoragePath(str(saved_model(tmp_path / "1")))
+    platform.loader(ServableId("m", 1), path).load()
+
+    passed = config_pb2.ConfigProto.FromString(opened[0][2])
+    assert passed.allow_soft_placement
+    assert dict(passed.device_count) == {"GPU": 1}
+    assert passed.gpu_options.allow_growth
+    assert passed.gpu_options.visible_device_list == "1,0"
+    assert passed.gpu_options.per_process_gpu_memory_fraction == 0.5
 
 
 def test_a_complete_model_is_opened_with_tags_and_session_config(
