@@ -11,7 +11,7 @@ pytest.importorskip("servable._engine")
 
 from servable.apis import saved_model_pb2
 from servable.client import Client
-from servable.errors import InvalidArgument
+from servable.errors import Code
 
 HAS_GPU = Path("/dev/nvidia0").exists()
 
@@ -40,16 +40,18 @@ def flags(model: Path, session_config: str) -> list[str]:
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU, and it is asked for")
-def test_a_device_that_is_missing_is_told_of(
-    start: Callable[..., Any], gpu_model: Path
+def test_a_model_for_a_device_that_is_missing_fails_its_load(
+    start: Callable[..., Any], wait_until: Callable[..., None], gpu_model: Path
 ) -> None:
-    server = start(*flags(gpu_model, "# nothing"))
+    waits, *others = reversed(flags(gpu_model, "# nothing"))
+    assert waits == "--wait_for_models=true"
+    server = start(*others, "--max_num_load_retries=0")
+    wait_until(lambda: "Encountered an error" in server.log(), "failure of the load")
+    with Client(server.grpc, attempts=1) as client:
+        (version,) = client.status("m")
 
-    with (
-        Client(server.grpc, attempts=1) as client,
-        pytest.raises(InvalidArgument, match="Cannot assign a device for operation y"),
-    ):
-        client.predict("m", [1.0])
+    assert (version.state, version.code) == ("END", Code.INVALID_ARGUMENT)
+    assert "Cannot assign a device for operation y" in version.message
 
 
 def test_with_soft_placement_it_runs_where_it_can(
