@@ -23,6 +23,8 @@ from servable.apis import (
     prediction_service_pb2_grpc,
 )
 from servable.client import Client, make_tensor_proto
+from servable.core.servable_id import ServableId
+from servable.core.storage_path import StoragePath
 from servable.errors import (
     Code,
     DeadlineExceeded,
@@ -31,9 +33,16 @@ from servable.errors import (
     NotFound,
     ServingError,
 )
+from servable.platforms.python.platform import WorkerPlatform
 from servable.platforms.tfrecord import frame
 
 RUN_LIMIT_S = 3.0
+FROM_FILE = WorkerPlatform(
+    "python",
+    "servable.platforms.python.loading:FromFile",
+    RUN_LIMIT_S,
+    {"file": "model.py", "class_name": "Model"},
+)
 
 # What a model does is told by the first value of a request.
 MODEL = """
@@ -401,18 +410,8 @@ def test_code_in_models_needs_leave(tmp_path: Path, start: Callable[..., Any]) -
 def test_a_model_that_cannot_be_loaded_says_why(
     tmp_path: Path, source: str, code: Code, text: str
 ) -> None:
-    from servable.core.servable_id import ServableId  # noqa: PLC0415
-    from servable.core.storage_path import StoragePath  # noqa: PLC0415
-    from servable.platforms.python.platform import WorkerPlatform  # noqa: PLC0415
-
     (tmp_path / "model.py").write_text(textwrap.dedent(source))
-    platform = WorkerPlatform(
-        "python",
-        "servable.platforms.python.loading:FromFile",
-        RUN_LIMIT_S,
-        {"file": "model.py", "class_name": "Model"},
-    )
-    loader = platform.loader(ServableId("m", 1), StoragePath(str(tmp_path)))
+    loader = FROM_FILE.loader(ServableId("m", 1), StoragePath(str(tmp_path)))
 
     with pytest.raises(ServingError) as caught:
         loader.load()
@@ -421,6 +420,45 @@ def test_a_model_that_cannot_be_loaded_says_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
     with pytest.raises(FailedPrecondition):
         loader.servable()
+
+
+def test_versions_that_come_and_go_leave_nothing_behind(
+    tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    write_model(tmp_path, "m", 1, 1)
+    path = StoragePath(str(tmp_path / "m" / "1"))
+
+    def load_and_unload() -> None:
+        loader = FROM_FILE.loader(ServableId("m", 1), path)
+        loader.load()
+        loader.unload()
+
+    def left() -> tuple[int, int]:
+        files, threads = (Path("/proc/self") / what for what in ("fd", "task"))
+        return len([*files.iterdir()]), len([*threads.iterdir()])
+
+    load_and_unload()  # what starts processes stays
+    before = left()
+    for _ in range(3):
+        load_and_unload()
+
+    wait_until(lambda: left() <= before, "end of threads and files")
+
+
+def test_what_the_server_can_import_its_models_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path / "beside"))
+    write_model(tmp_path, "m", 1, 1)
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "m" / "1" / "helper.py").rename(tmp_path / "beside" / "helper.py")
+    loader = FROM_FILE.loader(
+        ServableId("m", 1), StoragePath(str(tmp_path / "m" / "1"))
+    )
+
+    loader.load()
+    loader.unload()
 
 
 def write_warmup(directory: Path, x: float) -> None:

@@ -1,5 +1,5 @@
 """
-The process that runs one version: `python -m servable.platforms.python.hosting`.
+The process that runs one version; platform.py says how it is started.
 
 It loads what the engine tells it to load, and answers calls on as many threads as the
 model allows.  The engine decides when it ends: by closing the connection, or by
@@ -115,12 +115,14 @@ def load(payload: Mapping[str, Any]) -> tuple[Hosted, int]:
 
     Args:
         payload: `factory` ("module:attribute") makes the model of `arguments`, `path`
-            is its version directory; with `inner`, a SignatureDefMap in hexadecimal,
+            is its version directory, and `import_path` has where else to import
+            from; with `inner`, a SignatureDefMap in hexadecimal,
             it is a Transform.
 
     Raises:
         ServingError: it cannot be loaded.
     """
+    sys.path += [path for path in payload["import_path"] if path not in sys.path]
     module, _, attribute = payload["factory"].partition(":")
     made = getattr(importlib.import_module(module), attribute)(**payload["arguments"])
     made.load(payload["path"])
@@ -222,7 +224,3 @@ def _end_with_the_server(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(1)  # it was gone before
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

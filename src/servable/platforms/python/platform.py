@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, cast
 
 from servable import _engine
@@ -21,6 +22,12 @@ from servable.platforms.platform import PlatformOptions
 from servable.platforms.warmup import ModelWarmup
 
 MODEL_FILE: Final = "model.py"
+# The package may be where an interpreter does not look by itself.
+_SOURCE: Final = str(Path(__file__).parents[3])
+_BOOTSTRAP: Final = (
+    "import sys; sys.path.append(sys.argv[2]); "
+    "from servable.platforms.python.hosting import main; main(sys.argv[1:])"
+)
 # What an interpreter with NumPy takes before it loads anything.
 _PROCESS_BYTES: Final = 64 << 20
 
@@ -123,15 +130,22 @@ def start_worker(
     Raises:
         ServingError: what the model fails to load with.
     """
-    payload = {"factory": factory, "path": path, "arguments": dict(arguments)}
+    payload: dict[str, Any] = {
+        "factory": factory,
+        "path": path,
+        "arguments": dict(arguments),
+        # What this process can import, that one can; but not from where it was started.
+        "import_path": [os.path.abspath(entry) for entry in sys.path if entry],
+    }
     if inner is not None:
         payload["inner"] = inner.signature_def_map.hex()
     command = [
         sys.executable,
         "-P",  # the working directory is no place to import from
-        "-m",
-        "servable.platforms.python.hosting",
+        "-c",
+        _BOOTSTRAP,
         str(os.getpid()),
+        _SOURCE,
     ]
     try:
         return _engine.load_worker(
