@@ -506,6 +506,7 @@ impl Engine {
         })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn decide_batching(
         &self,
         py: Python<'_>,

@@ -162,7 +162,7 @@ impl Adaptive {
     /// How many rows the next batch may have, and whether that is to try something.
     pub fn next_size(&mut self) -> (usize, bool) {
         self.batches += 1;
-        if self.batches.is_multiple_of(Self::TRIALS) {
+        if self.batches % Self::TRIALS == 0 {
             let larger = self.decision.size.saturating_mul(2).min(self.size_within_target());
             if larger > self.decision.size {
                 return (larger, true);

@@ -95,7 +95,7 @@ pub struct Queues {
     servable: Arc<dyn Servable>,
     parameters: Arc<Parameters>,
     shared: Shared,
-    queues: RwLock<HashMap<Key, Arc<SignatureQueue>>>,
+    by_names: RwLock<HashMap<Key, Arc<SignatureQueue>>>,
 }
 
 struct SignatureQueue {
@@ -123,7 +123,9 @@ enum Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if let Line::Fixed(ids, pool) = self {
-            ids.iter().for_each(|id| pool.remove(*id));
+            for id in ids {
+                pool.remove(*id);
+            }
         }
     }
 }
@@ -133,7 +135,7 @@ impl Queues {
     const MAX: usize = 256;
 
     pub fn new(servable: Arc<dyn Servable>, parameters: Parameters, shared: Shared) -> Self {
-        Self { servable, parameters: Arc::new(parameters), shared, queues: RwLock::default() }
+        Self { servable, parameters: Arc::new(parameters), shared, by_names: RwLock::default() }
     }
 
     pub fn parameters(&self) -> &Parameters {
@@ -144,7 +146,7 @@ impl Queues {
     /// queues of a signature, which are for different outputs, the one that ran most.
     pub fn observe(&self) -> Vec<(String, Observation)> {
         let now = Instant::now();
-        let queues = self.queues.read();
+        let queues = self.by_names.read();
         let observed = queues.values().filter_map(|queue| match &queue.line {
             Line::Dynamic(line) => Some((queue.signature.name.clone(), line.observe(now))),
             Line::Fixed(..) => None,
@@ -158,7 +160,7 @@ impl Queues {
 
     /// Have a decision hold for the queues of a signature.
     pub fn decide(&self, signature_name: &str, decision: Decision) {
-        for queue in self.queues.read().values() {
+        for queue in self.by_names.read().values() {
             match &queue.line {
                 Line::Dynamic(line) if queue.signature.name == signature_name => {
                     line.decide(decision);
@@ -170,9 +172,11 @@ impl Queues {
 
     /// Run what waits without waiting for more: the version is on its way out.
     pub fn close(&self) {
-        for queue in self.queues.read().values() {
+        for queue in self.by_names.read().values() {
             if let Line::Fixed(ids, pool) = &queue.line {
-                ids.iter().for_each(|id| pool.close(*id));
+                for id in ids {
+                    pool.close(*id);
+                }
             }
         }
     }
@@ -221,10 +225,10 @@ impl Queues {
             feeds: sorted_names(feeds.iter().map(|(name, _)| name)),
             fetches: sorted_names(fetches),
         };
-        if let Some(queue) = self.queues.read().get(&names) {
+        if let Some(queue) = self.by_names.read().get(&names) {
             return queue.clone();
         }
-        let mut queues = self.queues.write();
+        let mut queues = self.by_names.write();
         if let Some(queue) = queues.get(&names) {
             return queue.clone();
         }

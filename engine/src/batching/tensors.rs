@@ -225,7 +225,7 @@ fn padded_indices<'s>(
             }
             *at = 0;
         }
-        inside.then(|| index as usize)
+        inside.then_some(index as usize)
     })
 }
 

@@ -2,7 +2,7 @@
 //! was decided, and what the decisions rest on.
 
 use crate::app::App;
-use crate::batching::{Observation, Reason};
+use crate::batching::{Observation, Queues, Reason};
 use crate::metrics::text::Page;
 
 const COUNTER: &str = "counter";
@@ -108,7 +108,7 @@ pub fn write(page: &mut Page, app: &App) {
     let mut queues = Vec::new();
     for model in snapshot.models.values() {
         for handle in model.versions.values() {
-            let observed = handle.batching.iter().flat_map(|queues| queues.observe());
+            let observed = handle.batching.iter().flat_map(Queues::observe);
             let version = handle.version.to_string();
             queues.extend(
                 observed.map(|(signature, seen)| {
