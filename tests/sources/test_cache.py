@@ -165,6 +165,16 @@ def test_a_version_that_was_damaged_on_disk_is_fetched_again(
     assert content_of(again.path) == {"saved_model.pb": DATA}
 
 
+def test_what_a_platform_adds_is_no_damage(cache: ModelCache) -> None:
+    lease = cache.fetch(version(DATA), Fetching())
+    (Path(lease.path) / "__pycache__").mkdir()
+    (Path(lease.path) / "__pycache__" / "model.pyc").write_bytes(b"x")
+    counted = Counted()
+
+    assert cache.fetch(version(DATA), counted).path == lease.path
+    assert counted.came == 0
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "/x", "a/../x", "a//x", "./x", "", "a\0b", "a\\b", ".."]
 )

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
+from servable.errors import PermissionDenied
 from servable.sources.file_system import FileSystemStoragePathSource
 from servable.sources.versions import (
     All,
@@ -529,3 +532,146 @@ def test_a_base_path_that_hangs_stalls_no_other_servable(
     released.set()
     assert target.wait_for("hangs", [1])
     source.stop()
+
+
+def paths(target: Target, name: str = "m") -> list[str | None]:
+    return [data.data for data in target.aspired[name]]
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> Path:
+    """Make a base path that is a link to the newest release, as deploy tools do."""
+    add(tmp_path / "releases" / "a", "1")
+    add(tmp_path / "releases" / "b", "1", "2", content="other")
+    (tmp_path / "m").symlink_to("releases/a")
+    return tmp_path / "releases"
+
+
+def switch(base: Path, release: str) -> None:
+    """Have the link *base* lead elsewhere, at once."""
+    beside = base.parent / "link.tmp"
+    beside.symlink_to(release)
+    beside.rename(base)
+
+
+def test_a_version_behind_a_link_is_told_as_where_it_is(
+    new_source: NewSource, target: Target, tmp_path: Path, releases: Path
+) -> None:
+    new_source(monitor(tmp_path / "m")).poll()
+
+    assert paths(target) == [str(releases / "a" / "1")]
+
+
+def test_a_link_that_leads_elsewhere_brings_its_versions(
+    new_source: NewSource, target: Target, tmp_path: Path, releases: Path
+) -> None:
+    source = new_source(monitor(tmp_path / "m"), is_available=lambda _: True)
+    source.poll()
+    switch(tmp_path / "m", "releases/b")
+    source.poll()
+
+    assert paths(target) == [str(releases / "b" / "2")]
+
+
+@pytest.mark.usefixtures("releases")
+def test_a_version_that_failed_is_another_attempt_behind_another_link(
+    new_source: NewSource, target: Target, tmp_path: Path
+) -> None:
+    source = new_source(monitor(tmp_path / "m", Specific((1,))))
+    source.poll()
+    before = attempt(target)
+    switch(tmp_path / "m", "releases/b")
+    source.poll()
+
+    assert attempt(target) != before
+
+
+def test_a_link_to_nothing_is_a_missing_base_path(
+    new_source: NewSource, target: Target, tmp_path: Path, releases: Path
+) -> None:
+    source = new_source(monitor(tmp_path / "m"))
+    source.poll()
+    shutil.rmtree(releases / "a")
+    source.poll()
+
+    assert aspired(target) == [1]
+
+
+def test_a_version_that_leads_out_of_the_model_roots_is_in_error(
+    new_source: NewSource, target: Target, tmp_path: Path
+) -> None:
+    add(tmp_path / "m", "1")
+    add(tmp_path / "elsewhere", "2")
+    (tmp_path / "m" / "2").symlink_to(tmp_path / "elsewhere" / "2")
+    roots = (str(tmp_path / "m"),)
+
+    new_source(monitor(tmp_path / "m", All()), model_roots=roots).poll()
+
+    found = {data.id.version: data for data in target.aspired["m"]}
+    assert found[1].data == str(tmp_path / "m" / "1")
+    assert found[2].data is None
+    assert isinstance(found[2].error, PermissionDenied)
+
+
+@pytest.mark.parametrize("kind", ["rename", "rmtree"])
+def test_a_version_that_vanishes_between_looks_is_not_aspired_any_more(
+    kind: str, new_source: NewSource, target: Target, tmp_path: Path
+) -> None:
+    add(tmp_path / "m", "1", "2")
+    source = new_source(monitor(tmp_path / "m", All()))
+    source.poll()
+    if kind == "rename":
+        (tmp_path / "m" / "2").rename(tmp_path / "m" / "2.old")
+    else:
+        shutil.rmtree(tmp_path / "m" / "2")
+    source.poll()
+
+    assert aspired(target) == [1]
+
+
+names = st.sampled_from(["1", "2", "03", "x", "4.tmp", "-5"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), names),
+        st.tuples(st.just("remove"), names),
+        st.tuples(st.just("link"), names),
+        st.tuples(st.just("write"), names),
+        st.tuples(st.just("base goes"), st.just("")),
+    ),
+    max_size=25,
+)
+
+
+@given(steps=steps)
+def test_what_is_aspired_is_what_there_is_whatever_was_done(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
+) -> None:
+    top = tmp_path_factory.mktemp("any")
+    base, target = top / "m", Target()
+    config = FileSystemStoragePathSourceConfig((monitor(base, All()),))
+    source = FileSystemStoragePathSource(config, -1)
+    source.set_target(target)
+    for step, name in steps:
+        path = base / name
+        if step == "base goes":
+            shutil.rmtree(base, ignore_errors=True)
+        elif step == "remove":
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        elif step == "write" and path.is_dir():
+            (path / "saved_model.pb").write_text(name * 3)
+        elif step in {"add", "link"} and not os.path.lexists(path):
+            base.mkdir(exist_ok=True)
+            if step == "add":
+                path.mkdir()
+            else:
+                path.symlink_to(top / "elsewhere")
+        before = aspired(target) if target.calls else []
+        source.poll()
+        if base.exists():
+            there = {version_number(child.name) for child in base.iterdir()} - {None}
+            assert set(aspired(target)) == there
+        else:
+            assert (aspired(target) if target.calls else []) == before

@@ -5,6 +5,7 @@ A platform turns the path of a version into a Loader; everything else about its
 kind of servable stays inside it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -14,6 +15,7 @@ from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
+from servable.platforms.steady_loader import SteadyLoader
 
 
 class PlatformOptions(Protocol):
@@ -56,16 +58,20 @@ class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):
     """
     Makes a Source of StoragePath one of Loaders, by one platform.
 
-    A Loader that the Source has made itself is passed on as it is.
+    A version whose files change while it loads is not loaded.  A Loader that the Source
+    has made itself is passed on as it is.
     """
 
     def __init__(self, platform: Platform, target: Target[Loader]) -> None:
-        super().__init__(
-            lambda servable_id, data: platform.loader(servable_id, data)
-            if isinstance(data, str)
-            else data,
-            target,
-        )
+        super().__init__(functools.partial(_loader, platform), target)
+
+
+def _loader(
+    platform: Platform, servable_id: ServableId, data: StoragePath | Loader
+) -> Loader:
+    if not isinstance(data, str):
+        return data
+    return SteadyLoader(functools.partial(platform.loader, servable_id, data), data)
 
 
 def platform_names() -> list[str]:

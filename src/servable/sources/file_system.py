@@ -293,6 +293,10 @@ def _outside(servable: ServableToMonitor, version: int) -> PermissionDenied:
 def _find_versions(servable: ServableToMonitor, roots: Sequence[str]) -> _Found:
     """Look for the versions of *servable*; raises _Inaccessible."""
     found = _listed_versions(servable)
+    # A link such as `current` may lead elsewhere while a version is read, and half of
+    # one version with half of another is none.
+    paths = {v: os.path.realpath(path) for v, path in found.paths.items()}
+    found = dataclasses.replace(found, paths=paths)
     outside = frozenset(v for v, path in found.paths.items() if leads_out(path, roots))
     return dataclasses.replace(found, outside=outside) if outside else found
 
