@@ -34,6 +34,7 @@ from servable.errors import (
 from servable.platforms.platform import Platform, platform_factory
 from servable.platforms.profiler import Profiler, Session, open_session
 from servable.server_core import Engine, Platforms, ServerCore
+from servable.sources.urls import redacted
 
 _logger = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class Server:
                 "Building single TensorFlow model file config:  model_name: %s "
                 "model_base_path: %s",
                 options.model_name,
-                options.model_base_path,
+                redacted(options.model_base_path),
             )
         self._tensorflow = options.read_tensorflow()
         policies = self._batching_policies()

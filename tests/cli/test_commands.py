@@ -12,6 +12,7 @@ from servable.cli import commands
 from servable.cli.commands import servable
 from servable.cli.flags import parse
 from servable.cli.serve import SERVE_FLAGS, with_directories
+from servable.sources.database import publish
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
@@ -139,6 +140,21 @@ def test_serve_takes_a_directory_for_the_model_of_its_name(
     assert named.values["model_name"] == "n"
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("s3://bucket/models/half_plus_two/", "half_plus_two"),
+        ("sqlite:////var/models.db#m", "m"),
+        ("models:/m", "m"),
+    ],
+)
+def test_serve_takes_a_url_for_a_directory(url: str, name: str) -> None:
+    parsed = with_directories(parse([url], SERVE_FLAGS))
+
+    assert parsed.values["model_base_path"] == url
+    assert parsed.values["model_name"] == name
+
+
 def test_serve_says_what_to_do_with_a_version(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").touch()
 
@@ -173,6 +189,31 @@ def test_check_shows_what_would_be_served(tmp_path: Path) -> None:
     assert code == 0
     assert "1, 2" in output
     assert "all" in output
+
+
+def test_check_looks_at_other_places_than_directories(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="servable[database] is not installed")
+    database = tmp_path / "models.db"
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "saved_model.pb").touch()
+    publish(f"sqlite:///{database}", "m", str(tmp_path / "exported"), 7)
+    config = tmp_path / "models.config"
+    config.write_text(
+        "model_config_list { "
+        f'config {{ name: "m" base_path: "sqlite:///{database}" '
+        'model_platform: "tensorflow" } '
+        f'config {{ name: "n" base_path: "sqlite:///{tmp_path}/none.db" '
+        'model_platform: "tensorflow" } '
+        'config { name: "o" base_path: "ftp://x/o" model_platform: "tensorflow" } }'
+    )
+    code, output = invoke("check", str(config))
+    text = " ".join(output.split())
+
+    assert code == 1
+    assert " 7 " in text
+    assert "n: sqlite:///" in text
+    assert "No such file or directory" in text
+    assert "o: No source for base paths with ftp://" in text
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,11 @@ def test_sources_that_are_installed_can_be_made(
     [
         ("/models/m", "file", "/models/m"),
         ("/models/a@b:c", "file", "/models/a@b:c"),
-        ("S3://bucket/m", "s3", "s3://bucket/m"),
+        ("S3://bucket/m", "s3", "S3://bucket/m"),
+        ("sqlite:////var/models.db#m", "sqlite", "sqlite:////var/models.db#m"),
+        ("hf://org/repo@main/m", "hf", "hf://org/repo@main/m"),
+        ("mlflow://h:50/m@champion", "mlflow", "mlflow://h:50/m@champion"),
+        ("postgresql://me@/db?host=x#m", "postgresql", "postgresql://me@/db?…#m"),
         ("models:/m@champion", "models", "models:/m@champion"),
         (
             "postgresql+psycopg://me:secret@host:5432/db#m",
@@ -209,7 +213,6 @@ def test_sources_that_are_installed_can_be_made(
             "postgresql+psycopg://me:…@host:5432/db#m",
         ),
         ("https://host/m?token=secret", "https", "https://host/m?…"),
-        ("http://[secret/m", "http", "http://…"),
     ],
 )
 def test_what_base_paths_say(base_path: str, scheme: str, shown: str) -> None:

@@ -1,5 +1,6 @@
 """`servable check`: what a model config file would serve, without serving it."""
 
+import errno
 import os
 import sys
 from dataclasses import dataclass
@@ -18,10 +19,18 @@ from servable.config.model_server_config import (
     ModelServerConfig,
     Specific,
 )
-from servable.errors import ServingError
+from servable.errors import ServingError, Unimplemented, from_exception
 from servable.platforms.saved_model_files import Completeness, judge_directory
 from servable.server_core import Platforms, aspired_version_policy, version_policy
-from servable.sources.versions import versions_among
+from servable.sources.cache import ModelCache, default_cache_directory
+from servable.sources.registry import SourceOptions, new_source, source_plugin
+from servable.sources.store_source import StoreSource
+from servable.sources.urls import redacted, scheme_of
+from servable.sources.versions import (
+    FileSystemStoragePathSourceConfig,
+    ServableToMonitor,
+    versions_among,
+)
 
 _WRONG: Final = 1
 
@@ -57,11 +66,17 @@ def check(config: str) -> None:
 
 def find(model: ModelConfig) -> Finding:
     """Look at the files of *model*."""
+    is_local = scheme_of(model.base_path) == "file"
     try:
-        names = os.listdir(model.base_path)  # noqa: PTH208 - a path is text here
+        listing = versions_among(
+            os.listdir(model.base_path)  # noqa: PTH208 - a path is text here
+            if is_local
+            else children_elsewhere(model)
+        )
     except OSError as error:
-        return Finding(model, problems=(f"{model.base_path}: {error.strerror}",))
-    listing = versions_among(names)
+        return Finding(model, problems=(_problem_of_place(model, error),))
+    except ServingError as error:
+        return Finding(model, problems=(error.message,))
     try:
         chosen = tuple(version_policy(model).choose(listing.versions))
     except ServingError as error:
@@ -69,7 +84,8 @@ def find(model: ModelConfig) -> Finding:
     problems = [
         f"{listing.versions[version]}: {verdict.reason}"
         for version in chosen
-        if (
+        if is_local  # what is elsewhere would have to be fetched
+        and (
             verdict := judge_directory(
                 os.path.join(model.base_path, listing.versions[version])  # noqa: PTH118
             )
@@ -101,6 +117,35 @@ def find(model: ModelConfig) -> Finding:
     return Finding(model, tuple(sorted(chosen)), tuple(problems))
 
 
+def children_elsewhere(model: ModelConfig) -> list[str]:
+    """
+    Return the names below a base path that is no directory here.
+
+    Raises:
+        OSError: It is not there, or cannot be reached.
+        ServingError: There is no Source for it that can be asked, or it fails.
+    """
+    options = SourceOptions(-1, ModelCache(default_cache_directory()))
+    source = new_source(source_plugin(scheme_of(model.base_path)), options)
+    servable = ServableToMonitor(model.name, model.base_path)
+    source.check(FileSystemStoragePathSourceConfig((servable,)))
+    if not isinstance(source, StoreSource):
+        raise Unimplemented("only a server can look there")
+    try:
+        return list(source.store(servable).children())
+    except (OSError, ServingError):
+        raise
+    except Exception as error:
+        raise from_exception(error) from error
+
+
+def _problem_of_place(model: ModelConfig, error: OSError) -> str:
+    shown = redacted(model.base_path)
+    if isinstance(error, FileNotFoundError):
+        return f"{shown}: {os.strerror(errno.ENOENT)}"
+    return f"{shown}: {error.strerror or error}"
+
+
 def _show(models: ModelServerConfig, findings: list[Finding]) -> None:
     console = Console()
     if not models.models:
@@ -116,7 +161,7 @@ def _show(models: ModelServerConfig, findings: list[Finding]) -> None:
             _policy_text(model),
             ", ".join(map(str, finding.versions)) or "none",
             ", ".join(f"{label}={v}" for label, v in model.version_labels.items()),
-            model.base_path,
+            redacted(model.base_path),
         )
     console.print(table)
     for finding in findings:

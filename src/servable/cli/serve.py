@@ -9,6 +9,7 @@ import click
 
 from servable.cli import process
 from servable.cli.flags import FLAGS, Flag, FlagType, ParsedFlags, parse
+from servable.sources.urls import scheme_of
 
 # What differs from the drop-in: REST is on, and the ports open at once.
 _DEFAULTS: Final[dict[str, int | bool]] = {
@@ -70,7 +71,7 @@ def _option(flag: Flag) -> click.Option:
 
 def with_directories(parsed: ParsedFlags) -> ParsedFlags:
     """
-    Return *parsed* with its positional directory as the one model to serve.
+    Return *parsed* with its positional directory or URL as the one model to serve.
 
     The model has the directory's name unless --model_name says another.
 
@@ -83,6 +84,8 @@ def with_directories(parsed: ParsedFlags) -> ParsedFlags:
         raise click.UsageError(
             "One directory can be served; for more models write a --model_config_file."
         )
+    if scheme_of(parsed.positional[0]) != "file":
+        return _with_base_path(parsed, parsed.positional[0])
     path = Path(os.path.abspath(parsed.positional[0]))  # noqa: PTH100 - links stay
     if not path.is_dir():
         raise click.UsageError(f"{path} is not a directory.")
@@ -91,9 +94,15 @@ def with_directories(parsed: ParsedFlags) -> ParsedFlags:
             f"{path} is one version.  Versions have numbers for names, as in "
             f"{path}/1, and the directory above them is what is served."
         )
-    values = dict(parsed.values) | {"model_base_path": str(path)}
+    return _with_base_path(parsed, str(path))
+
+
+def _with_base_path(parsed: ParsedFlags, base_path: str) -> ParsedFlags:
+    values = dict(parsed.values) | {"model_base_path": base_path}
     if "model_name" not in parsed.given:
-        values["model_name"] = path.name
+        last = base_path.partition("?")[0].rstrip("/").rpartition("/")[2]
+        # Behind `#` is the model in a database.
+        values["model_name"] = last.rpartition("#")[2]
     return dataclasses.replace(parsed, values=values)
 
 
@@ -106,9 +115,9 @@ def serve(parsed: ParsedFlags) -> None:
     """
     Serve models over gRPC and REST.
 
-    DIR holds one model, each of its versions in a directory named by its number;
-    several models take a --model_config_file.  The flags are those of TensorFlow
-    Serving's tensorflow_model_server, and some more.
+    DIR, a directory or a URL, holds one model, each of its versions in a directory
+    named by its number; several models take a --model_config_file.  The flags are
+    those of TensorFlow Serving's tensorflow_model_server, and some more.
 
     The ports open at once; requests for a model are answered as soon as it is
     loaded.  SIGTERM and SIGINT let requests finish, a second one does not.

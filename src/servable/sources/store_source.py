@@ -96,6 +96,10 @@ class StoreSource:
         for servable in config.servables:
             self._check(servable)
 
+    def store(self, servable: ServableToMonitor) -> VersionStore:
+        """Return a store of *servable*, for the caller to ask; raises as it does."""
+        return self._new_store(servable)
+
     def set_target(self, target: Target[StoragePath]) -> None:
         """Begin to look, and tell *target*; the first look is at once."""
         self._target = target

@@ -1,9 +1,9 @@
 """What base paths say: their scheme, and how they look where others may read them."""
 
 import re
-from urllib.parse import urlsplit, urlunsplit
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _MODELS = "models:/"
 
 
@@ -19,14 +19,6 @@ def redacted(base_path: str) -> str:
     """Return *base_path* without a password and without its query, for logs."""
     if scheme_of(base_path) == "file":
         return base_path
-    try:
-        parts = urlsplit(base_path)
-        password = parts.password
-    except ValueError:
-        return f"{scheme_of(base_path)}://…"
-    netloc = parts.netloc
-    if password is not None:
-        user, _, host = netloc.rpartition("@")
-        netloc = f"{user.partition(':')[0]}:…@{host}"
-    query = "…" if parts.query else ""
-    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+    place, has_query, rest = base_path.partition("?")
+    key = rest[rest.index("#") :] if "#" in rest else ""
+    return _PASSWORD.sub(r"\1:…@", place) + ("?…" if has_query else "") + key
