@@ -106,6 +106,12 @@ def installed(group: str) -> tuple[Plugin, ...]:
     return tuple(sorted((found | ours).values(), key=lambda plugin: plugin.name))
 
 
+def built_in(group: str, name: str) -> Plugin | None:
+    """Return our own plug-in of *group* called *name*, None if there is none."""
+    target = _BUILT_IN.get(group, {}).get(name)
+    return None if target is None else Plugin(group, name, target, _OURS)
+
+
 def load(group: str, name: str) -> object:
     """
     Import the plug-in of *group* called *name* and return the object.

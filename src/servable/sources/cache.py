@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from servable.errors import DataLoss, ResourceExhausted
-from servable.sources import archive
 from servable.sources.file_lock import FileLock
 from servable.sources.store import Content, RemoteFile, checked_name
 
@@ -159,6 +158,8 @@ class ModelCache:
         _sync(os.path.dirname(path))
 
     def _unpack(self, packed: str, files: str, fetching: Fetching) -> None:
+        from servable.sources import archive  # noqa: PLC0415 - seldom needed
+
         room = self._limit_bytes()
         with open(packed, "rb") as file:
             archive.unpack(file, files, room, fetching.check)

@@ -77,6 +77,9 @@ def source_plugin(scheme: str) -> Plugin:
     Raises:
         InvalidArgument: none is installed for it.
     """
+    # Looking for what others installed takes long, and is seldom needed.
+    if (ours := plugins.built_in(plugins.SOURCES, scheme)) is not None:
+        return ours
     installed = {plugin.name: plugin for plugin in plugins.installed(plugins.SOURCES)}
     if scheme not in installed:
         known = ", ".join(installed)
