@@ -92,7 +92,7 @@ pub enum Reason {
     QueueEmpty,
     /// More would have cost more for each row, or taken longer than the target allows.
     SizeLimit,
-    /// To see what a larger batch costs.
+    /// To see what another size costs.
     Trial,
 }
 
@@ -123,8 +123,12 @@ pub struct Adaptive {
 impl Adaptive {
     /// Larger batches have to be this much cheaper for each row than smaller ones.
     const WORTHWHILE: f64 = 0.97;
-    /// Every so many batches a larger one is tried.
-    const TRIALS: u64 = 64;
+    /// Every so many batches another size is tried: larger and smaller by turns, from twice to
+    /// sixteen times, because two rows may cost twice as much as one where eight cost little more.
+    const TRIALS: u64 = 32;
+    const TRIAL_SHIFTS: u64 = 4;
+    /// How much larger than all that ran a batch may be.
+    const LEAP: usize = 8;
     /// Rows that may wait whatever it takes, where there is no target: clients that wait for their
     /// answers are not many more.
     const ALWAYS_WELCOME: usize = 128;
@@ -162,13 +166,15 @@ impl Adaptive {
     /// How many rows the next batch may have, and whether that is to try something.
     pub fn next_size(&mut self) -> (usize, bool) {
         self.batches += 1;
-        if self.batches % Self::TRIALS == 0 {
-            let larger = self.decision.size.saturating_mul(2).min(self.size_within_target());
-            if larger > self.decision.size {
-                return (larger, true);
-            }
+        let size = self.decision.size;
+        if self.batches % Self::TRIALS != 0 {
+            return (size, false);
         }
-        (self.decision.size, false)
+        let trial = self.batches / Self::TRIALS;
+        let factor = 2 << (trial / 2 % Self::TRIAL_SHIFTS);
+        let other = if trial % 2 == 0 { size / factor } else { size.saturating_mul(factor) };
+        let other = other.min(self.size_within_target()).max(1);
+        (other, other != size)
     }
 
     /// Take in what a batch cost. `beside` others it ran slower than by itself.
@@ -207,7 +213,7 @@ impl Adaptive {
     }
 
     /// The smallest size at which a row costs about the least. Sizes above all that ran are tried
-    /// as soon as enough rows wait, one doubling after the other.
+    /// as soon as enough rows wait, one leap after the other.
     fn cheapest_size(&self) -> usize {
         let mut known = self.costs().known();
         let Some((mut size, mut row_s, _)) = known.next() else { return self.max_size };
@@ -219,7 +225,7 @@ impl Adaptive {
             }
         }
         // The largest so far was the best: a larger one may be better still.
-        let size = if size == largest { size.saturating_mul(2) } else { size };
+        let size = if size == largest { size.saturating_mul(Self::LEAP) } else { size };
         size.min(self.max_size)
     }
 
@@ -255,7 +261,7 @@ mod tests {
     /// Serve a queue that never runs dry, where a batch of n rows takes `cost(n)` microseconds;
     /// the size of the last batches.
     fn saturated(policy: &mut Adaptive, cost: impl Fn(usize) -> f64) -> usize {
-        for _ in 0..400 {
+        for _ in 0..2000 {
             let (size, _) = policy.next_size();
             policy.ran(size, false, Duration::from_secs_f64(cost(size) / 1e6));
         }
@@ -275,6 +281,11 @@ mod tests {
         let flat = |rows: usize| 1000.0 * rows as f64;
         let worse = |rows: usize| 1000.0 * rows as f64 * (1.0 + rows as f64 / 10.0);
         let knee = |rows: usize| 100.0 * rows.div_ceil(8) as f64;
+        let hill = |rows: usize| match rows {
+            1 => 100.0,
+            2..=4 => 110.0 * rows as f64,
+            rows => 400.0 + rows as f64,
+        };
         for (what, cost, expected) in [
             (
                 "a cost for each batch: as large as may be",
@@ -284,6 +295,7 @@ mod tests {
             ("rows that cost the same alone: one by one", &flat, 1..=1),
             ("rows that cost more together: one by one", &worse, 1..=1),
             ("rows that come by eights", &knee, 8..=8),
+            ("a few rows that cost more than one, and many that cost less", &hill, 512..=512),
         ] {
             let mut policy = Adaptive::new(512, 1, None);
             warm(&mut policy, cost);

@@ -18,7 +18,7 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _REASONS: Final = {
     "queue_empty": "nothing else waited",
     "size_limit": "more rows would have been too many",
-    "trial": "to see what a larger batch costs",
+    "trial": "to see what another size costs",
 }
 
 
