@@ -59,6 +59,26 @@ def features_only(features: Any) -> None:
             id="two directories",
         ),
         pytest.param(
+            lambda: RunConfig(save_checkpoints_steps=1, save_checkpoints_secs=1),
+            "cannot be both set",
+            id="two ways to say when to save",
+        ),
+        pytest.param(
+            lambda: RunConfig(tf_random_seed=1.5),
+            "tf_random_seed must be integer.",
+            id="half a seed",
+        ),
+        pytest.param(
+            lambda: RunConfig(device_fn=lambda node: "/cpu:0"),  # noqa: ARG005
+            'exactly one argument "op".',
+            id="a device function of something else",
+        ),
+        pytest.param(
+            lambda: RunConfig().replace(save_steps=1),
+            "Replacing save_steps is not supported.",
+            id="an option that does not exist",
+        ),
+        pytest.param(
             lambda: Estimator(features_only, warm_start_from=3),
             "warm_start_from must be a string or a WarmStartSettings",
             id="a warm start from a number",

@@ -169,6 +169,28 @@ def test_checkpoints_in_between_are_evaluated(
 
 
 @pytest.mark.parametrize(
+    ("exporters", "error", "message"),
+    [
+        pytest.param([3], TypeError, r"found \[3\]", id="a number"),
+        pytest.param(
+            [FinalExporter("a", lambda: None), LatestExporter("a", lambda: None)],
+            ValueError,
+            "must have unique names",
+            id="two of one name",
+        ),
+        pytest.param(
+            FinalExporter("", lambda: None), ValueError, "empty", id="without a name"
+        ),
+    ],
+)
+def test_exporters_that_cannot_be_told_apart(
+    exporters: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        EvalSpec(lambda: None, exporters=exporters)
+
+
+@pytest.mark.parametrize(
     ("losses", "expected"),
     [
         pytest.param([5, 6, 4, 4], [True, False, True, False], id="smaller is better"),

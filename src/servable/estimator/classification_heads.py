@@ -260,6 +260,7 @@ class MultiLabelHead(_Classifier):
         return {
             "logits": logits,
             "probabilities": tf.sigmoid(logits, name="probabilities"),
+            "classes": self._all_classes(tf.shape(logits)[0]),
         }
 
     def _export_outputs(self, predictions: dict[str, Any]) -> dict[str, ExportOutput]:

@@ -351,7 +351,7 @@ def _config_with_directory(config: RunConfig | None, model_dir: Any) -> RunConfi
     model_dir = path_to_str(model_dir)
     if model_dir and config.model_dir is not None and config.model_dir != model_dir:
         raise ValueError(
-            "`model_dir are set both in constructor and `RunConfig`, but with "
+            "`model_dir` are set both in constructor and `RunConfig`, but with "
             f"different values. In constructor: '{model_dir}', in `RunConfig`: "
             f"'{config.model_dir}' "
         )

@@ -88,10 +88,11 @@ class EstimatorSpec(_Fields):
         )
 
     def _replace(self, /, **changes: Any) -> Self:
-        """Return a copy with *changes*, checked again; mode must stay."""
+        """Return a copy with *changes* of fields, checked again; mode must stay."""
         if changes.get("mode", self.mode) != self.mode:
             raise ValueError("mode of EstimatorSpec cannot be changed.")
-        return type(self)(**{**self._asdict(), **changes})
+        fields = {name: changes.get(name, getattr(self, name)) for name in self._fields}
+        return type(self)(**fields)
 
 
 def _train_op(train_op: Any, mode: str) -> Any:
@@ -174,7 +175,8 @@ def _hooks(given: Any) -> tuple[Any, ...]:
 
 
 def _check_tensor(value: Any, what: str) -> None:
-    if not tf.is_tensor(value):
+    is_composite = isinstance(value, tf.SparseTensor | tf.RaggedTensor)
+    if is_composite or not tf.is_tensor(value):
         raise TypeError(f"{what} must be Tensor, given: {value}")
 
 

@@ -37,12 +37,7 @@ class Exporter(abc.ABC):
 
 
 class _ServingExporter(Exporter):
-    """
-    Exports for serving, under a name.
-
-    Raises:
-        ValueError: exports_to_keep is not positive.
-    """
+    """Exports for serving, under a name."""
 
     def __init__(
         self,
@@ -52,11 +47,6 @@ class _ServingExporter(Exporter):
         as_text: bool = False,
         exports_to_keep: int | None = None,
     ) -> None:
-        if exports_to_keep is not None and exports_to_keep <= 0:
-            raise ValueError(
-                "`exports_to_keep`, if provided, must be a positive number. "
-                f"Got {exports_to_keep}"
-            )
         self._name = name
         self._serving_input_receiver_fn = serving_input_receiver_fn
         self._assets_extra = assets_extra
@@ -133,6 +123,8 @@ class LatestExporter(_ServingExporter):
         as_text: bool = False,
         exports_to_keep: int | None = 5,
     ) -> None:
+        if exports_to_keep is not None and exports_to_keep <= 0:
+            raise ValueError("`exports_to_keep`, if provided, must be positive number")
         super().__init__(
             name, serving_input_receiver_fn, assets_extra, as_text, exports_to_keep
         )
@@ -192,6 +184,11 @@ class BestExporter(_ServingExporter):
         super().__init__(
             name, serving_input_receiver_fn, assets_extra, as_text, exports_to_keep
         )
+        if exports_to_keep is not None and exports_to_keep <= 0:
+            raise ValueError(
+                "`exports_to_keep`, if provided, must be a positive number. "
+                f"Got {exports_to_keep}"
+            )
         if compare_fn is None:
             raise ValueError("`compare_fn` must not be None.")
         _check_compare_fn(compare_fn)

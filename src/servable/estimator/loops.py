@@ -225,7 +225,7 @@ def _chosen(predictions: Any, keys: Any) -> Any:
     chosen = {key: value for key, value in predictions.items() if key in wanted}
     if not chosen:
         raise ValueError(
-            f"Expected to run at least one output from {list(predictions)}, "
+            f"Expected to run at least one output from {predictions.keys()}, "
             f"provided {keys}."
         )
     return chosen

@@ -192,7 +192,7 @@ def _placeholders_like(tensors: Mapping[str, Any], batch_size: int | None) -> An
 
 
 def _placeholder_like(tensor: Any, batch_size: int | None) -> Any:
-    shape = tensor.shape
+    shape = tensor.get_shape()
     if shape.rank is not None:
         shape = tf.TensorShape([batch_size]).concatenate(shape[1:])
     try:

@@ -5,6 +5,7 @@ What only distributed training reads is kept and has no effect.
 """
 
 import copy
+import inspect
 import os
 from typing import Any, Final, NamedTuple, Self
 
@@ -57,8 +58,10 @@ class RunConfig:
         given = dict(zip(_DEFAULTS, values, strict=False))
         for name, value in options.items():
             if name not in _DEFAULTS or name in given:
-                what = "has no argument" if name not in _DEFAULTS else "got twice"
-                raise TypeError(f"RunConfig {what} {name!r}")
+                what = "an unexpected keyword argument"
+                if name in given:
+                    what = "multiple values for argument"
+                raise TypeError(f"RunConfig.__init__() got {what} {name!r}")
             given[name] = value
         if (
             given.get("save_checkpoints_steps") is not None
@@ -71,8 +74,8 @@ class RunConfig:
         model_dir = self._options["model_dir"]
         self._options["model_dir"] = path_to_str(model_dir)
         if model_dir == "":
-            raise ValueError("model_dir should be non-empty")
-        _check_numbers(self._options)
+            raise ValueError("model_dir should be non-empty.")
+        _check(self._options)
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("_options", {})
@@ -93,7 +96,7 @@ class RunConfig:
             if name not in _DEFAULTS:
                 raise ValueError(
                     f"Replacing {name} is not supported. "
-                    f"Allowed properties are {tuple(_DEFAULTS)}."
+                    f"Allowed properties are {list(_DEFAULTS)}."
                 )
         options = {**self._options, **changes}
         if (
@@ -162,17 +165,40 @@ def default_session_config() -> Any:
     return tf.ConfigProto(allow_soft_placement=True)
 
 
-def _check_numbers(options: dict[str, Any]) -> None:
-    for name, at_least in (
-        ("save_summary_steps", 0),
-        ("save_checkpoints_steps", 0),
-        ("save_checkpoints_secs", 0),
-        ("keep_checkpoint_max", 0),
-    ):
+def _check(options: dict[str, Any]) -> None:
+    for name, at_least in _AT_LEAST.items():
         value = options[name]
         if value is not None and value < at_least:
-            raise ValueError(f"{name} should be >= {at_least}, and is {value}")
-    for name in ("keep_checkpoint_every_n_hours", "log_step_count_steps"):
+            raise ValueError(f"{name} should be >= {at_least}")
+    for name in _POSITIVE:
         value = options[name]
         if value is not None and value <= 0:
-            raise ValueError(f"{name} should be > 0, and is {value}")
+            raise ValueError(f"{name} should be > 0")
+    seed = options["tf_random_seed"]
+    if seed is not None and not isinstance(seed, int):
+        raise ValueError("tf_random_seed must be integer.")
+    device_fn = options["device_fn"]
+    if device_fn is not None and not _takes_op(device_fn):
+        raise ValueError('device_fn must be callable with exactly one argument "op".')
+    if options["protocol"] not in (None, "grpc", "grpc+verbs"):
+        raise ValueError("protocol should be grpc or grpc+verbs")
+    session_config = options["session_config"]
+    if session_config is not None and not isinstance(session_config, tf.ConfigProto):
+        raise ValueError("session_config must be instance of ConfigProto")
+
+
+def _takes_op(function: Any) -> bool:
+    return callable(function) and list(inspect.signature(function).parameters) == ["op"]
+
+
+_AT_LEAST: Final = {
+    "save_summary_steps": 0,
+    "save_checkpoints_steps": 0,
+    "save_checkpoints_secs": 0,
+    "keep_checkpoint_max": 0,
+}
+_POSITIVE: Final = (
+    "keep_checkpoint_every_n_hours",
+    "log_step_count_steps",
+    "session_creation_timeout_secs",
+)

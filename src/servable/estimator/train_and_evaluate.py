@@ -223,14 +223,23 @@ def _hooks(hooks: Iterable[Any] | None) -> tuple[Any, ...]:
 def _exporters(exporters: Any) -> tuple[Exporter, ...]:
     if exporters is None:
         return ()
-    if isinstance(exporters, Exporter):
-        exporters = (exporters,)
-    for exporter in exporters:
-        if not isinstance(exporter, Exporter):
-            raise TypeError(f"`exporters` must be Exporters, given: {exporter}")
-        if not exporter.name:
-            raise ValueError("An Exporter must have a name that is not empty")
-    names = [exporter.name for exporter in exporters]
+    given = [exporters] if isinstance(exporters, Exporter) else exporters
+    if not isinstance(given, Iterable) or not all(
+        isinstance(exporter, Exporter) for exporter in given
+    ):
+        raise TypeError(
+            "`exporters` must be an Exporter, an iterable of Exporter, or `None`, "
+            f"found {exporters}."
+        )
+    names = [exporter.name for exporter in given]
+    if not all(names):
+        raise ValueError(
+            "An Exporter cannot have a name that is `None` or empty. "
+            f"All exporter names: {names}"
+        )
     if len(set(names)) != len(names):
-        raise ValueError(f"`exporters` must have unique names, and are {names}")
-    return tuple(exporters)
+        raise ValueError(
+            "`exporters` must have unique names. Such a name cannot be `None`. "
+            f"All exporter names: {names}"
+        )
+    return tuple(given)
