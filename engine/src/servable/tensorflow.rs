@@ -6,6 +6,7 @@
 mod api;
 mod saved_model;
 mod session;
+mod startup;
 mod tensor;
 mod writes;
 

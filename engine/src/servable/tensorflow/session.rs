@@ -16,6 +16,7 @@ use super::api::{
     c_string, Library, TfBuffer, TfGraph, TfOperation, TfOutput, TfSession, TfTensor,
 };
 use super::saved_model::{self, MetaGraph};
+use super::startup;
 use super::tensor::Owned;
 use crate::servable::{RunOptions, Servable, SessionRun, Signatures};
 use crate::status::{Result, Status};
@@ -128,6 +129,7 @@ pub fn load_saved_model(
         }
         model.meta_graph = read?;
         model.meta_graph.check_variables(directory)?;
+        startup::forget_code(library.version as usize);
         Ok(model)
     }
 }
