@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder or file of `src`, and the modules of the crate it may name.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: &[(&str, &[&str])] = &[
     ("status.rs", &[]),
     ("wire.rs", &[]),
     ("tensor", &["status", "tensor", "wire", "protos"]),
