@@ -8,6 +8,8 @@ pub mod batching;
 pub mod bench;
 pub mod composite;
 pub mod compute;
+#[cfg(test)]
+mod corpus;
 pub mod frontend;
 pub mod inference;
 pub mod metrics;

@@ -198,6 +198,7 @@ class Server:
         options = self._options
         options.check()
         engine_options = self._engine_options()
+        options = self._options
         self._tls = options.read_tls()
         for name in channel_arguments.parse(options.grpc_channel_arguments).unknown:
             _logger.warning(
@@ -266,6 +267,7 @@ class Server:
                 raise
             without = self._options.without_rest()
             _logger.error("REST is left out: %s", error.status_text)  # noqa: TRY400
+            self._options = without
             return without.engine_options()
 
     def _open_ports(self, options: EngineOptions) -> None:

@@ -275,4 +275,11 @@ mod tests {
         let expected = Levels { host: 3, device: 0, python: 1 };
         assert_eq!(levels(b"\x22\x06\x10\x03\x20\x01\x28\x01"), Some(expected));
     }
+
+    #[test]
+    fn what_is_kept_is_parsed_or_refused() {
+        crate::corpus::each("protobuf", |input| {
+            let _ = (parse(&Bytes::copy_from_slice(input)), is_empty(input));
+        });
+    }
 }

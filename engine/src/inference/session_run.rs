@@ -278,6 +278,11 @@ mod tests {
         assert!(earlier(Some(soon), -1) == Some(soon) && earlier(None, 5).is_some());
     }
 
+    #[test]
+    fn what_is_kept_is_parsed_or_refused() {
+        crate::corpus::each("protobuf", |input| drop(parse(&Bytes::copy_from_slice(input))));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {

@@ -415,6 +415,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_kept_is_read_or_refused() {
+        crate::corpus::each("npy", |input| drop(read(input)));
+    }
+
     proptest! {
         #[test]
         fn tensors_round_trip(row in prop::sample::select(KINDS.to_vec()), bytes: Vec<u8>) {

@@ -273,7 +273,7 @@ class ServerOptions:
 
     def without_rest(self) -> Self:
         """Return the same options, without the REST API."""
-        return dataclasses.replace(self, rest_port=None)
+        return dataclasses.replace(self, rest_port=None, rest_api_ssl_config_file="")
 
     def read_models(self, platforms: Container[str]) -> ModelServerConfig:
         """

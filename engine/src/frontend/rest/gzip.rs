@@ -82,4 +82,21 @@ mod tests {
         let free = deflate(&vec![0; FREE]);
         assert_eq!(inflate(&free, 64 << 20).unwrap().len(), FREE);
     }
+
+    #[test]
+    fn what_is_kept_is_inflated_or_refused() {
+        crate::corpus::each("gzip", |input| {
+            if let Ok(body) = inflate(input, 1 << 20) {
+                assert!(body.len() <= 1 << 20);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_compressed_is_inflated() {
+        let body = b"{\"predictions\": [1.0, 1.0, 1.0, 1.0]}".repeat(100);
+        let compressed = super::deflate(&body);
+        assert!(compressed.len() < body.len() / 10);
+        assert_eq!(inflate(&compressed, 1 << 20), Ok(body));
+    }
 }

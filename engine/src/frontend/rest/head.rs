@@ -309,6 +309,16 @@ mod tests {
         assert_eq!(find_end(b"GET / HTTP/1.1\r\n\r\nGET"), Ok(Some(18)));
     }
 
+    #[test]
+    fn what_is_kept_is_read_or_refused() {
+        crate::corpus::each("http", |input| {
+            if let Ok(Some(end)) = find_end(input) {
+                let _ = Head::parse(&input[..end]);
+            }
+            let _ = Head::parse(input);
+        });
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {

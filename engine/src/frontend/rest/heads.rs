@@ -35,7 +35,10 @@ impl Service {
             return Ok((Media::Json, self.infer_json(method, spec, body, exchange).await?));
         }
         let options = self.run_options(&body);
-        let message = with_spec(body.read(self.app.options.max_body_bytes)?, &spec);
+        let limit = self.app.options.max_body_bytes;
+        let message = self
+            .convert(body.is_large(), move || Ok::<_, Failure>(with_spec(body.read(limit)?, &spec)))
+            .await?;
         let answered = match method {
             Method::Classify => {
                 answer_counted::<ClassificationRequest>(&self.app, message, options, exchange).await

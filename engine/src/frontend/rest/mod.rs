@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{timeout_at, Instant};
 
 pub use self::reply::Reply;
 use self::service::{Service, Session};
@@ -115,18 +115,18 @@ async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut buffer = BytesMut::with_capacity(connection::READ);
-    let mut patience = connection::IDLE;
+    let mut deadline = Instant::now() + connection::IDLE;
     while http2::PREFACE.starts_with(&buffer) && buffer.len() < http2::PREFACE.len() {
         let is_stopping = stopping.wait_for(|stopping| *stopping);
         let read = tokio::select! {
             biased;
-            read = timeout(patience, stream.read_buf(&mut buffer)) => read,
+            read = timeout_at(deadline, stream.read_buf(&mut buffer)) => read,
             _ = is_stopping => return,
         };
         if !matches!(read, Ok(Ok(1..))) {
             return;
         }
-        patience = connection::HEAD;
+        deadline = deadline.min(Instant::now() + connection::HEAD);
     }
     if buffer.starts_with(http2::PREFACE) {
         http2::serve(stream, buffer, session, stopping).await;

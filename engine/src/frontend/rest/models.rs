@@ -61,11 +61,18 @@ impl Service {
             return Err(Status::permission_denied(message).into());
         }
         let media = body.content;
-        let bytes = body.read(self.app.options.max_body_bytes)?;
-        let request = match media {
-            Media::Protobuf => ReloadConfigRequest::decode(&*bytes).map_err(|_| not_parsed())?,
-            _ => message_of_json(&bytes)?,
-        };
+        let limit = self.app.options.max_body_bytes;
+        let request = self
+            .convert(body.is_large(), move || {
+                let bytes = body.read(limit)?;
+                Ok::<_, Failure>(match media {
+                    Media::Protobuf => {
+                        ReloadConfigRequest::decode(&*bytes).map_err(|_| not_parsed())?
+                    }
+                    _ => message_of_json(&bytes)?,
+                })
+            })
+            .await?;
         let response = reload::reload(&self.app, request).await?.encode_to_vec();
         if media == Media::Protobuf {
             return Ok(Reply::new(200, media.content_type(), response));

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::gzip;
 use super::head::Head as RequestHead;
 use super::media::Media;
@@ -85,12 +87,13 @@ impl Service {
         reply
     }
 
-    async fn compressed(&self, reply: Reply) -> Reply {
-        let bytes = reply.body.clone();
-        match self.app.compute.run(move || Ok(gzip::deflate(&bytes))).await {
+    async fn compressed(&self, mut reply: Reply) -> Reply {
+        let plain = Bytes::from(std::mem::take(&mut reply.body));
+        let work = plain.clone();
+        match self.app.compute.run(move || Ok(gzip::deflate(&work))).await {
             Ok(body) => Reply { body, is_gzip: true, ..reply },
             // Nobody has to have it compressed.
-            Err(_) => reply,
+            Err(_) => Reply { body: plain.into(), ..reply },
         }
     }
 }

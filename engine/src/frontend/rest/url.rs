@@ -349,6 +349,17 @@ mod tests {
         assert!(is_api("/V1/x") && !is_api("/v1") && !is_api("/v2/x") && !is_api("//v1/x"));
     }
 
+    #[test]
+    fn what_is_kept_is_answered() {
+        crate::corpus::each("url", |input| {
+            if let Some(matched) = std::str::from_utf8(input).ok().and_then(matched) {
+                for (method, _) in METHODS {
+                    let _ = (route(method, matched, false), route(method, matched, true));
+                }
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn any_target_is_answered(target in "(/v1/models)?[ -~é%/:]{0,40}") {

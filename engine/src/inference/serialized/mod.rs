@@ -260,4 +260,27 @@ mod tests {
         let runs: Vec<&str> = model.runtimes().map(|(api, _)| api).collect();
         assert_eq!(runs, ["Regress", "MultiInference"]);
     }
+
+    #[test]
+    fn requests_that_are_kept_are_answered_or_refused() {
+        use super::examples::ClassificationRequest;
+        use super::predict::PredictRequest;
+
+        fn ask<R: Request>(handle: &ServableHandle, input: &[u8]) {
+            let message = Bytes::copy_from_slice(input);
+            if let Ok(request) = R::parse(&message) {
+                let _ = (request.spec().is_ok(), request.num_examples());
+                let _ = request.prepare(handle, Rules::default());
+            }
+        }
+        let app = app();
+        let spec = ModelSpec { name: "m".to_owned(), ..ModelSpec::default() };
+        let handle = app.map.resolve(&spec).unwrap();
+        crate::corpus::each("protobuf", |input| {
+            ask::<PredictRequest>(&handle, input);
+            ask::<ClassificationRequest>(&handle, input);
+            ask::<RegressionRequest>(&handle, input);
+            ask::<MultiInferenceRequest>(&handle, input);
+        });
+    }
 }

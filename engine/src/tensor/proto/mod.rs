@@ -127,6 +127,17 @@ mod tests {
         )
     }
 
+    #[test]
+    fn what_is_kept_is_decoded_or_refused() {
+        let limits = Limits { max_bytes: 1 << 16 };
+        crate::corpus::each("protobuf", |input| {
+            // Tensors stand within requests; both are tried as one.
+            for start in [0, 7, 9, 12].into_iter().filter(|&start| start < input.len()) {
+                let _ = decode(&Bytes::copy_from_slice(&input[start..]), limits);
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn dense_tensors_round_trip_in_both_encodings((dtype, bytes) in dense(), content: bool) {

@@ -504,4 +504,26 @@ mod tests {
             assert_eq!(parse(body, signature), Err(expected), "{body}");
         }
     }
+
+    #[test]
+    fn what_is_kept_is_read_or_refused() {
+        let signatures: Vec<Signature> = (1..=33)
+            .filter_map(DType::from_number)
+            .map(|dtype| example_signature(&[("x", dtype)]))
+            .chain([many(), example_signature(&[])])
+            .collect();
+        crate::corpus::each("json", |input| {
+            for dtype in [None, Some(DType::Float), Some(DType::Int64)] {
+                let Ok(mut document) = Document::parse(input, |_| dtype) else { continue };
+                let _ = (document.signature_name(), document.output_filter());
+                let _ = document.tasks::<serde_json::Value>("a list");
+                let _ = super::super::super::examples::examples(&document);
+                for signature in &signatures {
+                    for extended in [false, true] {
+                        let _ = inputs(&mut document, signature, "", extended);
+                    }
+                }
+            }
+        });
+    }
 }
