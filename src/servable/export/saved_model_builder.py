@@ -84,7 +84,8 @@ class SavedModelBuilder(tf.saved_model.Builder):  # type: ignore[misc]  # untype
         """Warn of what TensorFlow would leave out without a word."""
         folder = os.path.join(self._directory, "assets")
         for asset in assets or ():
-            constant = tf.get_static_value(asset) if tf.is_tensor(asset) else None
+            is_tensor = tf.is_tensor(asset)
+            constant: Any = tf.get_static_value(asset) if is_tensor else None
             source = constant.item() if hasattr(constant, "item") else constant
             if not isinstance(source, bytes):
                 continue  # TensorFlow says what is wrong with it
