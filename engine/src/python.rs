@@ -554,7 +554,7 @@ impl Profiler for PythonProfiler {
         Python::attach(|py| {
             let stopped = self.0.call_method0(py, "stop");
             let answer: PyResult<(i32, String, Vec<u8>)> =
-                stopped.and_then(|answer| answer.extract(py).map_err(Into::into));
+                stopped.and_then(|answer| answer.extract(py));
             match answer {
                 Ok((code, _, xspace)) if code == Code::Ok.number() => Ok(xspace),
                 other => Err(exception::status(other.map(|(code, text, _)| (code, text)))),

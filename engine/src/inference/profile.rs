@@ -244,10 +244,8 @@ mod tests {
     async fn one_is_taken_at_a_time_and_may_be_ended() {
         let (app, _) = app();
         let long = Bytes::from_static(b"\x08\xc0\xa9\x07\x32\x01s");
-        let (running, _) = {
-            let app = app.clone();
-            (tokio::spawn(async move { profile(&app, long).await }), ())
-        };
+        let asked = app.clone();
+        let running = tokio::spawn(async move { profile(&asked, long).await });
         while app.profile.0.lock().is_none() {
             tokio::task::yield_now().await;
         }

@@ -304,6 +304,7 @@ impl Tensor {
     }
 
     /// The same, in memory of its own.
+    #[must_use]
     pub fn copied(&self) -> Self {
         let data = match &self.data {
             Data::Dense(buffer) => Data::Dense(Buffer::copy_of(buffer.as_slice())),

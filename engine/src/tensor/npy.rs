@@ -426,7 +426,9 @@ mod tests {
             let (_, size, dtype) = row;
             let mut bytes = bytes[..bytes.len() / size * size].to_vec();
             if dtype == DType::Bool {
-                bytes.iter_mut().for_each(|byte| *byte &= 1);
+                for byte in &mut bytes {
+                    *byte &= 1;
+                }
             }
             let shape = vec![1, i64::try_from(bytes.len() / size).unwrap()];
             let tensor = Tensor::dense(dtype, shape.clone(), Buffer::copy_of(&bytes));

@@ -56,10 +56,8 @@ impl Service {
         }
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
         let widens = self.app.options.rest_api_extensions;
-        let encoding = match self.app.options.enable_serialization_as_tensor_content {
-            true => Encoding::Content,
-            false => Encoding::Typed,
-        };
+        let as_content = self.app.options.enable_serialization_as_tensor_content;
+        let encoding = if as_content { Encoding::Content } else { Encoding::Typed };
         let written: Result<Vec<u8>> = self
             .convert(elements > LARGE_ANSWER, move || {
                 let message =
