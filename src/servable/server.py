@@ -57,10 +57,11 @@ def _new_engine(options: EngineOptions) -> Engine:
 
 
 def _new_profiler_session() -> Session:
-    from servable.platforms import tensorflow  # noqa: PLC0415 - not always needed
+    # Not always needed.
+    from servable.platforms.tensorflow_library import LIBRARY  # noqa: PLC0415
 
-    tensorflow.LIBRARY.open()
-    return open_session(Path(tensorflow.LIBRARY.directory()))
+    LIBRARY.open()
+    return open_session(Path(LIBRARY.directory()))
 
 
 class Server:
@@ -389,6 +390,7 @@ class Server:
         # Not always needed.
         from servable.platforms import tensorflow, warmup  # noqa: PLC0415
         from servable.platforms.python.transform import transformed  # noqa: PLC0415
+        from servable.platforms.tensorflow_library import LIBRARY  # noqa: PLC0415
 
         config = self._tensorflow
         if config is None:
@@ -397,10 +399,10 @@ class Server:
             )
         # TensorFlow Lite models do without TensorFlow.
         if not config.num_tflite_interpreters:
-            tensorflow.LIBRARY.directory()  # a missing TensorFlow is told of at once
+            LIBRARY.directory()  # a missing TensorFlow is told of at once
         # Before the first model, which may need them.
-        tensorflow.LIBRARY.load_op_libraries(self._options.op_libraries)
-        tensorflow.LIBRARY.open_in_background()
+        LIBRARY.load_op_libraries(self._options.op_libraries)
+        LIBRARY.open_in_background()
         return tensorflow.TensorFlowPlatform(
             config.session_config,
             config.saved_model_tags,

@@ -30,11 +30,13 @@ from servable.errors import (  # noqa: E402
     Unavailable,
     Unimplemented,
 )
-from servable.platforms import tensorflow  # noqa: E402
 from servable.platforms.tensorflow import (  # noqa: E402
     SavedModelLoader,
-    TensorFlowLibrary,
     TensorFlowPlatform,
+)
+from servable.platforms.tensorflow_library import (  # noqa: E402
+    LIBRARY,
+    TensorFlowLibrary,
 )
 
 
@@ -68,7 +70,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return FakeServable()
 
     monkeypatch.setattr(_engine, "load_saved_model", load_saved_model)
-    monkeypatch.setattr(tensorflow.LIBRARY, "open", lambda: "2.21.0")
+    monkeypatch.setattr(LIBRARY, "open", lambda: "2.21.0")
     return calls
 
 

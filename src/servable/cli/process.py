@@ -80,13 +80,14 @@ def serve(
 
     # This imports the engine: the thread that does so must live as long as the
     # process, or its allocator crashes.
-    from servable.platforms import tensorflow  # noqa: PLC0415 - not for --help
+    # Not for --help.
+    from servable.platforms import tensorflow, tensorflow_library  # noqa: PLC0415
 
     if parsed.values["model_config_file"] or parsed.values["model_platform"] == (
         tensorflow.TensorFlowPlatform.name
     ):
         # Opening TensorFlow's library takes longer than all that is imported here.
-        tensorflow.LIBRARY.open_in_background()
+        tensorflow_library.LIBRARY.open_in_background()
 
     from servable.config.server_options import ServerOptions  # noqa: PLC0415
     from servable.server import Server  # noqa: PLC0415
@@ -192,10 +193,10 @@ def servable_version() -> str:
 
 def tensorflow_version() -> str:
     """Return the version of the TensorFlow that would be used, or why there is none."""
-    from servable.platforms import tensorflow  # noqa: PLC0415
+    from servable.platforms import tensorflow_library  # noqa: PLC0415
 
     try:
-        return tensorflow.LIBRARY.open()
+        return tensorflow_library.LIBRARY.open()
     except ServingError as error:
         return f"none ({error.message})"
 
