@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from servable import plugins
 from servable.cli.plugins import plugins as command
 from servable.errors import FailedPrecondition, InvalidArgument
-from servable.server_core import aspired_version_policy
+from servable.policies import aspired_version_policy
 
 Install = Callable[..., None]
 

@@ -15,6 +15,7 @@ use crate::metrics::{Exchange, Metrics, Protocol, Run};
 use crate::request_log::{self, Complain, Logging, RequestLogs};
 use crate::servable::RunOptions;
 use crate::serving_map::{ServableHandle, ServingMap, Snapshot};
+use crate::shadow::{Copy, Shadows};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
 
@@ -102,6 +103,10 @@ impl Default for Options {
 /// Who carries out a reload: takes a serialized `ModelServerConfig`, may block.
 pub type ReloadHandler = Arc<dyn Fn(Vec<u8>) -> Status + Send + Sync>;
 
+/// Who carries out what `servable.Administration` offers: takes the name of a method and its
+/// serialized request and gives the serialized response, may block.
+pub type AdministrationHandler = Arc<dyn Fn(&str, Vec<u8>) -> Result<Vec<u8>> + Send + Sync>;
+
 /// Everything a front end needs to answer requests.
 pub struct App {
     pub options: Options,
@@ -110,12 +115,14 @@ pub struct App {
     pub compute: Arc<Compute>,
     /// The threads that run batches with fixed parameters.
     batch_pool: Arc<Pool>,
+    pub shadows: Shadows,
     pub metrics: Metrics,
     pub request_logs: RequestLogs,
     pub ready: AtomicBool,
     pub reload: RwLock<Option<ReloadHandler>>,
     pub profiler: RwLock<Option<Arc<dyn Profiler>>>,
     pub profile: profile::Current,
+    pub administration: RwLock<Option<AdministrationHandler>>,
 }
 
 impl App {
@@ -143,11 +150,13 @@ impl App {
             states: VersionStates::default(),
             compute: Arc::new(Compute::new(threads)),
             batch_pool: Arc::new(batch_pool),
+            shadows: Shadows::default(),
             metrics,
             ready: AtomicBool::new(false),
             reload: RwLock::default(),
             profiler: RwLock::default(),
             profile: profile::Current::default(),
+            administration: RwLock::default(),
         }
     }
 
@@ -167,6 +176,7 @@ impl App {
     /// Answer requests from `snapshot` from now on.
     pub fn publish(&self, snapshot: Snapshot) {
         self.metrics.models.serve(snapshot.models.keys());
+        self.metrics.decisions.keep(|name| snapshot.models.contains_key(name));
         let before = self.map.snapshot();
         self.map.publish(snapshot);
         let now = self.map.snapshot();
@@ -193,6 +203,23 @@ impl App {
     /// # Errors
     /// What the runtime says, DEADLINE_EXCEEDED, or what the batching refuses.
     pub async fn run(
+        &self,
+        handle: Arc<ServableHandle>,
+        feeds: Vec<(String, Tensor)>,
+        fetches: Vec<String>,
+        options: RunOptions,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Vec<Tensor>> {
+        let copy = Copy::take(&handle, &feeds, &fetches, || self.compute.queue_depth() > 0);
+        let outputs = self.run_unobserved(handle, feeds, fetches, options, exchange).await?;
+        if let Some(copy) = copy {
+            self.shadows.submit(copy, &outputs);
+        }
+        Ok(outputs)
+    }
+
+    /// Run it in a batch, or by itself.
+    async fn run_unobserved(
         &self,
         handle: Arc<ServableHandle>,
         feeds: Vec<(String, Tensor)>,

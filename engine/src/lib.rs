@@ -20,6 +20,7 @@ pub mod request_log;
 pub mod servable;
 pub mod server;
 pub mod serving_map;
+pub mod shadow;
 pub mod status;
 pub mod tensor;
 pub mod wire;

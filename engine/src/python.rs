@@ -26,7 +26,7 @@ use crate::servable::tensorflow::{load_library, load_saved_model as load, Librar
 use crate::servable::worker::{self, Recipe};
 use crate::servable::Servable as Runs;
 use crate::server::{Port, Server};
-use crate::serving_map::{Model, Released, ServableHandle, Snapshot};
+use crate::serving_map::{Model, Released, Route, ServableHandle, Snapshot};
 use crate::status::{Code, Result, Status};
 use crate::tensor::DType;
 
@@ -347,6 +347,10 @@ impl QueueObservation {
 }
 
 type Versions = HashMap<i64, Py<Servable>>;
+/// Stable version, candidate, part, tolerance of a shadow.
+type Routes = HashMap<String, (i64, i64, f64, Option<f64>)>;
+/// OK, failed, answers within so many seconds, copies by result.
+type Answered = (u64, u64, Vec<(f64, u64)>, HashMap<&'static str, u64>);
 
 #[pymethods]
 impl Engine {
@@ -357,11 +361,13 @@ impl Engine {
     }
 
     #[allow(clippy::needless_pass_by_value)]
+    #[pyo3(signature = (servables, labels, routes=None))]
     fn publish(
         &self,
         py: Python<'_>,
         servables: HashMap<String, Versions>,
         labels: HashMap<String, HashMap<String, i64>>,
+        routes: Option<Routes>,
     ) -> PyResult<()> {
         // Versions that stay keep their handles: only what is new gets one.
         let before = self.server.app.map.snapshot();
@@ -392,6 +398,12 @@ impl Engine {
         }
         for (name, labels) in labels {
             snapshot.models.entry(name).or_default().labels = labels;
+        }
+        for (name, (stable, candidate, part, tolerance)) in routes.unwrap_or_default() {
+            let route = Route::new(stable, candidate, part, tolerance);
+            let known = before.models.get(&name).and_then(|model| model.route.as_ref());
+            let route = known.map_or_else(|| route.clone(), |known| route.clone().after(known));
+            snapshot.models.entry(name).or_default().route = Some(route);
         }
         py.detach(|| {
             self.server.app.publish(snapshot);
@@ -463,6 +475,44 @@ impl Engine {
         let port = if port == "rest" { Port::Rest } else { Port::Grpc };
         let credentials = Credentials { server_key, server_cert, custom_ca, client_verify };
         py.detach(|| self.server.replace_credentials(port, &credentials)).map_err(raise)
+    }
+
+    fn set_administration_handler(&self, handler: Py<PyAny>) {
+        let handler = move |method: &str, request: Vec<u8>| {
+            Python::attach(|py| {
+                let answer = handler.call1(py, (method, PyBytes::new(py, &request)));
+                let answer = answer.and_then(|answer| {
+                    let (code, message, response): (i32, String, Vec<u8>) = answer.extract(py)?;
+                    Ok((Status::new(Code::from_number(code), message), response))
+                });
+                let failed = |_| Status::internal("The handler failed");
+                let (status, response) = answer.map_err(failed)?;
+                if status.code == Code::Ok {
+                    Ok(response)
+                } else {
+                    Err(status)
+                }
+            })
+        };
+        *self.server.app.administration.write() = Some(Arc::new(handler));
+    }
+
+    fn answered(&self, py: Python<'_>, name: &str) -> HashMap<i64, Answered> {
+        py.detach(|| {
+            let snapshot = self.server.app.map.snapshot();
+            let versions = snapshot.models.get(name).map(|model| model.versions.values());
+            let each = versions.into_iter().flatten().map(|handle| {
+                let all = handle.series.answered();
+                let shadow = handle.series.shadow.counted();
+                let shadow = shadow.map(|(result, count)| (result.name(), count)).collect();
+                (handle.version, (all.ok, all.failed, all.within, shadow))
+            });
+            each.collect()
+        })
+    }
+
+    fn record_decision(&self, name: &str, decision: &str) {
+        self.server.app.metrics.decisions.count(name, decision);
     }
 
     fn set_ready(&self, py: Python<'_>, ready: bool) {

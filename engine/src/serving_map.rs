@@ -5,10 +5,11 @@
 //! whoever retires a version waits for that version's own handles.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Condvar, Mutex};
 
 use crate::batching::Queues;
@@ -42,6 +43,8 @@ pub struct ServableHandle {
     pub series: VersionSeries,
     /// Where its requests wait for one another; `None`: each runs by itself.
     pub batching: Option<Queues>,
+    /// The version that gets copies of its requests.
+    shadow: ShadowSlot,
     /// Signalled when the last handle is gone. Declared last: by then `servable` was let go.
     _released: ReleaseSignal,
 }
@@ -59,6 +62,7 @@ impl ServableHandle {
             servable,
             series: VersionSeries::default(),
             batching: None,
+            shadow: ShadowSlot::default(),
             _released: ReleaseSignal::new(released),
         }
     }
@@ -70,12 +74,117 @@ impl ServableHandle {
         self
     }
 
+    /// The version to send a copy of this request to, when its turn has come.
+    pub fn shadow_turn(&self) -> Option<Arc<Shadow>> {
+        // All that a version without a shadow is asked.
+        if !self.shadow.is_set.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.shadow.shadow.load_full().filter(|shadow| shadow.share.takes_next())
+    }
+
+    fn set_shadow(&self, shadow: Option<Shadow>) {
+        self.shadow.is_set.store(shadow.is_some(), Ordering::Relaxed);
+        self.shadow.shadow.store(shadow.map(Arc::new));
+    }
+
     /// The name of a signature that exists, and `""` for any other.
     pub fn known_signature<'n>(&self, name: &'n str) -> &'n str {
         if self.servable.signatures().contains_key(name) {
             name
         } else {
             ""
+        }
+    }
+}
+
+/// Where copies of requests go.
+pub struct Shadow {
+    pub target: Arc<ServableHandle>,
+    /// How far apart equal numbers may be, as a part of the larger one.
+    pub tolerance: f64,
+    share: Arc<Share>,
+}
+
+#[derive(Default)]
+struct ShadowSlot {
+    is_set: AtomicBool,
+    shadow: ArcSwapOption<Shadow>,
+}
+
+/// A part of many things, taken evenly: of any hundred in a row about that many are.
+#[derive(Debug)]
+pub struct Share {
+    /// Of 2³².
+    part: u64,
+    turns: AtomicU64,
+}
+
+impl Share {
+    const WHOLE: u64 = 1 << 32;
+
+    /// `part` is from 0 to 1.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn new(part: f64) -> Self {
+        Self { part: (part * Self::WHOLE as f64) as u64, turns: AtomicU64::new(1) }
+    }
+
+    pub fn takes_next(&self) -> bool {
+        // Multiples of the golden ratio spread over the whole range without clustering.
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        turn.wrapping_mul(GOLDEN) >> 32 < self.part
+    }
+}
+
+/// How the requests for a model that name neither version nor label are divided.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Answers them.
+    pub stable: i64,
+    /// Gets a share of them, or of copies of all that `stable` answers.
+    pub candidate: i64,
+    /// From 0 to 1.
+    pub part: f64,
+    /// For copies: how far apart equal numbers may be.
+    pub shadow_tolerance: Option<f64>,
+    share: Arc<Share>,
+}
+
+impl Route {
+    pub fn new(stable: i64, candidate: i64, part: f64, shadow_tolerance: Option<f64>) -> Self {
+        Self { stable, candidate, part, shadow_tolerance, share: Arc::new(Share::new(part)) }
+    }
+
+    /// The same, going on where `before` was, if that was the same.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        let key = |route: &Self| {
+            (route.stable, route.candidate, route.part.to_bits(), route.shadow_tolerance.is_some())
+        };
+        if key(&self) == key(before) {
+            self.share = before.share.clone();
+        }
+        self
+    }
+
+    /// The part of the requests that a version answers.
+    pub fn part_of(&self, version: i64) -> f64 {
+        let part = if self.shadow_tolerance.is_some() { 0.0 } else { self.part };
+        if version == self.candidate && version != self.stable {
+            part
+        } else if version == self.stable {
+            1.0 - if self.candidate == self.stable { 0.0 } else { part }
+        } else {
+            0.0
+        }
+    }
+
+    fn choose(&self) -> i64 {
+        if self.shadow_tolerance.is_none() && self.share.takes_next() {
+            self.candidate
+        } else {
+            self.stable
         }
     }
 }
@@ -127,6 +236,37 @@ impl Drop for ReleaseSignal {
 pub struct Model {
     pub versions: BTreeMap<i64, Arc<ServableHandle>>,
     pub labels: HashMap<String, i64>,
+    /// `None`: the latest version answers what names none.
+    pub route: Option<Route>,
+}
+
+impl Model {
+    /// The version for a request that names none.
+    fn default_version(&self) -> Option<&Arc<ServableHandle>> {
+        let Some(route) = &self.route else { return self.stable_version() };
+        self.versions.get(&route.choose()).or_else(|| self.stable_version())
+    }
+
+    /// The version to describe to those who name none.
+    fn stable_version(&self) -> Option<&Arc<ServableHandle>> {
+        match &self.route {
+            None => self.versions.last_key_value().map(|(_, handle)| handle),
+            Some(route) => self.versions.get(&route.stable),
+        }
+    }
+
+    /// Have copies made of what the versions answer, as the route says.
+    fn set_shadows(&self) {
+        for (version, handle) in &self.versions {
+            let route = self.route.as_ref().filter(|route| route.stable == *version);
+            let shadow = route.and_then(|route| {
+                let target = self.versions.get(&route.candidate)?.clone();
+                let tolerance = route.shadow_tolerance?;
+                Some(Shadow { target, tolerance, share: route.share.clone() })
+            });
+            handle.set_shadow(shadow);
+        }
+    }
 }
 
 /// Everything that is served at one moment.
@@ -141,6 +281,22 @@ impl Snapshot {
     /// # Errors
     /// Specification 1.3, in its order and with its texts.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ServableHandle>> {
+        self.find(spec, Model::default_version)
+    }
+
+    /// The version to describe to who asks about `spec`: that takes nobody's turn in a share.
+    ///
+    /// # Errors
+    /// As [`Snapshot::resolve`].
+    pub fn describe(&self, spec: &ModelSpec) -> Result<Arc<ServableHandle>> {
+        self.find(spec, Model::stable_version)
+    }
+
+    fn find(
+        &self,
+        spec: &ModelSpec,
+        default: fn(&Model) -> Option<&Arc<ServableHandle>>,
+    ) -> Result<Arc<ServableHandle>> {
         let ModelSpec { name, version, .. } = spec;
         if name.is_empty() {
             return Err(Status::invalid_argument("ModelSpec has no name specified."));
@@ -163,12 +319,9 @@ impl Snapshot {
                 })?;
                 specific(*wanted)
             }
-            VersionChoice::Latest => model
-                .and_then(|model| model.versions.last_key_value())
-                .map(|(_, handle)| handle.clone())
-                .ok_or_else(|| {
-                    Status::not_found(format!("Servable not found for request: Latest({name})"))
-                }),
+            VersionChoice::Latest => model.and_then(default).cloned().ok_or_else(|| {
+                Status::not_found(format!("Servable not found for request: Latest({name})"))
+            }),
         }
     }
 }
@@ -179,7 +332,21 @@ pub struct ServingMap(ArcSwap<Snapshot>);
 
 impl ServingMap {
     pub fn publish(&self, snapshot: Snapshot) {
-        self.0.store(Arc::new(snapshot));
+        for model in snapshot.models.values() {
+            model.set_shadows();
+        }
+        let before = self.0.swap(Arc::new(snapshot));
+        let after = self.snapshot();
+        // What left must not keep another version loaded.
+        for (name, model) in &before.models {
+            let kept = after.models.get(name);
+            for (version, handle) in &model.versions {
+                let kept = kept.and_then(|kept| kept.versions.get(version));
+                if kept.is_none_or(|kept| !Arc::ptr_eq(kept, handle)) {
+                    handle.set_shadow(None);
+                }
+            }
+        }
     }
 
     /// See [`Snapshot::resolve`].
@@ -188,6 +355,14 @@ impl ServingMap {
     /// As there.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ServableHandle>> {
         self.0.load().resolve(spec)
+    }
+
+    /// See [`Snapshot::describe`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn describe(&self, spec: &ModelSpec) -> Result<Arc<ServableHandle>> {
+        self.0.load().describe(spec)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -229,6 +404,7 @@ mod tests {
         let model = Model {
             versions: versions.iter().map(|&version| (version, handle(version))).collect(),
             labels: labels.iter().map(|&(label, version)| (label.into(), version)).collect(),
+            route: None,
         };
         Snapshot { models: [("m".to_owned(), model)].into() }
     }
@@ -273,5 +449,102 @@ mod tests {
         drop(held);
         assert!(one.wait(Some(Duration::ZERO)));
         assert!(other.in_use());
+    }
+
+    fn routed(versions: &[i64], route: Route) -> ServingMap {
+        let mut snapshot = snapshot(versions, &[], &Released::default());
+        snapshot.models.get_mut("m").unwrap().route = Some(route);
+        let map = ServingMap::default();
+        map.publish(snapshot);
+        map
+    }
+
+    fn answers(map: &ServingMap, count: usize) -> HashMap<i64, usize> {
+        let spec = ModelSpec { name: "m".into(), ..ModelSpec::default() };
+        let mut answers = HashMap::new();
+        for _ in 0..count {
+            *answers.entry(map.resolve(&spec).unwrap().version).or_default() += 1;
+        }
+        answers
+    }
+
+    #[test]
+    fn a_route_divides_evenly() {
+        for (percent, range) in [(0, 0..=0), (1, 9..=11), (10, 99..=101), (100, 1000..=1000)] {
+            let map = routed(&[1, 2], Route::new(1, 2, f64::from(percent) / 100.0, None));
+
+            let to_candidate = answers(&map, 1000).get(&2).copied().unwrap_or_default();
+            assert!(range.contains(&to_candidate), "{percent} %: {to_candidate}");
+        }
+        // Nobody's questions take a turn.
+        let map = routed(&[1, 2], Route::new(1, 2, 0.5, None));
+        let spec = ModelSpec { name: "m".into(), ..ModelSpec::default() };
+        for _ in 0..10 {
+            assert_eq!(map.describe(&spec).unwrap().version, 1);
+        }
+        // And not in one go.
+        let map = routed(&[1, 2], Route::new(1, 2, 0.1, None));
+        for _ in 0..10 {
+            let to_candidate = answers(&map, 50).get(&2).copied().unwrap_or_default();
+            assert!((3..=7).contains(&to_candidate), "{to_candidate}");
+        }
+    }
+
+    #[test]
+    fn a_share_goes_on_over_snapshots() {
+        let route = Route::new(1, 2, 0.5, None);
+        route.choose();
+        let other = Route::new(1, 3, 0.5, None).after(&route);
+        let same = Route::new(1, 2, 0.5, None).after(&route);
+
+        assert!(Arc::ptr_eq(&same.share, &route.share));
+        assert!(!Arc::ptr_eq(&other.share, &route.share));
+    }
+
+    #[test]
+    fn without_the_candidate_the_stable_version_answers_and_without_that_none() {
+        let route = || Route::new(1, 2, 1.0, None);
+
+        assert_eq!(answers(&routed(&[1, 3], route()), 10), [(1, 10)].into());
+        let map = routed(&[3], route());
+        assert!(map.resolve(&ModelSpec { name: "m".into(), ..ModelSpec::default() }).is_err());
+        let three = ModelSpec {
+            name: "m".into(),
+            version: VersionChoice::Version(3),
+            ..ModelSpec::default()
+        };
+        assert!(map.resolve(&three).is_ok());
+    }
+
+    #[test]
+    fn a_shadow_answers_nothing_and_gets_its_share_of_copies() {
+        let map = routed(&[1, 2], Route::new(1, 2, 0.5, Some(0.1)));
+        assert_eq!(answers(&map, 100), [(1, 100)].into());
+
+        let spec = ModelSpec { name: "m".into(), ..ModelSpec::default() };
+        let stable = map.resolve(&spec).unwrap();
+        let turns: Vec<_> = (0..100).filter_map(|_| stable.shadow_turn()).collect();
+        assert!((49..=51).contains(&turns.len()), "{}", turns.len());
+        assert!(turns.iter().all(|shadow| shadow.target.version == 2));
+        drop(turns);
+
+        // Once the route is gone nothing holds the other version.
+        let target = Arc::downgrade(&map.snapshot().models["m"].versions[&2]);
+        map.publish(snapshot(&[1], &[], &Released::default()));
+        assert!(stable.shadow_turn().is_none());
+        assert!(target.upgrade().is_none());
+    }
+
+    #[test]
+    fn parts_add_up() {
+        for (route, parts) in [
+            (Route::new(1, 2, 0.1, None), [0.9, 0.1]),
+            (Route::new(1, 2, 0.1, Some(0.0)), [1.0, 0.0]),
+            (Route::new(1, 1, 0.1, None), [1.0, 0.0]),
+        ] {
+            for (version, part) in [1, 2].into_iter().zip(parts) {
+                assert!((route.part_of(version) - part).abs() < 1e-9, "{route:?} {version}");
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("request_log", &["status", "wire", "metrics", "request_log"]),
     ("batching", &["status", "tensor", "servable", "metrics", "compute", "batching"]),
     ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics", "batching"]),
+    ("shadow.rs", &["status", "tensor", "servable", "serving_map", "metrics"]),
     ("compute.rs", &["status"]),
     ("composite.rs", &["status", "tensor", "compute", "servable", "serving_map", "app"]),
     (

@@ -280,9 +280,18 @@ class Engine:
         self,
         servables: Mapping[str, Mapping[int, Servable]],
         labels: Mapping[str, Mapping[str, int]],
+        routes: Mapping[str, tuple[int, int, float, float | None]] | None = None,
     ) -> None:
         """
         Replace the whole serving map at once: name to version to servable, and labels.
+
+        A route is (stable, candidate, part, tolerance), and concerns requests that name
+        neither version nor label; without one the latest version answers them.  With a
+        tolerance of None the candidate answers that part of them, from 0 to 1, while
+        it is there, and the stable version the others.  With another it answers none,
+        but gets copies of that part of all requests that the stable version answers,
+        and numbers in the answers that differ by at most so much of the larger one are
+        equal.
 
         A request that began before keeps what it resolved.  Never blocks.
         """
@@ -332,6 +341,31 @@ class Engine:
             EngineError: INVALID_ARGUMENT when key or certificate make no sense,
                 FAILED_PRECONDITION when the port speaks plain text.
         """
+
+    def set_administration_handler(
+        self, handler: Callable[[str, bytes], tuple[int, str, bytes]]
+    ) -> None:
+        """
+        Say who carries out the methods of servable.Administration.
+
+        The handler gets the method's name and the serialized request, and returns a
+        canonical code, a text and the serialized response.  It is called on a thread of
+        its own and may block.
+        """
+
+    def answered(
+        self, name: str
+    ) -> Mapping[int, tuple[int, int, Sequence[tuple[float, int]], Mapping[str, int]]]:
+        """
+        Return what each served version of a model has answered since it was loaded.
+
+        That is how often with OK; how often with another code, but for CANCELLED; for
+        rising limits in seconds how many of the first took at most that; and what
+        became of copies that it got, as "equal", "different", "failed" and "dropped".
+        """
+
+    def record_decision(self, name: str, decision: str) -> None:
+        """Count a version of a model that was promoted or rolled back."""
 
     def set_ready(self, ready: bool) -> None:
         """Set what readiness probes see: false before the first load and in a drain."""

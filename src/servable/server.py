@@ -6,34 +6,45 @@ takes new configurations in.  What decides is elsewhere: which configurations ar
 legal in `config`, what is loaded next in `core`, what is answered in the engine.
 """
 
+import dataclasses
 import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
 from servable import plugins
+from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
 from servable.config.model_batching import ModelBatching
-from servable.config.model_server_config import TENSORFLOW, ModelServerConfig
+from servable.config.model_options import ModelOptions
+from servable.config.model_server_config import (
+    TENSORFLOW,
+    ModelConfig,
+    ModelServerConfig,
+)
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
 from servable.config.ssl_config import SslConfig
 from servable.core.servable_state import ServableState
+from servable.core.served_versions import Pinned, ServedVersions
 from servable.errors import (
+    AlreadyExists,
     Code,
     FailedPrecondition,
     InvalidArgument,
+    NotFound,
     ServingError,
     from_exception,
 )
 from servable.platforms.platform import Platform, platform_factory
 from servable.platforms.profiler import Profiler, Session, open_session
-from servable.server_core import Engine, Platforms, ServerCore
+from servable.policies import Platforms
+from servable.server_core import Change, Engine, ModelReport, ServerCore
 from servable.sources.urls import redacted
 
 _logger = logging.getLogger(__name__)
@@ -68,8 +79,9 @@ class Server:
     """
     A model server in this process.
 
-        with Server(ServerOptions(model_base_path="/models/m", grpc_port=0)) as server:
-            print(server.grpc_port)
+        options = ServerOptions(models=(ModelConfig("m", "/models/m"),), grpc_port=0)
+        with Server(options) as server:
+            print(server.grpc_port, server.models())
 
     It is started once.  Methods may be called from any thread.
 
@@ -89,6 +101,7 @@ class Server:
         self._engine: Engine | None = None
         self._core: ServerCore | None = None
         self._tensorflow: TensorFlowConfig | None = None
+        self._config_file_said: ModelServerConfig | None = None
         self._stop_lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._tls: tuple[SslConfig, ...] = ()
@@ -148,11 +161,156 @@ class Server:
             ServingError: It is refused, or a new model cannot be loaded.
             Aborted: A newer configuration has come while this one was waited for.
         """
-        core = self._running_core()
-        change = core.put_in_force(config)
-        if wait:
-            core.wait_until_available(change, "model(s)")
+        self._change(lambda _: config, wait=wait)
         _logger.info("Finished reloading config")
+
+    def models(self) -> list[ModelReport]:
+        """Return what there is to know of each model in force."""
+        return self._core.reports() if self._core else []
+
+    def add_model(
+        self,
+        config: ModelConfig,
+        *,
+        replace: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """
+        Serve one more model and return when it is available, or after *timeout_s*.
+
+        With a timeout of 0 it returns at once and tells nothing of failures to load.
+
+        With *replace* it may take the place of one of its name, whose versions go on
+        as far as they are the same.
+
+        Raises:
+            AlreadyExists: There is one of its name.
+            DeadlineExceeded: It is still not available.
+            ServingError: It is refused, or cannot be loaded.
+        """
+
+        def add(now: ModelServerConfig) -> ModelServerConfig:
+            if config.name not in now.names():
+                models = (*now.models, config)
+            elif replace:
+                models = tuple(
+                    config if m.name == config.name else m for m in now.models
+                )
+            else:
+                raise AlreadyExists(f"There is a model {config.name} already")
+            changed = ModelServerConfig(models)
+            model_server_config.check(changed, Platforms())
+            return changed
+
+        made = self._running_core().put_in_force(add)
+        if timeout_s is None or timeout_s > 0:
+            self._running_core().wait_until_available(made, "model(s)", timeout_s)
+
+    def remove_model(self, name: str) -> None:
+        """
+        Serve a model no more.  Its running requests end; this does not wait for them.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+
+        def remove(now: ModelServerConfig) -> ModelServerConfig:
+            _model_of(now, name)
+            return ModelServerConfig(tuple(m for m in now.models if m.name != name))
+
+        self._change(remove, wait=False)
+
+    def set_labels(
+        self, name: str, labels: Mapping[str, int], removed: Collection[str] = ()
+    ) -> None:
+        """
+        Give *labels* to versions of a model, and take those *removed* away.
+
+        Raises:
+            NotFound: There is no such model.
+            FailedPrecondition: A version is not available.
+        """
+
+        def label(now: ModelServerConfig) -> ModelServerConfig:
+            model = _model_of(now, name)
+            kept = {k: v for k, v in model.version_labels.items() if k not in removed}
+            return _with(
+                now, dataclasses.replace(model, version_labels=kept | dict(labels))
+            )
+
+        self._change(label, wait=False)
+
+    def promote(self, name: str, version: int | None = None) -> str:
+        """
+        Let a version of a model answer everything, and return that in words.
+
+        That is the candidate of a canary or shadow, or another available version; of a
+        pinned model it is the version to pin it to, which may come later.
+
+        Raises:
+            NotFound: There is no such model.
+            InvalidArgument: A pin is to move, and nobody says where.
+            FailedPrecondition: There is nothing to promote.
+        """
+        core = self._running_core()
+        if not isinstance(_pin(_model_of(core.config, name)), Pinned):
+            return core.rollouts.promote(name, version)
+        if version is None:
+            raise InvalidArgument(
+                f"Model {name} is pinned; say which version it is to be pinned to"
+            )
+
+        def pin(now: ModelServerConfig) -> ModelServerConfig:
+            model = _model_of(now, name)
+            options = dataclasses.replace(
+                model.options or ModelOptions(), served_versions=Pinned(version)
+            )
+            return _with(now, dataclasses.replace(model, options=options))
+
+        self._change(pin, wait=False)
+        return f"Model {name} is pinned to version {version}"
+
+    def roll_back(self, name: str) -> str:
+        """
+        Let the candidate of a model answer nothing any more; return that in words.
+
+        Raises:
+            NotFound: There is no such model.
+            FailedPrecondition: It has no candidate.
+        """
+        core = self._running_core()
+        _model_of(core.config, name)
+        return core.rollouts.roll_back(name)
+
+    def reload_config_file(self) -> None:
+        """
+        Read the model config file again, and put it in force.
+
+        Raises:
+            ServingError: There is none, it cannot be read, or it is refused.
+        """
+        path = self._options.model_config_file
+        if not path:
+            raise FailedPrecondition("The server has no --model_config_file to read")
+        config = model_server_config.read(path, Platforms())
+        self._config_file_said = config
+        self.reload(config, wait=False)
+
+    def wait_until_available(self, *names: str, timeout_s: float | None = None) -> None:
+        """
+        Wait until the models called *names*, by default all, have a version available.
+
+        Raises:
+            NotFound: There is no such model.
+            Unknown: One of them cannot be loaded; it says which, and why.
+            DeadlineExceeded: *timeout_s* seconds are over.
+            Cancelled: stop() was called.
+        """
+        core = self._running_core()
+        for name in names:
+            _model_of(core.config, name)
+        wanted = names or tuple(model.name for model in core.config.models)
+        core.wait_until_available(Change(wanted), "model(s)", timeout_s)
 
     def stop(self, grace_s: float | None = None) -> bool:
         """
@@ -222,6 +380,7 @@ class Server:
             engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
         engine.set_reload_handler(self._handle_reload)
+        engine.set_administration_handler(Administration(self).handle)
         if options.enable_profiler:
             engine.set_profiler(Profiler(_new_profiler_session))
         core = self._core = ServerCore(
@@ -232,7 +391,8 @@ class Server:
         )
         if not options.wait_for_models:
             self._open_ports(engine_options)
-        change = core.put_in_force(config)
+        self._config_file_said = config
+        change = core.put_in_force(lambda _: config)
         if options.wait_for_models:
             core.wait_until_available(change, "servable(s)")
             self._open_ports(engine_options)
@@ -259,6 +419,14 @@ class Server:
     def _consult(self, consultant: Consultant) -> None:
         while not self._is_stopped.wait(PERIOD_S):
             consultant.consult()
+
+    def _change(
+        self, change: Callable[[ModelServerConfig], ModelServerConfig], *, wait: bool
+    ) -> None:
+        core = self._running_core()
+        made = core.put_in_force(change)
+        if wait:
+            core.wait_until_available(made, "model(s)")
 
     def _engine_options(self) -> EngineOptions:
         try:
@@ -372,8 +540,10 @@ class Server:
             config = model_server_config.read(path, Platforms())
         except ServingError as error:
             return f"Failed to read ModelServerConfig file: {error.status_text}"
-        if config == self.config:
+        # What was changed since in another way stays until the file changes.
+        if config == self._config_file_said:
             return ""
+        self._config_file_said = config
         try:
             # The next change of the file must not wait for the models of this one.
             self.reload(config, wait=False)
@@ -441,3 +611,20 @@ class Server:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def _model_of(config: ModelServerConfig, name: str) -> ModelConfig:
+    for model in config.models:
+        if model.name == name:
+            return model
+    raise NotFound(f"There is no model {name}")
+
+
+def _with(config: ModelServerConfig, changed: ModelConfig) -> ModelServerConfig:
+    return ModelServerConfig(
+        tuple(changed if m.name == changed.name else m for m in config.models)
+    )
+
+
+def _pin(model: ModelConfig) -> ServedVersions | None:
+    return model.options.served_versions if model.options else None

@@ -6,27 +6,23 @@ a new configuration comes.  It knows no ports, flags or signals.
 """
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from servable import plugins
-from servable.config.model_options import Canary, ModelOptions, Pinned, Shadow
+from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
-    TENSORFLOW,
-    All,
-    Latest,
     ModelConfig,
     ModelServerConfig,
-    Specific,
     Transition,
     assign_labels,
     effective_options,
     plan,
 )
 from servable.config.server_options import ServerOptions
-from servable.core import served_versions
 from servable.core.aspired_versions_manager import (
     AspiredVersionsManager,
     new_load_pool,
@@ -36,26 +32,22 @@ from servable.core.aspired_versions_manager import (
 from servable.core.event_bus import EventBus
 from servable.core.loader import Loader
 from servable.core.loader_harness import RetryPolicy
+from servable.core.progress import Progress
 from servable.core.resources import ResourcePool
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState, ServableState
 from servable.core.servable_state_monitor import ServableStateMonitor
+from servable.core.served_versions import Canary, Shadow
 from servable.core.serving_map import ServingMap, ServingSnapshot
 from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.source_router import SourceRouter, refuse_unrouted
 from servable.core.storage_path import StoragePath
-from servable.core.version_policy import (
-    AspiredVersionPolicy,
-    AvailabilityPreservingPolicy,
-    CheckedPolicy,
-)
-from servable.errors import Aborted, DeadlineExceeded, InvalidArgument, Unknown
-from servable.platforms.platform import (
-    Platform,
-    PlatformSourceAdapter,
-    platform_names,
-)
+from servable.core.version_policy import AspiredVersionPolicy, BaselineFirstPolicy
+from servable.errors import Aborted, DeadlineExceeded, Unknown
+from servable.platforms.platform import Platform, PlatformSourceAdapter
+from servable.policies import aspired_version_policy, version_policy
+from servable.rollouts import Answered, Rollout, Rollouts, RolloutStatus, Route
 from servable.sources import versions
 from servable.sources.cache import ModelCache, default_cache_directory
 from servable.sources.registry import SourceOptions
@@ -76,6 +68,18 @@ class Engine(Protocol):
         self,
         servables: Mapping[str, Mapping[int, "_engine.Servable"]],
         labels: Mapping[str, Mapping[str, int]],
+        routes: Mapping[str, Route] | None = None,
+    ) -> None:
+        """See servable._engine.Engine."""
+
+    def answered(self, name: str) -> Answered:
+        """See servable._engine.Engine."""
+
+    def record_decision(self, name: str, decision: str) -> None:
+        """See servable._engine.Engine."""
+
+    def set_administration_handler(
+        self, handler: Callable[[str, bytes], tuple[int, str, bytes]]
     ) -> None:
         """See servable._engine.Engine."""
 
@@ -146,6 +150,35 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class VersionReport:
+    """
+    One version: its state, and what a ServableState does not say.
+
+    Attributes:
+        state: the last one.
+        progress: what is being done for it, None for nothing.
+        reserved_bytes: the memory that it has reserved.
+        default_part: of the requests that name neither version nor label, 0 to 1.
+        shadow_requests: copies of requests that it got, by what became of them.
+    """
+
+    state: ServableState
+    progress: Progress | None
+    reserved_bytes: int
+    default_part: float
+    shadow_requests: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """One model: its configuration, its versions, highest first, and its rollout."""
+
+    config: ModelConfig
+    versions: tuple[VersionReport, ...]
+    rollout: RolloutStatus | None
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """What a new configuration asks to be waited for, and since which state."""
 
@@ -186,6 +219,7 @@ class ServerCore:
         self._lock = threading.Lock()
         self._config = ModelServerConfig(is_list=False)
         self._adapters: dict[str, Target[StoragePath | Loader]] = {}
+        self._rolled_out: Mapping[str, Rollout] = {}
         self._has_begun = False
         self._is_ready = False
 
@@ -195,7 +229,10 @@ class ServerCore:
         event_bus.subscribe(self._forward)
         event_bus.subscribe(self._monitor.record)
         event_bus.subscribe(self._note_readiness)
+        self._rollouts = Rollouts(engine, self._follow_rollouts)
+        self._routes_now: Mapping[str, Route] = {}
         self._serving_map = ServingMap(self._publish)
+        self._resources = ResourcePool(options.max_model_memory_bytes or None)
         self._load_pool = new_load_pool(num_initial_load_threads())
         self._manager = AspiredVersionsManager(
             self._serving_map,
@@ -203,7 +240,7 @@ class ServerCore:
             retry_policy=RetryPolicy(
                 options.max_num_load_retries, options.load_retry_interval_s
             ),
-            resources=ResourcePool(options.max_model_memory_bytes or None),
+            resources=self._resources,
             load_pool=self._load_pool,
             unload_pool=new_unload_pool(options.num_unload_threads),
         )
@@ -232,16 +269,32 @@ class ServerCore:
         """Return the last state of every version there ever was, by name."""
         return self._monitor.all_states()
 
-    def put_in_force(self, config: ModelServerConfig) -> Change:
+    def reports(self) -> list[ModelReport]:
+        """Return what there is to know of each model in force."""
+        states = self.states()
+        return [
+            self._report(model, states.get(model.name, []))
+            for model in self._config.models
+        ]
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """The models whose newest version has to prove itself."""
+        return self._rollouts
+
+    def put_in_force(
+        self, change: Callable[[ModelServerConfig], ModelServerConfig]
+    ) -> Change:
         """
-        Serve what *config* says from now on; return what may be waited for.
+        Serve what *change* makes of the configuration; return what to wait for.
 
         A configuration that is refused changes nothing.  Never blocks for long.
 
         Raises:
-            ServingError: It is refused.
+            ServingError: It is refused, or *change* raised it.
         """
         with self._lock:
+            config = change(self._config)
             transition = plan(self._config, config)
             if not config.is_list:
                 _logger.info("Taking no action for empty config.")
@@ -261,29 +314,32 @@ class ServerCore:
             for model in config.models:
                 if model.logging is not None:
                     model.logging.check_folder()
-            source_config = self._source_config(config)
-            self._source.check(source_config)
+            self._source.check(self._source_config(config))
             routes = self._routes(transition)
             _logger.info("Adding/updating models.")
             for model in config.models:
                 _logger.info(" (Re-)adding model: %s", model.name)
             since = self._monitor.sequence
             self._config = config
+            self._rolled_out = self._rollouts.set_rules(self._rules(config))
             self._manager.set_version_policies(policies)
             self._set_request_logging(config)
             self._serving_map.set_labels(labels)
             self._router.set_routes(routes)
-            self._source.set_config(source_config)
+            self._source.set_config(self._source_config(config))
             self._begin()
             _logger.info("Finished adding/updating models")
             self._note_readiness()
             return Change(tuple(model.name for model in transition.added), since)
 
-    def wait_until_available(self, change: Change, what: str) -> None:
+    def wait_until_available(
+        self, change: Change, what: str, timeout_s: float | None = None
+    ) -> None:
         """
         Wait until the models that *change* added are available.  Blocks.
 
         Raises:
+            DeadlineExceeded: *timeout_s* seconds are over.
             Unknown: Some of them cannot be loaded; it says how many *what*, which,
                 and why.
             Aborted: A newer configuration does without one that is missing.
@@ -291,7 +347,7 @@ class ServerCore:
         """
         failed = [
             state
-            for state in self._decisive_states(change)
+            for state in self._decisive_states(change, timeout_s)
             if state.manager_state is ManagerState.END
         ]
         if failed:
@@ -309,6 +365,7 @@ class ServerCore:
 
     def stop_looking(self) -> None:
         """Take no notice of new versions any more; what is loaded stays."""
+        self._rollouts.stop()
         self._source.stop()
 
     def unload(self, timeout_s: float) -> bool:
@@ -341,7 +398,39 @@ class ServerCore:
             for model in config.models
         }
         made = {name: aspired_version_policy(name) for name in set(names.values())}
-        return {model: made[name] for model, name in names.items()}
+        rules = self._rules(config)
+        return {
+            model: BaselineFirstPolicy(made[name]) if model in rules else made[name]
+            for model, name in names.items()
+        }
+
+    def _rules(self, config: ModelServerConfig) -> dict[str, Canary | Shadow]:
+        """Return the models whose newest version has to prove itself, and how."""
+        served = {m.name: self._options_of(m).served_versions for m in config.models}
+        return {n: s for n, s in served.items() if isinstance(s, Canary | Shadow)}
+
+    def _follow_rollouts(self) -> None:
+        """Aspire and serve what was decided."""
+        with self._lock:
+            self._serving_map.refresh()
+            # The same config once more: the source looks at once.
+            self._source.set_config(self._source_config(self._config))
+
+    def _report(self, model: ModelConfig, states: list[ServableState]) -> ModelReport:
+        answered = self._engine.answered(model.name)
+        served = self._serving_map.snapshot.servables.get(model.name, {})
+        route = self._routes_now.get(model.name)
+        versions = tuple(
+            VersionReport(
+                state,
+                self._manager.progress.of(state.id),
+                self._resources.reserved_by(state.id),
+                _default_part(state.id.version, served, route),
+                answered[state.id.version][3] if state.id.version in answered else {},
+            )
+            for state in states
+        )
+        return ModelReport(model, versions, self._rollouts.status(model.name))
 
     def _source_config(
         self, config: ModelServerConfig
@@ -351,7 +440,8 @@ class ServerCore:
                 versions.ServableToMonitor(
                     model.name,
                     model.base_path,
-                    version_policy(model, self._options_of(model)),
+                    self._rolled_out.get(model.name)
+                    or version_policy(model, self._options_of(model)),
                 )
                 for model in config.models
             )
@@ -381,13 +471,19 @@ class ServerCore:
             self._manager.start()
             self._source.set_target(self._router)
 
-    def _decisive_states(self, change: Change) -> list[ServableState]:
+    def _decisive_states(
+        self, change: Change, timeout_s: float | None
+    ) -> list[ServableState]:
+        give_up_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
+            left_s = give_up_at - time.monotonic()
             try:
                 decided = self._monitor.wait_until_available(
-                    change.added, _LOOK_FOR_NEWER_CONFIG_S, change.since
+                    change.added, min(_LOOK_FOR_NEWER_CONFIG_S, left_s), change.since
                 )
             except DeadlineExceeded:
+                if left_s <= _LOOK_FOR_NEWER_CONFIG_S:
+                    raise
                 if gone := set(change.added) - self._config.names():
                     raise Aborted(
                         "A newer configuration has no model(s) "
@@ -400,7 +496,12 @@ class ServerCore:
         servables = cast(
             "Mapping[str, Mapping[int, _engine.Servable]]", snapshot.servables
         )
-        self._engine.publish(servables, snapshot.labels)
+        routes = self._rollouts.routes(snapshot.servables)
+        self._routes_now = routes
+        if routes:
+            self._engine.publish(servables, snapshot.labels, routes)
+        else:
+            self._engine.publish(servables, snapshot.labels)
 
     def _forward(self, state: ServableState) -> None:
         self._engine.set_version_state(
@@ -433,55 +534,15 @@ class ServerCore:
         return f"<ServerCore {[model.name for model in self._config.models]}>"
 
 
-class Platforms:
-    """The names of all platforms, those that others installed included."""
-
-    def __contains__(self, name: object) -> bool:
-        # Looking for what others installed takes long, and is seldom asked for.
-        return name == TENSORFLOW or name in platform_names()
-
-
-def version_policy(
-    model: ModelConfig, options: ModelOptions | None = None
-) -> versions.ServableVersionPolicy:
-    """Return the policy of *model*, with *options* or its own, as sources have it."""
-    match (options or model.options or ModelOptions()).served_versions:
-        case Pinned(version):
-            return served_versions.Pinned(version)
-        case Canary() | Shadow():
-            return served_versions.Candidates()
-        case None:
-            pass
-    match model.version_policy:
-        case Latest(num_versions):
-            return versions.Latest(num_versions)
-        case All():
-            return versions.All()
-        case Specific(numbers):
-            return versions.Specific(numbers)
-
-
-def aspired_version_policy(name: str) -> AspiredVersionPolicy:
-    """
-    Return the policy that configurations call *name*; "" is the default one.
-
-    Raises:
-        InvalidArgument: None of that name is installed, or it is no policy.
-        FailedPrecondition: It cannot be imported.
-    """
-    if not name:
-        return AvailabilityPreservingPolicy()
-    factory = plugins.load(plugins.VERSION_POLICIES, name)
-    try:
-        policy: AspiredVersionPolicy = factory()  # type: ignore[operator]
-        is_policy = callable(policy.next_action)
-    except Exception as error:
-        raise InvalidArgument(
-            f"The version policy {name} cannot be made: {type(error).__name__}: {error}"
-        ) from error
-    if not is_policy:
-        raise InvalidArgument(f"The version policy {name} has no method next_action")
-    return CheckedPolicy(name, policy)
+def _default_part(version: int, served: Collection[int], route: Route | None) -> float:
+    """Return the part of the default traffic that *version* answers."""
+    if version not in served:
+        return 0.0
+    if route is None:
+        return float(version == max(served))
+    stable, candidate, part, tolerance = route
+    to_candidate = part if tolerance is None and candidate != stable else 0.0
+    return {stable: 1 - to_candidate, candidate: to_candidate}.get(version, 0.0)
 
 
 def _status_text(state: ServableState) -> str:

@@ -4,13 +4,7 @@ import pytest
 
 from servable.apis import model_server_config_pb2
 from servable.config import model_options, model_server_config
-from servable.config.model_options import (
-    Canary,
-    ModelOptions,
-    Pinned,
-    ServedVersions,
-    Shadow,
-)
+from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     All,
     Latest,
@@ -20,6 +14,7 @@ from servable.config.model_server_config import (
     effective_options,
 )
 from servable.config.text_format import parse_text_proto
+from servable.core.served_versions import Canary, Pinned, ServedVersions, Shadow
 from servable.errors import InvalidArgument
 
 

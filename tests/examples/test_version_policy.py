@@ -14,7 +14,7 @@ from servable.core.version_policy import (
     Unload,
     VersionSnapshot,
 )
-from servable.server_core import aspired_version_policy
+from servable.policies import aspired_version_policy
 
 
 def v(version: int, state: State, *, aspired: bool = True) -> VersionSnapshot:

@@ -129,6 +129,18 @@ class Running:
         states = self.server.states().get(model, [])
         return [f"{s.id.version} {s.manager_state.name}" for s in states]
 
+    def before_load(
+        self, monkeypatch: pytest.MonkeyPatch, call: Callable[[], None]
+    ) -> None:
+        """Have every load make a *call* before it begins."""
+        load = AddsLoader.load
+
+        def observed(loader: AddsLoader) -> None:
+            call()
+            load(loader)
+
+        monkeypatch.setattr(AddsLoader, "load", observed)
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for what other threads do; fail when it takes long."""
         give_up_at = time.monotonic() + WAIT_S
@@ -161,8 +173,8 @@ def serve(
     with contextlib.ExitStack() as running:
 
         def serve(*models: ModelConfig, **options: Any) -> Running:
-            models = models or (ModelConfig("m", str(tmp_path / "m")),)
-            wanted = ServerOptions(**defaults | options, models=models)
+            served = models or (ModelConfig("m", str(tmp_path / "m")),)
+            wanted = ServerOptions(**defaults | {"models": served} | options)
             server = running.enter_context(Server(wanted))
             address = f"127.0.0.1:{server.grpc_port}"
             client = running.enter_context(Client(address, attempts=1))

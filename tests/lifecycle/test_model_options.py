@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from servable.config.model_options import ModelOptions, Pinned
+from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
+from servable.core.served_versions import Pinned
 from servable.errors import InvalidArgument, NotFound
 
 Serve = Callable[..., Any]

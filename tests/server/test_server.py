@@ -53,9 +53,13 @@ class FakeEngine:
         self.changed = threading.Condition()
 
     def publish(
-        self, servables: Mapping[str, Mapping[int, Any]], labels: Mapping[str, Any]
+        self,
+        servables: Mapping[str, Mapping[int, Any]],
+        labels: Mapping[str, Any],
+        routes: Mapping[str, Any] | None = None,
     ) -> None:
         with self.changed:
+            self.routes = dict(routes or {})
             self.served = {name: sorted(of) for name, of in servables.items()}
             self.labels = {name: dict(of) for name, of in labels.items()}
             self.changed.notify_all()
@@ -83,6 +87,17 @@ class FakeEngine:
         with self.changed:
             self.credentials[port] = credentials
             self.changed.notify_all()
+
+    def set_administration_handler(
+        self, handler: Callable[[str, bytes], tuple[int, str, bytes]]
+    ) -> None:
+        self.administer = handler
+
+    def answered(self, name: str) -> Mapping[int, Any]:
+        return dict.fromkeys(self.served.get(name, ()), (0, 0, (), {}))
+
+    def record_decision(self, name: str, decision: str) -> None:
+        self.events.append(f"{name} {decision}")
 
     def set_ready(self, ready: bool) -> None:
         with self.changed:

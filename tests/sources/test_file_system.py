@@ -675,3 +675,29 @@ def test_what_is_aspired_is_what_there_is_whatever_was_done(
             assert set(aspired(target)) == there
         else:
             assert (aspired(target) if target.calls else []) == before
+
+
+def test_nothing_is_told_while_nothing_changes(
+    tmp_path: Path, new_source: NewSource, target: Target
+) -> None:
+    add(tmp_path / "m", "1")
+    source = new_source(monitor(tmp_path / "m"), is_available=lambda _: True)
+    for _ in range(3):
+        source.poll()
+    before = len(target.calls)
+    add(tmp_path / "m", "2")
+    source.poll()
+
+    assert before == 1
+    assert aspired(target) == [2]
+
+
+def test_a_version_that_is_not_available_is_told_of_at_every_look(
+    tmp_path: Path, new_source: NewSource, target: Target
+) -> None:
+    add(tmp_path / "m", "1")
+    source = new_source(monitor(tmp_path / "m"), is_available=lambda _: False)
+    for _ in range(3):
+        source.poll()
+
+    assert len(target.calls) == 3

@@ -21,7 +21,8 @@ pub use self::exchange::{Exchange, Run};
 pub use self::histogram::Histogram;
 use self::histogram::{BATCH_SIZES, LATENCY, QUEUING};
 pub use self::series::{
-    Codes, Method, ModelSeries, Models, Protocol, RequestSeries, Stage, VersionSeries,
+    Answered, Codes, Method, ModelSeries, Models, Protocol, RequestSeries, ShadowCounts,
+    ShadowResult, Stage, VersionSeries,
 };
 use self::sharded::Sharded;
 
@@ -33,6 +34,7 @@ pub struct Metrics {
     pub batching: Arc<Batching>,
     pub request_logs: LogCounts,
     pub mlmd: Mlmd,
+    pub decisions: Decisions,
     /// By protocol.
     in_flight: [Sharded<AtomicI64>; Protocol::ALL.len()],
     /// Requests that no version answered, by protocol and method.
@@ -94,6 +96,25 @@ impl Metrics {
             _ => None,
         };
         count.and_then(|count| i64::try_from(count).ok()).unwrap_or_default()
+    }
+}
+
+/// How often versions were promoted and rolled back, by model and decision.
+#[derive(Default)]
+pub struct Decisions(Mutex<BTreeMap<(String, String), u64>>);
+
+impl Decisions {
+    pub fn count(&self, model: &str, decision: &str) {
+        *self.0.lock().entry((model.to_owned(), decision.to_owned())).or_default() += 1;
+    }
+
+    /// Forget those of models that are not served any more.
+    pub fn keep(&self, is_served: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|(model, _), _| is_served(model));
+    }
+
+    pub fn all(&self) -> BTreeMap<(String, String), u64> {
+        self.0.lock().clone()
     }
 }
 

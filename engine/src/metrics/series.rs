@@ -293,9 +293,59 @@ pub struct RequestSeries {
     pub stages: [Histogram; Stage::ALL.len()],
 }
 
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShadowResult {
+    /// The answers were equal.
+    Equal,
+    Different,
+    /// The version that got the copy could not answer.
+    Failed,
+    /// The copy was too large, or there was other work.
+    Dropped,
+}
+
+impl ShadowResult {
+    pub const ALL: [Self; 4] = [Self::Equal, Self::Different, Self::Failed, Self::Dropped];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Different => "different",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// How the copies fared that a version got.
+#[derive(Default)]
+pub struct ShadowCounts([AtomicU64; ShadowResult::ALL.len()]);
+
+impl ShadowCounts {
+    pub fn count(&self, result: ShadowResult) {
+        self.0[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn counted(&self) -> impl Iterator<Item = (ShadowResult, u64)> + '_ {
+        ShadowResult::ALL.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+}
+
+/// What a version has answered so far, in all ways together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answered {
+    pub ok: u64,
+    /// With another code than OK, but for requests that were given up.
+    pub failed: u64,
+    /// Limits in seconds, and how many answers took at most that; the last is infinite.
+    pub within: Vec<(f64, u64)>,
+}
+
 /// All series of one version; they go when it does.
 #[derive(Default)]
 pub struct VersionSeries {
+    pub shadow: ShadowCounts,
     /// Read by requests, replaced when one is added.
     all: ArcSwap<Vec<Arc<RequestSeries>>>,
     adding: Mutex<()>,
@@ -342,6 +392,36 @@ impl VersionSeries {
 
     pub fn all(&self) -> Arc<Vec<Arc<RequestSeries>>> {
         self.all.load_full()
+    }
+
+    /// What was answered to requests that run the servable.
+    pub fn answered(&self) -> Answered {
+        let mut answered = Answered::default();
+        let runs = |series: &&Arc<RequestSeries>| {
+            use Method::{Classify, MultiInference, Predict, Regress};
+            matches!(series.method, Predict | Classify | Regress | MultiInference)
+        };
+        for series in self.all().iter().filter(runs) {
+            for (code, count) in series.codes.counted() {
+                match code {
+                    Code::Ok => answered.ok += count,
+                    Code::Cancelled => {}
+                    _ => answered.failed += count,
+                }
+            }
+            let limits = series
+                .total
+                .cumulative()
+                .map(|(name, count)| (name.parse().unwrap_or(f64::INFINITY), count));
+            if answered.within.is_empty() {
+                answered.within = limits.collect();
+            } else {
+                for (sum, (_, count)) in answered.within.iter_mut().zip(limits) {
+                    sum.1 += count;
+                }
+            }
+        }
+        answered
     }
 }
 
@@ -405,5 +485,29 @@ mod tests {
             assert!(!Arc::ptr_eq(&one, &series.get(method, protocol, name)));
         }
         assert_eq!(series.all().len(), 4);
+    }
+
+    #[test]
+    fn what_a_version_answered_is_the_sum_of_its_series() {
+        let series = VersionSeries::default();
+        for (method, protocol, code) in [
+            (Method::Predict, Protocol::Grpc, Code::Ok),
+            (Method::Predict, Protocol::Rest, Code::Ok),
+            (Method::Predict, Protocol::Rest, Code::Internal),
+            (Method::Regress, Protocol::Rest, Code::InvalidArgument),
+            (Method::Predict, Protocol::Grpc, Code::Cancelled),
+            (Method::GetModelMetadata, Protocol::Grpc, Code::Ok),
+        ] {
+            let one = series.get(method, protocol, "");
+            one.codes.count(code);
+            if code == Code::Ok {
+                one.total.record_time(Duration::from_millis(3));
+            }
+        }
+
+        let answered = series.answered();
+        assert_eq!((answered.ok, answered.failed), (2, 2));
+        let within = |limit: f64| answered.within.iter().find(|(at, _)| *at >= limit).unwrap().1;
+        assert_eq!((within(0.002), within(0.004), within(f64::INFINITY)), (0, 2, 2));
     }
 }

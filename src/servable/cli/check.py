@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from servable.config import model_server_config
-from servable.config.model_options import Canary, Pinned, Shadow
 from servable.config.model_server_config import (
     All,
     Latest,
@@ -19,9 +18,10 @@ from servable.config.model_server_config import (
     ModelServerConfig,
     Specific,
 )
+from servable.core.served_versions import Canary, Pinned, Shadow
 from servable.errors import ServingError, Unimplemented, from_exception
 from servable.platforms.saved_model_files import Completeness, judge_directory
-from servable.server_core import Platforms, aspired_version_policy, version_policy
+from servable.policies import Platforms, aspired_version_policy, version_policy
 from servable.sources.cache import ModelCache, default_cache_directory
 from servable.sources.registry import SourceOptions, new_source, source_plugin
 from servable.sources.store_source import StoreSource

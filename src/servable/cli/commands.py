@@ -42,6 +42,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "status": Command(
         "servable.cli.status:status", "Show which versions of a model are served."
     ),
+    "models": Command(
+        "servable.cli.models:models", "List and change what a running server serves."
+    ),
     "metadata": Command(
         "servable.cli.metadata:metadata", "Show what a served model can be asked."
     ),

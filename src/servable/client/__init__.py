@@ -8,6 +8,7 @@ Nothing here imports the server or its engine.
 """
 
 from servable.client._client import AsyncClient, Client
+from servable.client.administration import Administration
 from servable.client.dtypes import TensorError
 from servable.client.examples import make_example
 from servable.client.operations import Classification, Outputs, VersionStatus
@@ -16,6 +17,7 @@ from servable.client.targets import Tls
 from servable.client.tensors import make_ndarray, make_tensor_proto
 
 __all__ = [
+    "Administration",
     "AsyncClient",
     "Classification",
     "Client",

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 import numpy.typing as npt
 
 from servable.apis import model_server_config_pb2
+from servable.client.administration import Administration
 from servable.client.calls import Calls, Send, Step, Steps
 from servable.client.operations import (
     Classification,
@@ -107,6 +108,21 @@ class Client(_Base):
             keep_alive=keep_alive,
         )
         self._transports = [_transport(t, self._options) for t in self._targets]
+        self._administration: Administration | None = None
+
+    @property
+    def administration(self) -> Administration:
+        """
+        What changes the models of the first server.
+
+        Raises:
+            InvalidArgument: the address is not one for gRPC.
+        """
+        if self._administration is None:
+            self._administration = Administration(
+                self._targets[0], self._options, self._timeout_s
+            )
+        return self._administration
 
     def __enter__(self) -> Self:
         return self
@@ -123,6 +139,8 @@ class Client(_Base):
         """Close the connections; calls in flight are cancelled."""
         for transport in self._transports:
             transport.close()
+        if self._administration is not None:
+            self._administration.close()
 
     def predict(
         self,

@@ -18,12 +18,7 @@ class GrpcTransport:
     def __init__(self, target: Target, options: ConnectionOptions) -> None:
         self._target = target
         self._options = options
-        settings = _settings(options)
-        if target.secure:
-            credentials = _credentials(options)
-            self._channel = grpc.secure_channel(target.address, credentials, settings)
-        else:
-            self._channel = grpc.insecure_channel(target.address, settings)
+        self._channel = open_channel(target, options)
         self._calls: Mapping[type[Operation], Any] = _calls(self._channel)
 
     def send(self, operation: Operation, timeout_s: float) -> Any:
@@ -36,11 +31,11 @@ class GrpcTransport:
         kind = type(operation)
         rpc = RPCS[kind]
         request = rpc.encode(operation)
-        metadata = _metadata(self._options)
+        metadata = metadata_of(self._options)
         try:
             response = self._calls[kind](request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as exc:
-            raise _error(exc, self._target, timeout_s) from None
+            raise error_of(exc, self._target, timeout_s) from None
         return rpc.decode(operation, response)
 
     def close(self) -> None:
@@ -69,18 +64,26 @@ class AsyncGrpcTransport:
         kind = type(operation)
         rpc = RPCS[kind]
         request = rpc.encode(operation)
-        metadata = _metadata(self._options)
+        metadata = metadata_of(self._options)
         try:
             response = await self._calls[kind](
                 request, timeout=timeout_s, metadata=metadata
             )
         except grpc.aio.AioRpcError as exc:
-            raise _error(exc, self._target, timeout_s) from None
+            raise error_of(exc, self._target, timeout_s) from None
         return rpc.decode(operation, response)
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
         await self._channel.close()
+
+
+def open_channel(target: Target, options: ConnectionOptions) -> grpc.Channel:
+    """Return a channel for blocking calls; nothing is connected yet."""
+    settings = _settings(options)
+    if target.secure:
+        return grpc.secure_channel(target.address, _credentials(options), settings)
+    return grpc.insecure_channel(target.address, settings)
 
 
 def _calls(channel: Any) -> Mapping[type[Operation], Any]:
@@ -122,7 +125,8 @@ def _credentials(options: ConnectionOptions) -> grpc.ChannelCredentials:
     )
 
 
-def _metadata(options: ConnectionOptions) -> tuple[tuple[str, str], ...] | None:
+def metadata_of(options: ConnectionOptions) -> tuple[tuple[str, str], ...] | None:
+    """Return what is sent along with every call."""
     authorization = options.authorization()
     return None if authorization is None else (("authorization", authorization),)
 
@@ -134,7 +138,8 @@ _NOT_REACHED: Final = ("connect", "Connection", "resol", "Socket closed", "GOAWA
 _NOT_GRPC: Final = ("http1", "http/1", "Failed parsing HTTP/2", "non-200 HTTP")
 
 
-def _error(exc: Any, target: Target, timeout_s: float) -> ServingError:
+def error_of(exc: Any, target: Target, timeout_s: float) -> ServingError:
+    """Return what an RpcError of a call to *target* means."""
     code: int = exc.code().value[0]
     text = exc.details() or ""
     if code == Unavailable.code:

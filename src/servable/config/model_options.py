@@ -7,57 +7,14 @@ the flag --model_options.  Everything here is pure but for what the parser logs.
 
 import math
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from servable.apis import model_options_pb2
 from servable.config.text_format import parse_text_proto
+from servable.core.served_versions import Canary, Pinned, ServedVersions, Shadow
 from servable.errors import InvalidArgument
 
 _PERCENT: Final = 100.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pinned:
-    """One version and no other; what was served before stays until it is there."""
-
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """
-    A share of the default traffic for the newest version, until it is judged.
-
-    Attributes:
-        percent: of the requests that name neither version nor label.
-        min_requests: that the newest version answers before it can be promoted.
-        min_s: seconds that it is available before it can be.
-        max_error_rate_increase: how much higher its rate of errors may be.
-        max_latency_ratio: how many times as long its answers may take.
-    """
-
-    percent: float
-    min_requests: int = 500
-    min_s: float = 60.0
-    max_error_rate_increase: float = 0.01
-    max_latency_ratio: float = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Shadow:
-    """
-    Copies of a share of the default traffic for the newest version.
-
-    Attributes:
-        percent: of the requests that name neither version nor label.
-        relative_tolerance: how far apart equal numbers may be.
-    """
-
-    percent: float
-    relative_tolerance: float = 1e-3
-
-
-ServedVersions: TypeAlias = Pinned | Canary | Shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +72,7 @@ def to_proto(options: ModelOptions) -> model_options_pb2.ModelOptions:
     )
     match options.served_versions:
         case Pinned(version):
+            message.pinned.SetInParent()  # a version of 0 is one, too
             message.pinned.version = version
         case Canary() as canary:
             message.canary.percent = canary.percent
@@ -127,8 +85,6 @@ def to_proto(options: ModelOptions) -> model_options_pb2.ModelOptions:
             message.shadow.relative_tolerance = shadow.relative_tolerance
         case None:
             pass
-    if isinstance(options.served_versions, Pinned):
-        message.pinned.SetInParent()  # a version of 0 is one, too
     return message
 
 

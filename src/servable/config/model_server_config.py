@@ -150,6 +150,16 @@ def from_proto(
     return config
 
 
+def model_from_proto(
+    message: model_server_config_pb2.ModelConfig,
+    platforms: Container[str] = (TENSORFLOW,),
+) -> ModelConfig:
+    """Return the one model that *message* configures; raises as from_proto()."""
+    config = ModelServerConfig((_model(message),))
+    check(config, platforms)
+    return config.models[0]
+
+
 def check(config: ModelServerConfig, platforms: Container[str]) -> None:
     """
     Check what can be said of *config* without looking at files.

@@ -20,11 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from servable.core import manager_log
 from servable.core.event_bus import EventBus
 from servable.core.loader import Loader, shared_resources
 from servable.core.loader_harness import RetryPolicy
+from servable.core.progress import ProgressBoard
 from servable.core.resources import ResourcePool
 from servable.core.servable_data import ServableData
 from servable.core.servable_id import ServableId
@@ -66,6 +68,9 @@ class AspiredVersionsManager:
         load_pool: where estimates and loads run; one thread when left out.
         unload_pool: where unloads run and wait for the last handle.
         clock: monotonic seconds.
+
+    Attributes:
+        progress: what is being done for each version.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class AspiredVersionsManager:
         self._load_pool = load_pool or new_load_pool(0)
         self._unload_pool = unload_pool or new_unload_pool(0)
         self._clock = clock
+        self.progress = ProgressBoard(clock)
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         # All below belongs to the manager's thread.
         self._streams: dict[str, ServableStream] = {}
@@ -179,13 +185,13 @@ class AspiredVersionsManager:
                 self._awaiting_resources.append(message)
             case _LoadFinished(servable_id, error):
                 self._holding.discard(servable_id)
-                _log_load(servable_id, error)
+                manager_log.log_load(servable_id, error)
                 stream = self._stream(servable_id.name)
                 self._carry_out(stream.load_finished(servable_id, error, now))
                 self._forget_if_empty(servable_id.name)
             case _UnloadFinished(servable_id, error):
                 self._holding.discard(servable_id)
-                _log_unload(servable_id, error)
+                manager_log.log_unload(servable_id, error)
                 stream = self._stream(servable_id.name)
                 self._carry_out(stream.unload_finished(servable_id, error, now))
                 self._forget_if_empty(servable_id.name)
@@ -245,27 +251,39 @@ class AspiredVersionsManager:
         for effect in effects:
             match effect:
                 case PublishState(state):
-                    _log_state(state)
-                    self._event_bus.publish(state)
+                    self._publish(state)
                 case Reserve(servable_id, loader, retry):
-                    _log_retry(servable_id, retry)
+                    manager_log.log_retry(servable_id, retry)
+                    self.progress.begin(servable_id, "estimates its memory")
                     self._load_pool.submit(self._estimating(servable_id, loader))
                 case StartLoad(servable_id, loader, retry):
-                    _log_retry(servable_id, retry)
+                    manager_log.log_retry(servable_id, retry)
                     _log.info("Loading servable version %s", servable_id)
                     self._holding.add(servable_id)
+                    attempt = f"loads, attempt {retry + 1}" if retry else "loads"
+                    self.progress.begin(servable_id, attempt, loader)
                     self._load_pool.submit(self._loading(servable_id, loader))
                 case RetryAt(servable_id, due_at):
                     heapq.heappush(self._retries, (due_at, servable_id))
+                    wait_s = due_at - self._clock()
+                    what = f"failed, and is tried again {wait_s:.3g} s later"
+                    self.progress.begin(servable_id, what)
                 case Serve(servable_id, loader):
                     self._serving_map.add(servable_id, loader.servable())
                 case Withdraw(servable_id):
                     self._serving_map.remove(servable_id)
                 case StartUnload(servable_id, loader):
                     self._holding.add(servable_id)
+                    self.progress.begin(servable_id, "ends its requests and unloads")
                     self._unload_pool.submit(self._unloading(servable_id, loader))
                 case Release(servable_id):
                     self._has_freed |= self._resources.release(servable_id) > 0
+
+    def _publish(self, state: ServableState) -> None:
+        manager_log.log_state(state)
+        if state.manager_state in _AT_REST:
+            self.progress.end(state.id)
+        self._event_bus.publish(state)
 
     def _share_memory(self, now: float) -> None:
         """Give memory to those who wait for it, as far as it goes, first come first."""
@@ -316,6 +334,7 @@ class AspiredVersionsManager:
                 request.id,
                 self._shortage(request),
             )
+            self.progress.begin(request.id, "waits for memory")
         return dataclasses.replace(request, is_told=True)
 
     def _shortage(self, request: "_Estimated") -> str:
@@ -361,6 +380,9 @@ class AspiredVersionsManager:
 
     def __repr__(self) -> str:
         return f"<AspiredVersionsManager {list(self._streams.values())}>"
+
+
+_AT_REST: Final = frozenset({ManagerState.AVAILABLE, ManagerState.END})
 
 
 def new_load_pool(num_load_threads: int) -> WorkerPool:
@@ -448,31 +470,3 @@ def _error_of(call: Callable[[], None]) -> ServingError | None:
     except BaseException as exc:  # noqa: BLE001 - it becomes the status
         return from_exception(exc)
     return None
-
-
-def _log_state(state: ServableState) -> None:
-    if state.manager_state is ManagerState.AVAILABLE:
-        _log.info("Successfully loaded servable version %s", state.id)
-    elif state.error is not None:
-        _log.error(
-            "Encountered an error for servable version %s: %s",
-            state.id,
-            state.error.status_text,
-        )
-
-
-def _log_retry(servable_id: ServableId, retry: int) -> None:
-    if retry:
-        _log.info("Retrying of Loading servable: %s retry: %d", servable_id, retry)
-
-
-def _log_load(servable_id: ServableId, error: ServingError | None) -> None:
-    if error is not None:
-        _log.warning("Loading servable: %s failed: %s", servable_id, error.status_text)
-
-
-def _log_unload(servable_id: ServableId, error: ServingError | None) -> None:
-    if error is None:
-        _log.info("Done quiescing servable version %s", servable_id)
-        _log.info("Unloading just-loaded servable version %s", servable_id)
-        _log.info("Done unloading servable version %s", servable_id)

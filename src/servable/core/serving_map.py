@@ -72,6 +72,11 @@ class ServingMap:
             copy = {name: dict(of_name) for name, of_name in labels.items()}
             self._swap(self._snapshot.servables, copy)
 
+    def refresh(self) -> None:
+        """Publish the newest snapshot once more."""
+        with self._lock:
+            self._publish(self._snapshot)
+
     def _swap(
         self,
         servables: Mapping[str, Mapping[int, object]],

@@ -84,6 +84,32 @@ class ResourcePreservingPolicy:
         return _load_highest_new(v for v in versions if v.is_aspired)
 
 
+class BaselineFirstPolicy:
+    """
+    Load a new version only once those before it are there, or failed.
+
+    For models whose newest version is compared with the one before: that one has to be
+    there first, or everything would go to the newest.
+
+    Args:
+        policy: decides all the rest.
+    """
+
+    def __init__(self, policy: AspiredVersionPolicy) -> None:
+        self._policy = policy
+
+    def next_action(self, versions: Sequence[VersionSnapshot]) -> Action | None:
+        """Return the next step; see AspiredVersionPolicy."""
+        action = self._policy.next_action(versions)
+        if not isinstance(action, Load):
+            return action
+        before = [v for v in versions if v.is_aspired and v.id < action.id]
+        if all(v.state is State.READY or v.state in FINAL for v in before):
+            return action
+        new = [v.id for v in before if v.state is State.NEW]
+        return Load(min(new)) if new else None
+
+
 class CheckedPolicy:
     """
     A policy of others, kept to the rules.

@@ -29,7 +29,9 @@ from servable.sources.directory_signature import (
 from servable.sources.model_roots import leads_out
 from servable.sources.registry import SourceOptions
 from servable.sources.versions import (
+    All,
     FileSystemStoragePathSourceConfig,
+    Latest,
     ServableToMonitor,
     Specific,
     versions_among,
@@ -158,13 +160,30 @@ class FileSystemStoragePathSource:
 
     def _look(self, monitor: "_Monitor") -> None:
         try:
-            found = _find_versions(monitor.servable, self._model_roots)
+            names = _children(monitor.servable)
+            if self._is_settled(monitor, names):
+                return
+            found = _find_versions(monitor.servable, names, self._model_roots)
             self._announce(monitor, found, self._signatures(monitor, found))
+            is_well = found.paths and not (found.notes or self._model_roots)
+            monitor.settled_names = names if is_well else None
         except _Inaccessible as exc:
             monitor.note([(logging.ERROR, str(exc))])
         finally:
             with self._lock:
                 monitor.is_being_looked_at = False
+
+    def _is_settled(self, monitor: "_Monitor", names: list[str]) -> bool:
+        """Return whether this look can find nothing new, as most looks do."""
+        servable = monitor.servable
+        return (
+            names == monitor.settled_names
+            and isinstance(servable.servable_version_policy, Latest | All)
+            and all(
+                self._is_available(ServableId(servable.servable_name, version))
+                for version in monitor.attempts
+            )
+        )
 
     def _announce(
         self, monitor: "_Monitor", found: "_Found", signatures: dict[int, Signature]
@@ -237,6 +256,7 @@ class _Monitor:
         self.servable = servable
         self.attempts: dict[int, Attempt] = {}
         self.empty_listings = 0
+        self.settled_names: list[str] | None = None  # listed when all was well
         self.is_being_looked_at = False
         self._notes: set[tuple[int, str]] = set()
 
@@ -290,9 +310,11 @@ def _outside(servable: ServableToMonitor, version: int) -> PermissionDenied:
     )
 
 
-def _find_versions(servable: ServableToMonitor, roots: Sequence[str]) -> _Found:
-    """Look for the versions of *servable*; raises _Inaccessible."""
-    found = _listed_versions(servable)
+def _find_versions(
+    servable: ServableToMonitor, names: list[str], roots: Sequence[str]
+) -> _Found:
+    """Find the versions of *servable* among *names*; raises _Inaccessible."""
+    found = _listed_versions(servable, names)
     # A link such as `current` may lead elsewhere while a version is read, and half of
     # one version with half of another is none.
     paths = {v: os.path.realpath(path) for v, path in found.paths.items()}
@@ -301,12 +323,10 @@ def _find_versions(servable: ServableToMonitor, roots: Sequence[str]) -> _Found:
     return dataclasses.replace(found, outside=outside) if outside else found
 
 
-def _listed_versions(servable: ServableToMonitor) -> _Found:
+def _listed_versions(servable: ServableToMonitor, names: list[str]) -> _Found:
     name, base_path = servable.servable_name, servable.base_path
     policy = servable.servable_version_policy
-    if isinstance(policy, Specific) and (paths := _all_there(base_path, policy)):
-        return _Found(paths, is_empty=False, notes=[])
-    listing = versions_among(_children(name, base_path))
+    listing = versions_among(names)
     try:
         chosen = policy.choose(listing.versions)
     except NotFound as exc:
@@ -338,13 +358,18 @@ def _listed_versions(servable: ServableToMonitor) -> _Found:
     return _Found(paths, is_empty=not listing.versions, notes=notes)
 
 
-def _all_there(base_path: str, policy: Specific) -> dict[int, str]:
-    """Return the paths when every version is there under its plain number."""
-    paths = {v: os.path.join(base_path, str(v)) for v in policy.versions}
-    return paths if all(os.path.exists(path) for path in paths.values()) else {}
+def _all_there(base_path: str, policy: Specific) -> bool:
+    """Return whether there are versions, and each is there under its plain number."""
+    paths = [os.path.join(base_path, str(v)) for v in policy.versions]
+    return bool(paths) and all(os.path.exists(path) for path in paths)
 
 
-def _children(name: str, base_path: str) -> list[str]:
+def _children(servable: ServableToMonitor) -> list[str]:
+    """List the base path, unless it is known what is there without."""
+    name, base_path = servable.servable_name, servable.base_path
+    policy = servable.servable_version_policy
+    if isinstance(policy, Specific) and _all_there(base_path, policy):
+        return [str(version) for version in policy.versions]
     try:
         return os.listdir(base_path)
     except FileNotFoundError:

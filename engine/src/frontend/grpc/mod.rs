@@ -3,6 +3,7 @@
 //! Messages arrive here as bytes and leave as bytes: each method decides how to take its own
 //! apart (`predict` does it in place, the others with generated types).
 
+mod administration;
 mod authority;
 mod channel_arguments;
 pub mod health;
@@ -64,6 +65,7 @@ pub fn router(app: &Arc<App>, health: Option<health::Service>) -> Router {
         .add_optional_service(health)
         .add_service(Methods::<prediction_service::Prediction>::new(app.clone(), limits))
         .add_service(Methods::<model_service::Models>::new(app.clone(), limits))
+        .add_service(Methods::<administration::Administration>::new(app.clone(), limits))
         .add_optional_service(
             profiler.then(|| Methods::<profiler_service::Profiler>::new(app.clone(), limits)),
         )

@@ -63,7 +63,7 @@ fn counted_metadata(app: &App, message: Bytes, exchange: &mut Exchange<'_>) -> R
     if let Some(field) = request.metadata_field.iter().find(|field| *field != SIGNATURE_DEF) {
         return Err(Status::invalid_argument(format!("Metadata field {field} is not supported")));
     }
-    let handle = app.map.resolve(&spec::from_message(requested))?;
+    let handle = app.map.describe(&spec::from_message(requested))?;
     exchange.resolved(&handle.series, "");
     let signatures = prost_types::Any {
         type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".to_owned(),

@@ -27,6 +27,9 @@ const RESTARTS: &str = "servable_process_restarts_total";
 const MLMD: &str = "servable_model_version_mlmd_info";
 const READY: &str = "servable_ready";
 const STATE: &str = "servable_model_version_state";
+const SHARE: &str = "servable_default_traffic_ratio";
+const DECISIONS: &str = "servable_rollout_decisions_total";
+const SHADOW: &str = "servable_shadow_requests_total";
 const INFO: &str = "servable_info";
 
 /// The last state, in which a version is no more.
@@ -43,6 +46,7 @@ pub fn page(app: &App) -> String {
     );
     page.sample(READY, &[], u8::from(app.is_ready()));
     states(&mut page, app);
+    rollouts(&mut page, app);
     requests(&mut page, app);
     page.declare(IN_FLIGHT, GAUGE, Some("Requests that are being answered."));
     for protocol in Protocol::ALL {
@@ -85,6 +89,46 @@ fn states(page: &mut Page, app: &App) {
         let Some((_, state)) = state.filter(|(number, _)| *number != END) else { continue };
         let version = status.version.to_string();
         page.sample(STATE, &[("model", &model), ("version", &version), ("state", state)], 1);
+    }
+}
+
+/// Of models whose default traffic is divided, copied, or was.
+fn rollouts(page: &mut Page, app: &App) {
+    let snapshot = app.map.snapshot();
+    let mut models: Vec<_> = snapshot.models.iter().collect();
+    models.sort_by_key(|(name, _)| *name);
+    page.declare(
+        SHARE,
+        GAUGE,
+        Some("Part of the requests without version and label that a version answers, where they are divided."),
+    );
+    for (name, model) in &models {
+        let Some(route) = &model.route else { continue };
+        for version in model.versions.keys() {
+            let labels = [("model", name.as_str()), ("version", &version.to_string())];
+            page.sample(SHARE, &labels, route.part_of(*version));
+        }
+    }
+    page.declare(DECISIONS, COUNTER, Some("Versions that were promoted or rolled back."));
+    for ((model, decision), count) in app.metrics.decisions.all() {
+        page.sample(DECISIONS, &[("model", &model), ("decision", &decision)], count);
+    }
+    page.declare(
+        SHADOW,
+        COUNTER,
+        Some("Copies of requests, by how the answer of the version compares that got them."),
+    );
+    for (name, model) in &models {
+        for (version, handle) in &model.versions {
+            for (result, count) in handle.series.shadow.counted().filter(|(_, count)| *count > 0) {
+                let labels = [
+                    ("model", name.as_str()),
+                    ("version", &version.to_string()),
+                    ("result", result.name()),
+                ];
+                page.sample(SHADOW, &labels, count);
+            }
+        }
     }
 }
 

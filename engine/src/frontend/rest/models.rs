@@ -98,7 +98,7 @@ impl Service {
         spec: &ModelSpec,
         exchange: &mut Exchange<'_>,
     ) -> Result<Vec<u8>> {
-        let handle = self.app.map.resolve(spec)?;
+        let handle = self.app.map.describe(spec)?;
         exchange.resolved(&handle.series, "");
         let mut out = b"{\n\"model_spec\":{\n \"name\": ".to_vec();
         write_string(&mut out, spec.name.as_bytes());

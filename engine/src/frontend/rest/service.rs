@@ -220,7 +220,7 @@ impl Service {
             Action::Metadata => (Media::Json, self.metadata(&spec, exchange)?),
             _ => {
                 // What is wrong with a request counts for the version that it is for.
-                if let Ok(handle) = self.app.map.resolve(&spec) {
+                if let Ok(handle) = self.app.map.describe(&spec) {
                     exchange.resolved(&handle.series, "");
                 }
                 match action {

@@ -1,0 +1,336 @@
+"""`servable models`: what a running server serves, and how that is changed."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from google.protobuf import json_format
+from rich.console import Console
+from rich.table import Table
+
+from servable.apis import POOL, administration_pb2, model_server_config_pb2
+from servable.cli.client_options import client_options
+from servable.core.servable_state import ManagerState
+from servable.errors import Code
+
+if TYPE_CHECKING:
+    from servable.client import Client
+
+Connect = Callable[[], "Client"]
+
+_FAILED: Final = 1
+_LOOK_S: Final = 0.1
+
+
+@click.group()
+def models() -> None:
+    """
+    List and change what a running server serves.
+
+    Servers take this from their own machine and from clients with a verified
+    certificate; --allow_remote_administration lets others.  Changes last until the
+    server ends, or its model config file changes.
+    """
+
+
+@models.command("list")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@client_options
+def list_(*, name: str | None, as_json: bool, connect: Connect, **_: Any) -> None:
+    """Show all models, or the one called NAME: versions, states, who answers."""
+    with connect() as client:
+        found = client.administration.models(name or "")
+    if as_json:
+        response = administration_pb2.ListModelsResponse(models=found)
+        click.echo(json_format.MessageToJson(response, descriptor_pool=POOL))
+    else:
+        _show(found)
+    if name and not found:
+        click.echo(f"There is no model {name}.", err=True)
+        sys.exit(_FAILED)
+
+
+@models.command()
+@click.argument("name")
+@click.argument("base_path")
+@click.option("--platform", default="tensorflow", show_default=True)
+@click.option("--version-policy", help='"all", "latest:N" or "specific:V,V".')
+@click.option("--pin", type=int, metavar="VERSION", help="Serve this version only.")
+@click.option(
+    "--canary", type=float, metavar="PERCENT", help="For the newest version, to begin."
+)
+@click.option(
+    "--shadow", type=float, metavar="PERCENT", help="Of copies for the newest version."
+)
+@click.option(
+    "--aspired-version-policy", default="", help="Such as resource_preserving."
+)
+@click.option("--replace", is_flag=True, help="Change a model that is there.")
+@click.option(
+    "--wait",
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until it is available; 0 not at all.",
+)
+@client_options
+def add(
+    *,
+    name: str,
+    base_path: str,
+    replace: bool,
+    wait: float,
+    timeout: float,
+    connect: Connect,
+    address: str,
+    **options: Any,
+) -> None:
+    """
+    Serve the versions under BASE_PATH as model NAME.
+
+    It waits until one of them is available, and tells how far that is.  The exit
+    status is 1 if none is: because it cannot be loaded, or not so soon.
+    """
+    del timeout, address
+    config = _config(name, base_path, **options)
+    with connect() as client:
+        _add(client, config, replace=replace, wait_s=wait)
+
+
+@models.command()
+@click.argument("name")
+@client_options
+def remove(*, name: str, connect: Connect, **_: Any) -> None:
+    """Serve the model NAME no more."""
+    with connect() as client:
+        click.echo(client.administration.remove_model(name))
+
+
+@models.command()
+@click.argument("config", required=False, type=click.Path())
+@client_options
+def reload(*, config: str | None, connect: Connect, **_: Any) -> None:
+    """
+    Have the server read its model config file again, or send it the file CONFIG.
+
+    With CONFIG, exactly its models are served afterwards; the command returns when the
+    new ones are available.
+    """
+    with connect() as client:
+        if config is None:
+            click.echo(client.administration.reload())
+            return
+        try:
+            text = Path(config).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"{config}: {error}") from None
+        client.reload_config(text)
+        click.echo(f"{config} is in force")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("labels", nargs=-1, metavar="LABEL=VERSION...")
+@click.option("--remove", multiple=True, metavar="LABEL", help="Take a label away.")
+@client_options
+def label(
+    *,
+    name: str,
+    labels: Sequence[str],
+    remove: Sequence[str],
+    connect: Connect,
+    **_: Any,
+) -> None:
+    """Give labels to available versions of the model NAME."""
+    wanted = {}
+    for text in labels:
+        key, _equals, version = text.rpartition("=")
+        try:
+            wanted[key] = int(version)
+        except ValueError:
+            raise click.UsageError(f"{text!r} is no LABEL=VERSION") from None
+    with connect() as client:
+        click.echo(client.administration.set_labels(name, wanted, remove))
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", required=False, type=int)
+@client_options
+def promote(*, name: str, version: int | None, connect: Connect, **_: Any) -> None:
+    """
+    Let the candidate of NAME, or VERSION, answer everything.
+
+    Of a pinned model it moves the pin to VERSION.
+    """
+    with connect() as client:
+        click.echo(client.administration.promote(name, version))
+
+
+@models.command()
+@click.argument("name")
+@client_options
+def rollback(*, name: str, connect: Connect, **_: Any) -> None:
+    """Let the candidate of NAME answer nothing any more."""
+    with connect() as client:
+        click.echo(client.administration.roll_back(name))
+
+
+def _config(
+    name: str,
+    base_path: str,
+    *,
+    platform: str,
+    version_policy: str | None,
+    pin: int | None,
+    canary: float | None,
+    shadow: float | None,
+    aspired_version_policy: str,
+) -> model_server_config_pb2.ModelConfig:
+    if sum(choice is not None for choice in (version_policy, pin, canary, shadow)) > 1:
+        raise click.UsageError(
+            "Of --version-policy, --pin, --canary and --shadow one can be given."
+        )
+    path = base_path if "://" in base_path else os.path.abspath(base_path)  # noqa: PTH100
+    config = model_server_config_pb2.ModelConfig(
+        name=name, base_path=path, model_platform=platform
+    )
+    if version_policy is not None:
+        _set_version_policy(config, version_policy)
+    if aspired_version_policy:
+        config.servable.aspired_version_policy = aspired_version_policy
+    if pin is not None:
+        config.servable.pinned.SetInParent()
+        config.servable.pinned.version = pin
+    if canary is not None:
+        config.servable.canary.percent = canary
+    if shadow is not None:
+        config.servable.shadow.percent = shadow
+    return config
+
+
+def _set_version_policy(config: model_server_config_pb2.ModelConfig, text: str) -> None:
+    kind, _, argument = text.partition(":")
+    policy = config.model_version_policy
+    try:
+        if (kind, argument) == ("all", ""):
+            policy.all.SetInParent()
+        elif kind == "latest":
+            policy.latest.num_versions = int(argument or 1)
+        elif kind == "specific":
+            policy.specific.versions.extend(int(v) for v in argument.split(","))
+        else:
+            raise _no_version_policy(text)
+    except ValueError:
+        raise _no_version_policy(text) from None
+
+
+def _no_version_policy(text: str) -> click.UsageError:
+    return click.UsageError(
+        f'{text!r} is no version policy; write "all", "latest:N" or "specific:V,V".'
+    )
+
+
+def _add(
+    client: "Client",
+    config: model_server_config_pb2.ModelConfig,
+    *,
+    replace: bool,
+    wait_s: float,
+) -> None:
+    """Add a model, and print what happens to its versions meanwhile."""
+    administration = client.administration
+    told = set(_version_lines(client, config.name))
+    with futures.ThreadPoolExecutor(1) as pool:
+        adding = pool.submit(
+            administration.add_model, config, replace=replace, wait_s=wait_s
+        )
+        is_done = False
+        while not is_done:
+            is_done = bool(futures.wait([adding], _LOOK_S).done)
+            for line in _version_lines(client, config.name):
+                if line not in told:
+                    told.add(line)
+                    click.echo(line)
+        click.echo(adding.result())
+
+
+def _version_lines(client: "Client", name: str) -> list[str]:
+    found = client.administration.models(name)
+    return [_version_line(version) for model in found for version in model.versions]
+
+
+def _version_line(version: administration_pb2.Version) -> str:
+    words = f"version {version.status.version} is {_state(version)}"
+    if version.progress:
+        words = f"{words}: {version.progress}"
+    if version.status.status.error_code:
+        words = f"{words}: {_error(version)}"
+    return words
+
+
+def _state(version: administration_pb2.Version) -> str:
+    return ManagerState(version.status.state).name
+
+
+def _error(version: administration_pb2.Version) -> str:
+    status = version.status.status
+    return f"{Code(status.error_code).name}: {status.error_message}"
+
+
+def _show(found: Sequence[administration_pb2.Model]) -> None:
+    console = Console()
+    if not found:
+        console.print("No models.")
+        return
+    table = Table()
+    for column in ("model", "version", "state", "answers", "labels"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("", overflow="fold")
+    for model in found:
+        rows = [_row(model, version) for version in model.versions]
+        rows = rows or [("", "none yet", "", "", model.config.base_path)]
+        for at, row in enumerate(rows):
+            table.add_row("" if at else model.config.name, *row)
+    console.print(table)
+    for model in found:
+        if model.HasField("rollout"):
+            rollout = model.rollout
+            console.print(
+                f"{model.config.name}: {rollout.kind}"
+                + (f", {rollout.verdict}" if rollout.verdict else ", no candidate"),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _row(
+    model: administration_pb2.Model, version: administration_pb2.Version
+) -> tuple[str, ...]:
+    labels = [
+        label
+        for label, number in sorted(model.config.version_labels.items())
+        if number == version.status.version
+    ]
+    notes = []
+    if version.progress:
+        notes.append(f"{version.progress} ({version.progress_seconds:.0f} s)")
+    if version.status.status.error_code:
+        notes.append(_error(version))
+    copies = [f"{n} {what}" for what, n in sorted(version.shadow_requests.items()) if n]
+    if copies:
+        notes.append(f"copies: {', '.join(copies)}")
+    answers = f"{version.default_percent:g} %" if version.default_percent else ""
+    return (
+        str(version.status.version),
+        _state(version),
+        answers,
+        ", ".join(labels),
+        "; ".join(notes),
+    )
