@@ -374,7 +374,8 @@ mod tests {
         assert!(!ask(&logs, "a", b"3") && ask(&logs, "b", b"4"));
         assert!(logs.close(Duration::from_secs(20)));
 
-        while folder.names().iter().any(|name| name.ends_with(".part")) {
+        while folder.names().iter().any(|name| Path::new(name).extension() == Some("part".as_ref()))
+        {
             std::thread::yield_now();
         }
         let names: Vec<_> =

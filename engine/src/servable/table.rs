@@ -88,9 +88,7 @@ impl Column {
     /// INVALID_ARGUMENT when they are no whole number of rows, or the column holds texts.
     pub fn extend(&mut self, data: &[u8]) -> Result<()> {
         match self {
-            Self::Dense { row_bytes, bytes, .. }
-                if data.len().is_multiple_of((*row_bytes).max(1)) =>
-            {
+            Self::Dense { row_bytes, bytes, .. } if data.len() % (*row_bytes).max(1) == 0 => {
                 bytes.extend_from_slice(data);
                 Ok(())
             }

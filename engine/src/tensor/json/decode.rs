@@ -224,7 +224,7 @@ impl<T: Element> Sink for Vec<T> {
 }
 
 impl Element for f32 {
-    #[inline(always)]
+    #[inline]
     #[allow(clippy::cast_possible_truncation)] // overflow is infinity and underflow zero
     fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
         let value = f64::read(cursor)? as f32;
