@@ -238,5 +238,6 @@ def test_tensorflows_own_client_takes_a_profile_of_what_is_served(
     assert done.returncode == 0, done.stderr[-2000:]
     (profile,) = tmp_path.glob("**/*.xplane.pb")
     seen = profile.read_bytes()
-    # The operation of the model that is served, by its name in the graph.
-    assert b"y_halved" in seen or b"AddV2" in seen
+    # Runs, on a thread of the server; operations that are cheap are left out in time.
+    assert b"SessionRun" in seen
+    assert b"servable-" in seen

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("servable._engine", reason="the engine is not built")
 
+import servable
 from servable.client import Client
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,8 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for group, each in project["entry-points"].items()
     )
     (metadata / "entry_points.txt").write_text(points)
-    path = [str(site), str(EXAMPLE), str(ROOT / "src")]
+    # Wherever this process has the package from, as it is or installed.
+    path = [str(site), str(EXAMPLE), str(Path(servable.__file__).parents[1])]
     monkeypatch.setenv("PYTHONPATH", ":".join(path))
 
 

@@ -1,7 +1,6 @@
 """An MLflow registry: a real server, and what base paths and artifacts may say."""
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -75,8 +74,7 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    if importlib.util.find_spec("mlflow.server") is None:
-        pytest.skip("mlflow is not installed")
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
     directory = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -3,10 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeVar
 
-import grpc
-
 from servable.apis import administration_pb2, model_server_config_pb2
-from servable.client.grpc_transport import error_of, metadata_of, open_channel
 from servable.client.targets import ConnectionOptions, Protocol, Target
 from servable.errors import InvalidArgument
 
@@ -32,6 +29,12 @@ class Administration:
             raise InvalidArgument(
                 f"{target} is a REST address; models are administered over gRPC"
             )
+        # gRPC takes longer to import than all else of the client.
+        from servable.client.grpc_transport import (  # noqa: PLC0415
+            metadata_of,
+            open_channel,
+        )
+
         self._target = target
         self._timeout_s = timeout_s
         self._metadata = metadata_of(options)
@@ -115,6 +118,10 @@ class Administration:
     def _call(
         self, method: str, request: Any, response: type[R], wait_s: float = 0.0
     ) -> R:
+        import grpc  # noqa: PLC0415 - imported already by the channel
+
+        from servable.client.grpc_transport import error_of  # noqa: PLC0415
+
         timeout_s = self._timeout_s + wait_s
         call: Any = self._channel.unary_unary(
             _SERVICE + method,
