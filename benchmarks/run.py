@@ -166,6 +166,7 @@ def memory(settings: Settings) -> Figures:
             table[name] = {
                 "rss_mb": first / 1e6,
                 "rss_after_load_mb": process.rss_bytes() / 1e6,
+                "of_it_no_file_mb": process.rss_bytes("RssAnon") / 1e6,
             }
     return {"table": table}
 

@@ -41,10 +41,10 @@ class Process:
     started: float  # of time.monotonic()
     log: Path = field(repr=False)
 
-    def rss_bytes(self) -> int:
-        """Return the memory it holds now."""
+    def rss_bytes(self, kind: str = "VmRSS") -> int:
+        """Return the memory it holds; ``RssAnon`` is that without files."""
         status = Path(f"/proc/{self.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        line = next(line for line in status.splitlines() if line.startswith(kind))
         return int(line.split()[1]) * 1024
 
 
