@@ -16,6 +16,7 @@ from typing import Any, Literal
 import click
 
 from servable.bench.runner import ClosedLoop, Load, OpenLoop, Report, Spec, load_to_dict
+from servable.cli.measuring import check_that_plots_can_be_drawn, input_option
 
 _PERCENTILES = ("p50", "p90", "p99", "p99.9", "max")
 _PORTS = {"grpc": "127.0.0.1:8500", "rest": "127.0.0.1:8501"}
@@ -50,13 +51,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore] # gener
 @click.option("--signature", default="serving_default", show_default=True)
 @click.option("--model-version", type=click.IntRange(min=0))
 @click.option("--label", help="Version label.")
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=JSON",
-    help="Value of an input, or NAME=@FILE.npy; inputs not given are random.",
-)
+@input_option
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
@@ -244,13 +239,7 @@ class _Command:
             raise click.UsageError("--model-version and --label exclude each other.")
         if self.seconds is not None and self.requests is not None:
             raise click.UsageError("--seconds and --requests exclude each other.")
-        if self.plot is not None:
-            try:
-                import matplotlib as mpl  # noqa: F401, PLC0415 - before the load
-            except ModuleNotFoundError:
-                raise click.ClickException(
-                    "--plot needs matplotlib: pip install 'servable[bench]'"
-                ) from None
+        check_that_plots_can_be_drawn(self.plot)
 
     def _loads(self) -> list[Load]:
         if self.rate is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from servable.bench.runner import ClosedLoop, Spec
+from servable.cli.measuring import check_that_plots_can_be_drawn, input_option
 
 if TYPE_CHECKING:
     from servable.bench.tune import Point, Setting
@@ -32,13 +33,7 @@ _MODEL: Final = "tuned"
     help="What 99 of 100 requests shall stay below.",
 )
 @click.option("--signature", default="serving_default", show_default=True)
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=JSON",
-    help="Value of an input, or NAME=@FILE.npy; inputs not given are random.",
-)
+@input_option
 @click.option(
     "--max-batch-size",
     type=click.IntRange(min=2),
@@ -94,13 +89,7 @@ def tune(
     from servable.bench import tune as choosing  # noqa: PLC0415 - loads the engine
     from servable.errors import ServingError  # noqa: PLC0415 - the same
 
-    if plot is not None:
-        try:
-            import matplotlib as mpl  # noqa: F401, PLC0415 - before the load
-        except ModuleNotFoundError:
-            raise click.ClickException(
-                "--plot needs matplotlib: pip install 'servable[bench]'"
-            ) from None
+    check_that_plots_can_be_drawn(plot)
     points: list[Point] = []
     sizes = [0, *_powers_of_two(2, max_batch_size)]
     loads = [ClosedLoop(number) for number in _powers_of_two(1, max_in_flight)]
