@@ -330,6 +330,39 @@ servable_tensor borrow(Shape shape, const T *elements, std::shared_ptr<const voi
     return detail::result(std::move(kept), dtype_of<T>, data, count);
 }
 
+// A tensor that is owned: a result that was given, or an input that is to be lent.
+class Tensor {
+   public:
+    Tensor() = default;
+    // Take over what somebody gave away.
+    explicit Tensor(const servable_tensor &given) : raw_(given) {}
+    template <typename T>
+    Tensor(Shape shape, std::vector<T> elements) : raw_(adopt(shape, std::move(elements))) {}
+    Tensor(Tensor &&other) noexcept : raw_(other.give()) {}
+    Tensor &operator=(Tensor &&other) noexcept {
+        std::swap(raw_, other.raw_);
+        return *this;
+    }
+    ~Tensor() {
+        if (raw_.release != nullptr) raw_.release(raw_.context);
+    }
+
+    const servable_tensor &get() const { return raw_; }
+    std::int32_t dtype() const { return raw_.dtype; }
+    Shape shape() const { return {raw_.dims, static_cast<std::size_t>(raw_.rank)}; }
+    // Throws: SERVABLE_INTERNAL when the elements are of another type.
+    template <typename T>
+    TensorView<T> view() const {
+        return TensorView<T>(raw_);
+    }
+
+    // Give it away to whoever releases it; this one is empty then.
+    servable_tensor give() noexcept { return std::exchange(raw_, servable_tensor{}); }
+
+   private:
+    servable_tensor raw_{};
+};
+
 // Do something that may throw, and say what became of it in the words of tensor.h.
 template <typename Body>
 std::int32_t guarded(servable_status *status, Body body) noexcept {

@@ -26,6 +26,10 @@ class PlatformOptions(Protocol):
         """Whether models may bring Python code along."""
 
     @property
+    def allow_native_models(self) -> bool:
+        """Whether models may be libraries that run in this process."""
+
+    @property
     def python_run_limit_s(self) -> float:
         """How long a run may take in a model's own process."""
 
