@@ -6,7 +6,11 @@
 # CMake finds this file with -Dservable_DIR=$(servable include --cmake).
 
 if(NOT TARGET servable::headers)
+  # Beside this directory in the sources; where it is installed, below the same prefix.
   get_filename_component(_servable_include "${CMAKE_CURRENT_LIST_DIR}/../include" ABSOLUTE)
+  if(NOT EXISTS "${_servable_include}/servable/servable.h")
+    get_filename_component(_servable_include "${CMAKE_CURRENT_LIST_DIR}/../../../include" ABSOLUTE)
+  endif()
   add_library(servable::headers INTERFACE IMPORTED)
   set_target_properties(
     servable::headers PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${_servable_include}"

@@ -208,7 +208,6 @@ def load_native(
         EngineError: FAILED_PRECONDITION when it is no such library, or what it fails
             to load with.
     """
-
 @final
 class TableBuilder:
     """
