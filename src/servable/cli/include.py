@@ -9,7 +9,7 @@ import click
 import servable
 
 _HEADERS: Final = ("include", "include/servable/servable.h")
-_CMAKE: Final = ("cmake", "lib/cmake/servable/servable-config.cmake")
+_CMAKE: Final = ("cmake", "cmake/servable/servable-config.cmake")
 
 
 @click.command()

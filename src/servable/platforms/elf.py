@@ -30,9 +30,12 @@ _MACHINES: Final = {
     243: "riscv64",
     258: "loongarch64",
 }
-# e_shoff, then e_shentsize and e_shnum.
+# e_phoff; p_offset and p_filesz of a segment.
+_SEGMENTS_AT: Final = struct.Struct("<Q")
+_SEGMENT: Final = struct.Struct("<8xQ16xQ16x")
+# e_shoff; sizes and numbers of segments and of sections stand in pairs.
 _SECTIONS_AT: Final = struct.Struct("<Q")
-_SECTION_COUNTS: Final = struct.Struct("<HH")
+_COUNTS: Final = struct.Struct("<HH")
 # sh_type, sh_offset, sh_size and sh_link of a section.
 _SECTION: Final = struct.Struct("<4xI16xQQI20x")
 # st_name, st_info and st_shndx of a symbol.
@@ -41,21 +44,21 @@ _DYNAMIC_SYMBOLS: Final = 11
 _UNIQUE: Final = 10
 
 
-def check_library(head: Bytes, machine: str | None = None) -> None:
+def check_library(file: Bytes, machine: str | None = None) -> None:
     """
-    Check the first bytes of a file.
+    Check that a file is a library, and all there: opening a part of one is a crash.
 
     Args:
-        head: 20 bytes at least, where the file has so many.
+        file: all of it.
         machine: what it is to run on, as `platform.machine()` has it; None: this one.
 
     Raises:
-        FailedPrecondition: It is no library for that machine.
+        FailedPrecondition: It is no library for that machine, or a part of one.
     """
     machine = machine or platform.machine()
-    if len(head) < _HEAD.size or bytes(head[:4]) != _MAGIC:
+    if len(file) < _HEAD.size or bytes(file[:4]) != _MAGIC:
         raise FailedPrecondition("servable.so is no library: it does not begin as one")
-    _, width, order, kind, number = _HEAD.unpack_from(head)
+    _, width, order, kind, number = _HEAD.unpack_from(file)
     found = _MACHINES.get(number, f"machine {number}")
     is_foreign = width != _IS_64_BIT or order != _IS_LITTLE_ENDIAN
     if is_foreign or found != machine:
@@ -67,6 +70,22 @@ def check_library(head: Bytes, machine: str | None = None) -> None:
         raise FailedPrecondition(
             "servable.so is no shared library; link it with -shared"
         )
+    try:
+        needed = max(_ends_of_segments(file))
+    except (struct.error, ValueError):
+        needed = len(file) + 1
+    if needed > len(file):
+        raise FailedPrecondition(
+            f"servable.so is not complete: {len(file)} bytes of it are there"
+        )
+
+
+def _ends_of_segments(file: Bytes) -> Iterator[int]:
+    (start,) = _SEGMENTS_AT.unpack_from(file, 0x20)
+    width, count = _COUNTS.unpack_from(file, 0x36)
+    for at in range(count):
+        offset, size = _SEGMENT.unpack_from(file, start + at * width)
+        yield offset + size
 
 
 def unique_symbols(file: Bytes) -> list[str]:
@@ -85,7 +104,7 @@ def unique_symbols(file: Bytes) -> list[str]:
 
 def _unique_symbols(file: Bytes) -> Iterator[str]:
     (start,) = _SECTIONS_AT.unpack_from(file, 0x28)
-    width, count = _SECTION_COUNTS.unpack_from(file, 0x3A)
+    width, count = _COUNTS.unpack_from(file, 0x3A)
     if width != _SECTION.size:
         return
     sections = [_SECTION.unpack_from(file, start + at * width) for at in range(count)]

@@ -169,13 +169,9 @@ def _look_at(library: str, servable_id: ServableId) -> None:
     Raises:
         FailedPrecondition: it is none.
     """
-    with open(library, "rb") as file:
-        elf.check_library(file.read(64))
-        with (
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as view,
-        ):
-            unique = elf.unique_symbols(view)
+    with _mapped(library) as file:
+        elf.check_library(file)
+        unique = elf.unique_symbols(file)
     if unique:
         _logger.warning(
             "The versions of %s share %d variables, such as %s, and stay in memory: "
@@ -185,3 +181,16 @@ def _look_at(library: str, servable_id: ServableId) -> None:
             unique[0],
             LIBRARY,
         )
+
+
+@contextlib.contextmanager
+def _mapped(path: str) -> Iterator[memoryview]:
+    with open(path, "rb") as file:
+        if not os.path.getsize(path):  # which cannot be mapped
+            yield memoryview(b"")
+            return
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            yield view
