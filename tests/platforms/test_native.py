@@ -13,6 +13,7 @@ pytest.importorskip("servable._engine", reason="the engine is not built")
 from servable.apis import predict_pb2
 from servable.client import make_tensor_proto
 from servable.core.servable_id import ServableId
+from servable.core.storage_path import StoragePath
 from servable.errors import Code, ServingError, from_exception
 from servable.platforms import elf
 from servable.platforms.native import (
@@ -40,7 +41,7 @@ def write(path: Path, library: Path, how: str = "well") -> NativeLoader:
     path.mkdir(exist_ok=True)
     shutil.copyfile(library, path / "servable.so")
     (path / "how.txt").write_text(how)
-    return NativePlatform().loader(ServableId("m", 1), str(path))
+    return NativePlatform().loader(ServableId("m", 1), StoragePath(str(path)))
 
 
 def predict(loader: NativeLoader) -> list[float]:
@@ -260,7 +261,7 @@ def test_no_part_of_a_library_is_taken_for_one(library: Path) -> None:
 def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ServingError) as caught:
-            NativePlatform().loader(ServableId("m", 1), str(path)).load()
+            NativePlatform().loader(ServableId("m", 1), StoragePath(str(path))).load()
 
         assert caught.value.code is Code.NOT_FOUND
 

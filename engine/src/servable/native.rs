@@ -88,9 +88,8 @@ impl Native {
         let mut lent = Lent::default();
         for name in &names.inputs {
             let fed = call.inputs.iter().find(|(alias, _)| alias == name);
-            let (_, tensor) = fed.ok_or_else(|| {
-                Status::invalid_argument(format!("The input {name} is missing"))
-            })?;
+            let (_, tensor) = fed
+                .ok_or_else(|| Status::invalid_argument(format!("The input {name} is missing")))?;
             lent.push(tensor);
         }
         let is_wanted = |name: &String| call.outputs.iter().any(|(_, alias)| alias == name);

@@ -11,6 +11,7 @@ code that runs.
 """
 
 import contextlib
+import dataclasses
 import logging
 import mmap
 import os
@@ -27,7 +28,7 @@ from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
 from servable.platforms import elf
-from servable.platforms.platform import PlatformOptions
+from servable.platforms.platform import ChooseBatching, PlatformOptions
 from servable.platforms.warmup import ModelWarmup
 
 _logger = logging.getLogger(__name__)
@@ -45,25 +46,31 @@ class NativePlatform:
 
     Attributes:
         warmup: replays what a version brings along; None: nothing is.
+        batching: says how the requests of a version are batched.
     """
 
     name: str = "native"
     warmup: ModelWarmup | None = None
+    batching: ChooseBatching = lambda *_: None
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "NativeLoader":
         """Return the Loader of the version at *path*."""
-        return NativeLoader(servable_id, path, self.warmup)
+        return NativeLoader(self, servable_id, path)
+
+    def batched(self, batching: ChooseBatching) -> "NativePlatform":
+        """Return one whose versions are batched as *batching* says."""
+        return dataclasses.replace(self, batching=batching)
 
 
 class NativeLoader:
     """One version of a native library; see Loader."""
 
     def __init__(
-        self, servable_id: ServableId, path: StoragePath, warmup: ModelWarmup | None
+        self, platform: NativePlatform, servable_id: ServableId, path: StoragePath
     ) -> None:
+        self._platform = platform
         self._id = servable_id
         self._path = path
-        self._warmup = warmup
         self._servable: _engine.Servable | None = None
         self._opened = contextlib.ExitStack()
 
@@ -78,13 +85,15 @@ class NativeLoader:
         Raises:
             NotFound: there is no such directory, or no library in it.
             FailedPrecondition: the library is none that this server can run.
-            ServingError: what the servable fails to load with, or its warm-up.
+            ServingError: what the servable fails to load with, or its warm-up, or what
+                is wrong with the parameters of its batching.
         """
         library = os.path.join(self._path, LIBRARY)
         if not os.path.isdir(self._path):
             raise NotFound(f"There is no version directory for {self._id}")
         if not os.path.isfile(library):
             raise NotFound(f"There is no {LIBRARY} in the version directory")
+        batching = self._platform.batching(self._id.name, self._path)
         with contextlib.ExitStack() as failed:
             copy = failed.enter_context(_copied(self._path))
             _look_at(copy, self._id)
@@ -98,8 +107,10 @@ class NativeLoader:
             except _engine.EngineError as error:
                 raise from_exception(error) from error
             failed.callback(servable.close)
-            if self._warmup is not None:
-                self._warmup.run(self._path, servable)
+            if self._platform.warmup is not None:
+                self._platform.warmup.run(self._path, servable)
+            if batching is not None:
+                servable.set_batching(batching)
             self._servable = servable
             self._opened = failed.pop_all()
 

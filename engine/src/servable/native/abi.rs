@@ -147,11 +147,8 @@ pub type Describe = unsafe extern "C" fn(
     description: *mut *const RawDescription,
     status: *mut RawStatus,
 ) -> i32;
-pub type Run = unsafe extern "C" fn(
-    instance: *mut Opaque,
-    run: *const RawRun,
-    status: *mut RawStatus,
-) -> i32;
+pub type Run =
+    unsafe extern "C" fn(instance: *mut Opaque, run: *const RawRun, status: *mut RawStatus) -> i32;
 pub type Unload = unsafe extern "C" fn(instance: *mut Opaque);
 
 /// The first two fields of a library of whatever version.
