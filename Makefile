@@ -26,7 +26,7 @@ $(BIN)/python: | toolchain
 
 # What is installed is remembered in stamp files, so that a second run takes no time.
 $(VENV)/.servable: $(BIN)/python pyproject.toml Cargo.toml Cargo.lock engine/Cargo.toml engine/build.rs \
-		$(shell find engine/src src proto -type f -not -name '*.pyc' -not -name '*.so')
+		$(shell find engine/src src proto include cmake -type f -not -name '*.pyc' -not -name '*.so')
 	$(BIN)/python -m pip install '.[tensorflow,demo]'
 	@touch $@
 

@@ -41,7 +41,12 @@ from servable.errors import (
     ServingError,
     from_exception,
 )
-from servable.platforms.platform import Platform, platform_factory
+from servable.platforms.platform import (
+    BatchablePlatform,
+    ChooseBatching,
+    Platform,
+    platform_factory,
+)
 from servable.platforms.profiler import Profiler, Session, open_session
 from servable.policies import Platforms
 from servable.server_core import Change, Engine, ModelReport, ServerCore
@@ -556,7 +561,10 @@ class Server:
 
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:
-            return platform_factory(name)(self._options, self._running_engine())
+            made = platform_factory(name)(self._options, self._running_engine())
+            if isinstance(made, BatchablePlatform) and self._tensorflow is not None:
+                return made.batched(_batching_of(self._tensorflow))
+            return made
         # Not always needed.
         from servable.platforms import tensorflow, warmup  # noqa: PLC0415
         from servable.platforms.python.transform import transformed  # noqa: PLC0415
@@ -592,11 +600,7 @@ class Server:
                 self._running_engine(),
             ),
             config.num_tflite_interpreters,
-            ModelBatching(
-                config.batching,
-                config.enable_per_model_batching_parameters,
-                config.batching_options,
-            ).of,
+            _batching_of(config),
         )
 
     def _running_engine(self) -> Engine:
@@ -611,6 +615,14 @@ class Server:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def _batching_of(config: TensorFlowConfig) -> ChooseBatching:
+    return ModelBatching(
+        config.batching,
+        config.enable_per_model_batching_parameters,
+        config.batching_options,
+    ).of
 
 
 def _model_of(config: ModelServerConfig, name: str) -> ModelConfig:

@@ -1,6 +1,9 @@
 //! What requests are run on: any runtime that takes named tensors and gives named tensors back.
 
 pub mod aliases;
+mod cost;
+#[cfg(unix)]
+pub mod native;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod signature_def;

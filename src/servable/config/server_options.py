@@ -109,6 +109,7 @@ class ServerOptions:
     batching_parameters_file: str = ""
     enable_per_model_batching_parameters: bool = False
     allow_python_models: bool = False
+    allow_native_models: bool = False
     python_run_limit_s: float = 60.0
     batching_policy: str = batching_options.FIXED
     batching_options_file: str = ""
@@ -215,6 +216,7 @@ class ServerOptions:
                 "enable_per_model_batching_parameters"
             ),
             allow_python_models=flag.bool("allow_python_models"),
+            allow_native_models=flag.bool("allow_native_models"),
             python_run_limit_s=flag.number("python_run_limit_seconds"),
             batching_policy=flag.string("batching_policy"),
             batching_options_file=flag.string("batching_options_file"),
