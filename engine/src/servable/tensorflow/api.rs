@@ -117,6 +117,11 @@ const FILES: [&str; 4] = [
     "libtensorflow.2.dylib",
 ];
 
+/// Whether there is a library in `directory`.
+pub fn has_library(directory: &Path) -> bool {
+    FILES.iter().any(|file| directory.join(file).exists())
+}
+
 /// Open the library in `directory`; later calls return what the first one opened.
 ///
 /// # Errors
