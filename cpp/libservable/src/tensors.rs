@@ -57,9 +57,8 @@ impl Input for Borrowed<'_> {
     }
 }
 
-/// The caller of a call that takes names is told which tensor is meant by what comes before.
 fn invalid(problem: String) -> Status {
-    Status::invalid_argument(format!("A tensor of inputs: {problem}"))
+    Status::invalid_argument(problem)
 }
 
 struct BorrowedStrings {

@@ -151,6 +151,7 @@ impl Model {
         let mut attempts = Attempts::default();
         let (version, failed) = loader.newest(&path, &mut attempts, None)?;
         let version = version.ok_or_else(|| failed.unwrap_or_else(|| no_version(&path)))?;
+        loader.options.tell(version.number(), Event::Loaded);
         let poll_interval =
             loader.options.poll_interval.filter(|_| !versions::is_saved_model(&path));
         let shared = Arc::new(Shared {
@@ -215,8 +216,10 @@ fn watch(
             let newest = shared.loader.newest(&shared.path, &mut attempts, Some(current.number()));
             // What cannot be listed now may be listed next time; what is loaded stays.
             if let Ok((Some(version), _)) = newest {
+                let number = version.number();
                 shared.current.store(Arc::new(version));
                 current.retire();
+                shared.loader.options.tell(number, Event::Loaded);
                 retired.push(current);
                 shared.signal.wake(|state| state.is_released = true);
             }
@@ -278,10 +281,12 @@ impl Loader {
             if !attempts.is_worth(number, content) {
                 continue;
             }
-            match self.load(number, &path, content) {
+            let loaded = self.load(number, &path, content).map_err(|status| {
+                Status::new(status.code, format!("{}: {}", path.display(), status.message))
+            });
+            match loaded {
                 Ok(version) => {
                     attempts.loaded(number);
-                    self.options.tell(number, Event::Loaded);
                     return Ok((Some(version), failed));
                 }
                 Err(status) => {
@@ -326,7 +331,8 @@ impl Batches {
         Ok(Self {
             runtime,
             parameters: Parameters {
-                max_batch_size,
+                // Requests that are larger than a batch are split.
+                max_batch_size: i32::MAX as usize,
                 batch_timeout_s: timeout.as_secs_f64(),
                 max_enqueued_batches: 1000,
                 allowed_batch_sizes: Vec::new(),

@@ -83,8 +83,8 @@ impl Version {
             return Err(Status::invalid_argument(format!("Input {} was given twice", pair[0].0)));
         }
         let copies = self.batching.is_some() || self.servable.may_keep_feeds(name);
-        let inputs: Vec<(&str, Fed<I>)> =
-            inputs.into_iter().map(|(name, input)| (name, Fed { input, copies })).collect();
+        let inputs: Vec<(&str, Fed<'_, I>)> =
+            inputs.into_iter().map(|(name, input)| (name, Fed { name, input, copies })).collect();
         let feeds = predict::feeds(signature, &inputs)?;
         let fetches = predict::fetches(signature, outputs)?;
         let fetches: Vec<String> = fetches.into_iter().map(|(_, name)| name).collect();
@@ -129,14 +129,17 @@ impl Version {
 }
 
 /// An input, and whether it has to be copied.
-struct Fed<I> {
+struct Fed<'n, I> {
+    name: &'n str,
     input: I,
     copies: bool,
 }
 
-impl<I: Input> predict::Input for Fed<I> {
+impl<I: Input> predict::Input for Fed<'_, I> {
     fn to_tensor(&self) -> Result<Tensor> {
-        let tensor = self.input.borrow()?;
+        let tensor = self.input.borrow().map_err(|status| {
+            Status::new(status.code, format!("Input {}: {}", self.name, status.message))
+        })?;
         Ok(if self.copies { tensor.copied() } else { tensor })
     }
 }
