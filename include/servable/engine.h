@@ -1,9 +1,9 @@
 /*
  * The engine in your program: SavedModels that are opened, run and replaced in the process.
  *
- * Link against libservable (pkg-config: servable; CMake: find_package(servable), servable::engine).
- * In C++, <servable/engine.hpp> is more pleasant. TensorFlow's C library is found when a model is
- * opened, see servable_engine_options; there is no network and no Python.
+ * Link against libservable: pkg-config has it by that name, and CMake's find_package(servable_engine)
+ * as servable::engine. In C++, <servable/engine.hpp> is more pleasant. TensorFlow's C library is
+ * found when a model is opened, see servable_engine_options; there is no network and no Python.
  *
  * Every function that can fail returns a code and fills in a servable_status, which may be null.
  * None throws. All may be called from any thread and at the same time; what is closed or released

@@ -92,7 +92,8 @@ def server(start: Callable[..., Any], base: Path) -> Any:
         'model_platform: "tensorflow" model_version_policy { all {} } '
         'version_labels { key: "stable" value: 1 } } }'
     )
-    return start(f"--model_config_file={config}", "--wait_for_models=true")
+    flag = "--allow_version_labels_for_unavailable_models=true"
+    return start(f"--model_config_file={config}", "--wait_for_models=true", flag)
 
 
 PREDICTED = """\

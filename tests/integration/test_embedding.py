@@ -65,17 +65,11 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checks(prefix: Path) -> Path:
     """The program, with the sanitizers for addresses and undefined behaviour."""
-    flags = subprocess.run(
-        [tool("pkg-config"), "--cflags", "--libs", "servable"],
-        env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
     program = prefix / "engine_checks"
     command = [tool("g++"), "-std=c++17", "-O0", "-g", "-Wall", "-Wextra", "-Werror"]
     command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command += [str(CHECKS), "-o", str(program), *flags, "-pthread"]
+    command += [str(CHECKS), "-o", str(program), "-pthread"]
+    command += flags_of(prefix, "libservable")
     subprocess.run([*command, f"-Wl,-rpath,{prefix}/lib"], check=True)
     return program
 
@@ -328,6 +322,29 @@ def test_many_threads_may_ask_while_versions_are_replaced(
     assert (process.returncode, output) == (0, "wrong: 0\n")
 
 
+@pytest.mark.parametrize(
+    "linked",
+    [
+        pytest.param([], id="alone"),
+        pytest.param(["protobuf"], id="beside another protobuf than TensorFlow's"),
+    ],
+)
+def test_a_program_in_c_gets_the_same(
+    linked: list[str], prefix: Path, environment: dict[str, str], base: Path
+) -> None:
+    program = prefix / "plain"
+    packages = ["libservable", *linked]
+    command = [tool("gcc"), "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+    command += [str(CHECKS.with_name("plain.c")), "-o", str(program)]
+    command += ["-Wl,--no-as-needed", *flags_of(prefix, *packages)]
+    subprocess.run([*command, f"-Wl,-rpath,{prefix}/lib"], check=True)
+    done = subprocess.run(
+        [program, base], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (0, "2.5 3 4.5 version 1\n"), done.stderr
+
+
 @pytest.mark.parametrize("language", ["c", "cpp"])
 def test_the_header_says_what_the_library_exports(language: str, prefix: Path) -> None:
     suffix = {"c": ".c", "cpp": ".cpp"}[language]
@@ -351,6 +368,20 @@ def test_the_header_says_what_the_library_exports(language: str, prefix: Path) -
 
     assert set(re.findall(r" T (\w+)", exported)) == set(names)
     assert parameters_in_rust() == names
+
+
+def flags_of(prefix: Path, *packages: str) -> list[str]:
+    """Return what pkg-config says of packages; skip where one is missing."""
+    done = subprocess.run(
+        [tool("pkg-config"), "--cflags", "--libs", *packages],
+        env={**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(done.stderr)
+    return done.stdout.split()
 
 
 def declared() -> dict[str, int]:
