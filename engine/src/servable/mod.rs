@@ -95,6 +95,11 @@ pub trait Servable: Send + Sync {
         false
     }
 
+    /// Whether a run of a signature may keep what it was fed beyond its end.
+    fn may_keep_feeds(&self, _signature_name: &str) -> bool {
+        true
+    }
+
     /// Whether the time of a run is bounded by the sizes of what is fed.
     fn is_bounded(&self) -> bool {
         false

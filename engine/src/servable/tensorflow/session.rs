@@ -164,6 +164,10 @@ impl Servable for SavedModel {
         self.meta_graph.writing_signatures.contains(signature_name)
     }
 
+    fn may_keep_feeds(&self, signature_name: &str) -> bool {
+        self.meta_graph.may_wait || self.writes(signature_name)
+    }
+
     fn is_bounded(&self) -> bool {
         self.inter_op_in_caller && self.meta_graph.is_bounded
     }
