@@ -96,19 +96,24 @@ impl Servable {
         Ok(PyBytes::new(py, self.get()?.signature_def_map()))
     }
 
-    #[pyo3(signature = (log_type, request, engine=None))]
+    #[pyo3(signature = (log_type, request, engine=None, all_batch_sizes=false))]
     fn replay<'py>(
         &self,
         py: Python<'py>,
         log_type: i32,
         request: &[u8],
         engine: Option<&Bound<'py, Engine>>,
+        all_batch_sizes: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let handle = ServableHandle::new(String::new(), 0, self.get()?, &self.released);
+        let inner = self.get()?;
         let request = Bytes::copy_from_slice(request);
         let app = engine.map(|engine| engine.get().server.app.clone());
         let metrics = app.as_ref().map(|app| &app.metrics);
-        let answer = py.detach(|| replay(&handle, log_type, &request, metrics));
+        let mut handle = ServableHandle::new(String::new(), 0, inner.clone(), &self.released);
+        if let (Some(app), Some(parameters)) = (&app, self.batching.lock().clone()) {
+            handle = handle.batched(Queues::new(inner, parameters, app.batching()));
+        }
+        let answer = py.detach(|| replay(&handle, log_type, &request, metrics, all_batch_sizes));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
     }
 

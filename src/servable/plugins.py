@@ -18,8 +18,9 @@ PLATFORMS: Final = "servable.platforms"
 SOURCES: Final = "servable.sources"
 VERSION_POLICIES: Final = "servable.version_policies"
 BATCHING_POLICIES: Final = "servable.batching_policies"
+BATCHERS: Final = "servable.batchers"
 
-GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES)
+GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES, BATCHERS)
 
 _OURS: Final = "servable"
 

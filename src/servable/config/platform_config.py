@@ -20,6 +20,7 @@ from servable.apis import (
 from servable.config import batching_parameters, session_config
 from servable.config.batching_options import NO_OPTIONS, BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
+from servable.config.model_batching import ModelBatching
 from servable.config.model_server_config import TENSORFLOW
 from servable.config.text_format import read_text_proto
 from servable.errors import InvalidArgument, NotFound
@@ -46,11 +47,21 @@ class TensorFlowConfig:
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1
     num_model_warmup_threads: int = 1
+    enable_all_batch_sizes_warmup: bool = False
     session_target: str = ""
     load_run_options: bytes = b""
     transient_ram_bytes: int = 0
     enable_session_metadata: bool = False
     num_tflite_interpreters: int = 0
+
+    @property
+    def model_batching(self) -> ModelBatching:
+        """Says how the requests of a version are batched."""
+        return ModelBatching(
+            self.batching,
+            self.enable_per_model_batching_parameters,
+            self.batching_options,
+        )
 
 
 # Fields of SessionBundleConfig and its ModelWarmupOptions that change nothing here.
@@ -65,7 +76,6 @@ _WITHOUT_EFFECT: Final = {
 _WARMUP_WITHOUT_EFFECT: Final = {
     "model_name": "the name is that of the model config",
     "model_version": "the version is that of the directory",
-    "enable_all_batch_sizes_warmup": "requests are replayed as they were recorded",
 }
 
 
@@ -182,6 +192,7 @@ def _tensorflow(
             if warmup.HasField("num_request_iterations")
             else 1
         ),
+        enable_all_batch_sizes_warmup=warmup.enable_all_batch_sizes_warmup,
         num_model_warmup_threads=(
             warmup.num_model_warmup_threads.value
             if warmup.HasField("num_model_warmup_threads")

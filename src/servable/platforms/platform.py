@@ -7,7 +7,7 @@ kind of servable stays inside it.
 
 import functools
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from servable import plugins
 from servable.core.loader import Loader
@@ -16,6 +16,9 @@ from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
 from servable.platforms.steady_loader import SteadyLoader
+
+if TYPE_CHECKING:
+    from servable import _engine
 
 
 class PlatformOptions(Protocol):
@@ -36,6 +39,29 @@ class PlatformOptions(Protocol):
     @property
     def num_request_iterations_for_warmup(self) -> int:
         """How often each of them is replayed."""
+
+    def read_worker_batching(self) -> "ChoosesBatching":
+        """
+        Return what says how models in processes of their own are batched.
+
+        Raises:
+            ServingError: A file cannot be read, or is wrong.
+        """
+
+
+class ChoosesBatching(Protocol):
+    """Says how versions are batched."""
+
+    def of(
+        self, model_name: str, path: StoragePath
+    ) -> "_engine.BatchingParameters | None":
+        """
+        Return how requests for the version at *path* are put into batches; None: each
+        runs by itself.
+
+        Raises:
+            ServingError: what the load shall fail with.
+        """
 
 
 class Platform(Protocol):

@@ -160,8 +160,8 @@ impl Servable for SavedModel {
         &self.meta_graph.signature_def_map
     }
 
-    fn writes(&self, signature_name: &str) -> bool {
-        self.meta_graph.writing_signatures.contains(signature_name)
+    fn is_batchable(&self, signature_name: &str) -> bool {
+        !self.meta_graph.writing_signatures.contains(signature_name)
     }
 
     fn is_bounded(&self) -> bool {
