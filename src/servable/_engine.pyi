@@ -146,7 +146,7 @@ class Servable:
         Run one serialized request on the calling thread; for warm-up and tests.
 
         With an engine, a servable that is batched runs it as a batch of its own, padded
-        as batches are, and with all_batch_sizes as one of each of the allowed sizes, too.
+        as batches are; with all_batch_sizes as one of each of the allowed sizes, too.
 
         log_type is the field of PredictionLog that holds such requests: 2 classify,
         3 regress, 4 multi-inference, 6 predict.  The model name and version in the
@@ -158,9 +158,7 @@ class Servable:
         """
 
     def set_batching(self, parameters: BatchingParameters) -> None:
-        """
-        Put requests into batches from the next Engine.publish() that adds it.
-        """
+        """Put requests into batches from the next Engine.publish() that adds it."""
 
     def in_use(self) -> bool:
         """Return whether a request or a published snapshot still holds it."""

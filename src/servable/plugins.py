@@ -46,6 +46,7 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "sklearn": "servable.platforms.sklearn:sklearn_platform",
             "xgboost": "servable.platforms.xgboost:xgboost_platform",
         },
+        BATCHERS: {"rows": "servable.batching.batcher:RowBatcher"},
         VERSION_POLICIES: {
             "availability_preserving": (
                 "servable.core.version_policy:AvailabilityPreservingPolicy"

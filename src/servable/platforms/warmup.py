@@ -51,7 +51,7 @@ class Replays(Protocol):
         log_type: int,
         request: bytes,
         engine: "_engine.Engine | None" = None,
-        all_batch_sizes: bool = False,  # noqa: FBT001, FBT002 - as the engine has it
+        all_batch_sizes: bool = False,
     ) -> bytes:
         """See servable._engine.Servable."""
 
