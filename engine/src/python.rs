@@ -20,6 +20,7 @@ use crate::inference::model_status::VersionStatus;
 use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
 use crate::request_log::{Complain, Logging};
+use crate::servable::fixed_inputs::FixedInputs;
 use crate::servable::python::PythonServable;
 use crate::servable::table::{Column, Rows, Table, Value};
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
@@ -171,9 +172,10 @@ fn load_op_library(py: Python<'_>, path: &str) -> PyResult<()> {
 }
 
 #[pyfunction]
+#[allow(clippy::too_many_arguments)]
 #[pyo3(signature = (
     path, tags, session_config, inter_op_in_caller, session_target=String::new(),
-    load_run_options=Vec::new(),
+    load_run_options=Vec::new(), fixed_inputs=Vec::new(),
 ))]
 fn load_saved_model(
     py: Python<'_>,
@@ -183,6 +185,7 @@ fn load_saved_model(
     inter_op_in_caller: bool,
     session_target: String,
     load_run_options: Vec<u8>,
+    fixed_inputs: Vec<(String, Vec<u8>)>,
 ) -> PyResult<Servable> {
     let options =
         LoadOptions { tags, session_config, inter_op_in_caller, session_target, load_run_options };
@@ -191,7 +194,13 @@ fn load_saved_model(
         let library = load_library(Path::new(""))?;
         load(library, Path::new(path), &options)
     });
-    Ok(Servable::new(Arc::new(model.map_err(raise)?)))
+    let model: Arc<dyn Runs> = Arc::new(model.map_err(raise)?);
+    if fixed_inputs.is_empty() {
+        return Ok(Servable::new(model));
+    }
+    let inputs = fixed_inputs.into_iter().map(|(name, input)| (name, Bytes::from(input)));
+    let with_inputs = FixedInputs::new(model, inputs.collect()).map_err(raise)?;
+    Ok(Servable::new(Arc::new(with_inputs)))
 }
 
 #[pyfunction]

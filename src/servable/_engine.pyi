@@ -197,6 +197,7 @@ def load_saved_model(
     inter_op_in_caller: bool,
     session_target: str = "",
     load_run_options: bytes = b"",
+    fixed_inputs: Sequence[tuple[str, bytes]] = (),
 ) -> Servable:
     """
     Open a SavedModel with TensorFlow's C API.
@@ -205,7 +206,8 @@ def load_saved_model(
     tensorflow.RunOptions, for what is run to load the model.  session_target names
     the runtime that has the session, "" for this process.  With
     inter_op_in_caller a graph runs in the thread that asks for it where that is
-    faster; without it always on TensorFlow's inter-op pool.  Blocks, without the
+    faster; without it always on TensorFlow's inter-op pool.  fixed_inputs are fed to
+    every run: names in the graph and serialized TensorProtos.  Blocks, without the
     GIL, on the calling thread and at its priority.
 
     Raises:

@@ -589,6 +589,7 @@ class Server:
             tensorflow.SessionOptions(
                 config.session_target,
                 config.load_run_options,
+                config.fixed_inputs,
                 config.transient_ram_bytes,
                 config.enable_session_metadata,
                 self._running_engine(),

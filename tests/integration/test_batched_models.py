@@ -278,3 +278,33 @@ def test_a_warm_up_runs_what_batches_will_run(
     page = httpx.get(f"{server.rest}/monitoring/prometheus/metrics").text
     name = ":tensorflow:serving:batching_session:processed_batch_size_sum{}"
     assert f"{name} {rows}\n" in page
+
+
+FIXED = """
+platform_configs { key: "tensorflow" value { source_adapter_config {
+  [type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {
+    legacy_config {
+      batching_parameters { max_batch_size { value: 8 } }
+      experimental_fixed_input_tensors {
+        name: "two:0" tensor { dtype: DT_FLOAT tensor_shape {} float_val: 100 }
+      }
+    } } } } }
+"""
+
+
+def test_fixed_inputs_are_fed_to_every_run(
+    start: Callable[..., Any], write_version: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    version = write_version(tmp_path / "models" / "m" / "1")
+    platform = tmp_path / "p"
+    platform.write_text(FIXED)
+
+    server = start(
+        "--wait_for_models=true",
+        "--model_name=m",
+        f"--model_base_path={version.parent}",
+        f"--platform_config_file={platform}",
+    )
+    (answer,) = at_once(server, "m", [[1.0, 2.0]])
+
+    assert answer["y"].tolist() == [100.5, 101.0]

@@ -43,6 +43,7 @@ impl Pool {
     }
 
     /// Other threads of the same name.
+    #[must_use]
     pub fn beside(&self, limit: usize) -> Self {
         Self::new(limit, self.thread_name.clone(), self.shared.metrics.clone())
     }

@@ -106,7 +106,9 @@ impl Runner<'_> {
                 Ok(()) => outputs,
                 Err(_) if parameters.run_unbatchable_alone => {
                     self.signature.is_unbatchable.store(true, Ordering::Relaxed);
-                    group.into_iter().for_each(|member| self.run_alone(member));
+                    for member in group {
+                        self.run_alone(member);
+                    }
                     return None;
                 }
                 Err(status) => {

@@ -1,6 +1,7 @@
 //! What requests are run on: any runtime that takes named tensors and gives named tensors back.
 
 pub mod aliases;
+pub mod fixed_inputs;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod signature_def;

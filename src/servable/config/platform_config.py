@@ -34,7 +34,8 @@ class TensorFlowConfig:
     How SavedModels are opened.
 
     session_config is a serialized tensorflow.ConfigProto, load_run_options one of
-    tensorflow.RunOptions for what is run to load a model.  batching is None where
+    tensorflow.RunOptions for what is run to load a model.  fixed_inputs are names in
+    the graph and serialized TensorProtos that every run is fed.  batching is None where
     requests run one by one.  transient_ram_bytes are needed beside a model's files.
     num_tflite_interpreters is 0 where TensorFlow Lite models are not looked for.
     """
@@ -50,6 +51,7 @@ class TensorFlowConfig:
     enable_all_batch_sizes_warmup: bool = False
     session_target: str = ""
     load_run_options: bytes = b""
+    fixed_inputs: tuple[tuple[str, bytes], ...] = ()
     transient_ram_bytes: int = 0
     enable_session_metadata: bool = False
     num_tflite_interpreters: int = 0
@@ -67,7 +69,6 @@ class TensorFlowConfig:
 # Fields of SessionBundleConfig and its ModelWarmupOptions that change nothing here.
 _WITHOUT_EFFECT: Final = {
     "in_graph_batching_parameters": "batches that graphs form follow the graph",
-    "experimental_fixed_input_tensors": "a request's own inputs are all that is fed",
     "remove_unused_fields_from_bundle_metagraph": "nothing else is ever kept",
     "resource_estimation_uses_validation_result": "nothing is validated beforehand",
     "num_tflite_interpreters": "num_tflite_pools has taken its place",
@@ -170,6 +171,10 @@ def _tensorflow(
         ).SerializeToString(),
         session_target=message.session_target,
         load_run_options=_load_run_options(message),
+        fixed_inputs=tuple(
+            (named.name, named.tensor.SerializeToString())
+            for named in message.experimental_fixed_input_tensors
+        ),
         transient_ram_bytes=message.experimental_transient_ram_bytes_during_load,
         enable_session_metadata=message.enable_session_metadata,
         num_tflite_interpreters=(
