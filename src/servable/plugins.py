@@ -18,8 +18,9 @@ PLATFORMS: Final = "servable.platforms"
 SOURCES: Final = "servable.sources"
 VERSION_POLICIES: Final = "servable.version_policies"
 BATCHING_POLICIES: Final = "servable.batching_policies"
+BATCHERS: Final = "servable.batchers"
 
-GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES)
+GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES, BATCHERS)
 
 _OURS: Final = "servable"
 
@@ -46,6 +47,7 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "sklearn": "servable.platforms.sklearn:sklearn_platform",
             "xgboost": "servable.platforms.xgboost:xgboost_platform",
         },
+        BATCHERS: {"rows": "servable.batching.batcher:RowBatcher"},
         VERSION_POLICIES: {
             "availability_preserving": (
                 "servable.core.version_policy:AvailabilityPreservingPolicy"

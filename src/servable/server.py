@@ -20,7 +20,6 @@ from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
-from servable.config.model_batching import ModelBatching
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     TENSORFLOW,
@@ -42,8 +41,6 @@ from servable.errors import (
     from_exception,
 )
 from servable.platforms.platform import (
-    BatchablePlatform,
-    ChooseBatching,
     Platform,
     platform_factory,
 )
@@ -414,6 +411,8 @@ class Server:
         """Return what makes the policies that the options name."""
         if self._tensorflow is None or self._tensorflow.batching is None:
             return {}
+        for name in self._tensorflow.batching_options.batchers:
+            plugins.load(plugins.BATCHERS, name)  # one that is missing ends the start
         names = self._tensorflow.batching_options.installed_policies
         loaded = {name: plugins.load(plugins.BATCHING_POLICIES, name) for name in names}
         for name, factory in loaded.items():
@@ -561,10 +560,7 @@ class Server:
 
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:
-            made = platform_factory(name)(self._options, self._running_engine())
-            if isinstance(made, BatchablePlatform) and self._tensorflow is not None:
-                return made.batched(_batching_of(self._tensorflow))
-            return made
+            return platform_factory(name)(self._options, self._running_engine())
         # Not always needed.
         from servable.platforms import tensorflow, warmup  # noqa: PLC0415
         from servable.platforms.python.transform import transformed  # noqa: PLC0415
@@ -588,6 +584,7 @@ class Server:
                 self._running_engine(),
                 config.num_request_iterations_for_warmup,
                 config.num_model_warmup_threads,
+                all_batch_sizes=config.enable_all_batch_sizes_warmup,
             )
             if config.enable_model_warmup
             else None,
@@ -595,12 +592,13 @@ class Server:
             tensorflow.SessionOptions(
                 config.session_target,
                 config.load_run_options,
+                config.fixed_inputs,
                 config.transient_ram_bytes,
                 config.enable_session_metadata,
                 self._running_engine(),
             ),
             config.num_tflite_interpreters,
-            _batching_of(config),
+            config.model_batching.of,
         )
 
     def _running_engine(self) -> Engine:
@@ -615,14 +613,6 @@ class Server:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()
-
-
-def _batching_of(config: TensorFlowConfig) -> ChooseBatching:
-    return ModelBatching(
-        config.batching,
-        config.enable_per_model_batching_parameters,
-        config.batching_options,
-    ).of
 
 
 def _model_of(config: ModelServerConfig, name: str) -> ModelConfig:

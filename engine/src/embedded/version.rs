@@ -113,6 +113,9 @@ impl Version {
         let _entered = batches.runtime.enter();
         match queues.admit(feeds, fetches, signature_name, options, self.clone())? {
             Admitted::Alone(feeds, fetches) => self.servable.run(feeds, &fetches, options),
+            Admitted::AtOnce(feeds, fetches, leave) => {
+                leave.run(feeds, &fetches, options, Instant::now()).map(|(outputs, _)| outputs)
+            }
             Admitted::Queued(mut ticket) => batches.runtime.block_on(async {
                 let answer = match options.deadline {
                     None => ticket.answer().await,

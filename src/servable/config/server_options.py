@@ -25,6 +25,7 @@ from servable.config import (
 )
 from servable.config.batching_options import BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
+from servable.config.model_batching import ModelBatching
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
@@ -338,6 +339,18 @@ class ServerOptions:
                 else 0
             ),
         )
+
+    def read_platform_batching(self) -> ModelBatching:
+        """
+        Return how models that are no SavedModels are batched: as those are, but what no
+        batch can hold runs by itself, as no client knows it otherwise.
+
+        Raises:
+            ServingError: A file cannot be read, or is wrong.
+        """
+        config = self.read_tensorflow()
+        batching = config.model_batching if config else ModelBatching(None)
+        return dataclasses.replace(batching, refuses_unbatchable=False)
 
     def engine_options(self) -> "EngineOptions":
         """

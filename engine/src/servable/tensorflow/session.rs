@@ -160,12 +160,12 @@ impl Servable for SavedModel {
         &self.meta_graph.signature_def_map
     }
 
-    fn writes(&self, signature_name: &str) -> bool {
-        self.meta_graph.writing_signatures.contains(signature_name)
+    fn is_batchable(&self, signature_name: &str) -> bool {
+        !self.meta_graph.writing_signatures.contains(signature_name)
     }
 
     fn may_keep_feeds(&self, signature_name: &str) -> bool {
-        self.meta_graph.may_wait || self.writes(signature_name)
+        self.meta_graph.may_wait || !self.is_batchable(signature_name)
     }
 
     fn is_bounded(&self) -> bool {
