@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ from servable.core.servable_state import ServableState
 from servable.core.served_versions import Pinned, ServedVersions
 from servable.errors import (
     AlreadyExists,
+    Cancelled,
     Code,
     FailedPrecondition,
     InvalidArgument,
@@ -312,15 +314,25 @@ class Server:
         wanted = names or tuple(model.name for model in core.config.models)
         core.wait_until_available(Change(wanted), "model(s)", timeout_s)
 
-    def stop(self, grace_s: float | None = None) -> bool:
+    def stop(
+        self, grace_s: float | None = None, *, unload_s: float = _UNLOAD_S
+    ) -> bool:
         """
         Refuse new requests, finish those in flight, unload everything.
 
+        Once it was ready it goes on as it is for lame_duck_s of the options before
+        that, with probes that fail, so that whoever sends requests goes elsewhere.
+
         Returns whether all requests had finished after *grace_s* seconds, by default
         shutdown_grace_s of the options.  Blocks.  Does nothing the second time.
+
+        Args:
+            grace_s: for everything but the unloading.
+            unload_s: for the unloading.
         """
         if grace_s is None:
             grace_s = self._options.shutdown_grace_s
+        give_up_at = time.monotonic() + grace_s
         with self._stop_lock:
             if self._is_stopped.is_set():
                 return True
@@ -330,12 +342,14 @@ class Server:
             self._core.stop_looking()
         has_finished = True
         if self._engine is not None:
-            self._engine.set_ready(False)
-            has_finished = self._engine.stop(max(grace_s, 0.0))
+            self._engine.leave()
+            if self._core is not None and self._core.is_ready:
+                time.sleep(max(min(self._options.lame_duck_s, grace_s), 0.0))
+            has_finished = self._engine.stop(max(give_up_at - time.monotonic(), 0.0))
         self._grpc_port = self._rest_port = None
         if self._core is not None:
             # Servables of requests that were given up are not waited for.
-            self._core.unload(timeout_s=_UNLOAD_S if has_finished else 0.0)
+            self._core.unload(timeout_s=unload_s if has_finished else 0.0)
         return has_finished
 
     def __enter__(self) -> Self:
@@ -389,12 +403,16 @@ class Server:
             self._new_platform,
             self._tensorflow.saved_model_tags if self._tensorflow else (),
         )
-        if not options.wait_for_models:
+        opens_at_once = not (options.wait_for_models or options.hold_connections_s)
+        if opens_at_once:
             self._open_ports(engine_options)
         self._config_file_said = config
         change = core.put_in_force(lambda _: config)
         if options.wait_for_models:
             core.wait_until_available(change, "servable(s)")
+        elif options.hold_connections_s:
+            self._hold_connections(core, change)
+        if not opens_at_once:
             self._open_ports(engine_options)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._start_thread("config-file", self._poll_config_file)
@@ -404,6 +422,16 @@ class Server:
         if policies:
             consultant = Consultant(engine, policies)
             self._start_thread("batching", lambda: self._consult(consultant))
+
+    def _hold_connections(self, core: ServerCore, change: Change) -> None:
+        try:
+            core.wait_until_available(
+                change, "model(s)", self._options.hold_connections_s
+            )
+        except Cancelled:
+            raise
+        except ServingError as error:
+            _logger.warning("Serving what there is: %s", error.status_text)
 
     def _batching_policies(self) -> dict[str, Callable[[], BatchingPolicy]]:
         """Return what makes the policies that the options name."""

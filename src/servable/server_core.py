@@ -120,6 +120,9 @@ class Engine(Protocol):
     def start_rest(self) -> int:
         """See servable._engine.Engine."""
 
+    def leave(self) -> None:
+        """See servable._engine.Engine."""
+
     def stop(self, grace_s: float) -> bool:
         """See servable._engine.Engine."""
 
@@ -264,6 +267,11 @@ class ServerCore:
     def config(self) -> ModelServerConfig:
         """The configuration in force."""
         return self._config
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each model has ever had a version available."""
+        return self._is_ready
 
     def states(self) -> Mapping[str, list[ServableState]]:
         """Return the last state of every version there ever was, by name."""

@@ -116,7 +116,11 @@ class FakeEngine:
         self.events.append("REST")
         return 5678
 
+    def leave(self) -> None:
+        self.events.append("leave")
+
     def stop(self, grace_s: float) -> bool:
+        self.events.append("stop")
         self.stopped_with = grace_s
         return True
 

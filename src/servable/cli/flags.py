@@ -575,6 +575,23 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "lame_duck_seconds",
+        FlagType.FLOAT,
+        -1.0,
+        "Seconds of these in which requests are still taken after the signal, while "
+        "readiness fails and clients go elsewhere; negative: 5 in a Kubernetes pod, 0 "
+        "anywhere else.",
+        is_ours=True,
+    ),
+    Flag(
+        "supervise",
+        FlagType.BOOL,
+        default=False,
+        help="Serve in a child process, and start it again should it die; who connects "
+        "meanwhile waits.",
+        is_ours=True,
+    ),
+    Flag(
         "io_threads",
         FlagType.INT32,
         0,

@@ -40,10 +40,13 @@ class ServerOptions:
     """
     What a server is told.
 
-    A port of None is not opened, 0 is any free one.  Paths of "" name no file.
+    A port of None is not opened, 0 is any free one.  A listener is the descriptor of a
+    socket that is bound already, to be used instead of binding one; None for none.
+    Paths of "" name no file.
     Of models, model_config_file and model_base_path the first that is there wins;
     models may be none at first, and come later.  With rest_is_optional the gRPC API is
-    served even where the REST API cannot be.
+    served even where the REST API cannot be.  Without wait_for_models the ports open at
+    once, or, for who has connected already, after hold_connections_s at the latest.
     """
 
     models: tuple[ModelConfig, ...] | None = None
@@ -58,6 +61,9 @@ class ServerOptions:
     grpc_host: str = "0.0.0.0"  # noqa: S104 - what TensorFlow Serving binds
     grpc_port: int | None = 8500
     grpc_socket_path: str = ""
+    grpc_listener: int | None = None
+    grpc_socket_listener: int | None = None
+    rest_listener: int | None = None
     rest_port: int | None = None
     rest_timeout_ms: int = 30_000
     rest_enable_cors: bool = False
@@ -94,8 +100,10 @@ class ServerOptions:
     max_num_load_retries: int = 5
     load_retry_interval_s: float = 60.0
     wait_for_models: bool = True
+    hold_connections_s: float = 0.0
     rest_is_optional: bool = False
     shutdown_grace_s: float = 25.0
+    lame_duck_s: float = 0.0
 
     saved_model_tags: tuple[str, ...] = ("serve",)
     op_libraries: tuple[str, ...] = ()
@@ -186,6 +194,11 @@ class ServerOptions:
             load_retry_interval_s=flag.integer("load_retry_interval_micros") / 1e6,
             wait_for_models=flag.bool("wait_for_models"),
             shutdown_grace_s=flag.number("shutdown_grace_seconds"),
+            lame_duck_s=(
+                flag.number("lame_duck_seconds")
+                if flag.number("lame_duck_seconds") >= 0
+                else usual_lame_duck_s(os.environ)
+            ),
             saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
             op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
             session=SessionFlags(
@@ -435,6 +448,9 @@ class EngineOptions:
     grpc_host: str = "127.0.0.1"
     grpc_port: int | None = 0
     grpc_socket_path: str = ""
+    grpc_listener: int | None = None
+    grpc_socket_listener: int | None = None
+    rest_listener: int | None = None
     grpc_server_key: str = field(default="", repr=False)
     grpc_server_cert: str = ""
     grpc_custom_ca: str = ""
@@ -466,6 +482,16 @@ class EngineOptions:
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
     request_log_queue_bytes: int = 64 << 20
+
+
+def usual_lame_duck_s(environment: Mapping[str, str]) -> float:
+    """
+    Return how long a server that is to stop goes on taking requests.
+
+    In Kubernetes a pod is told to stop at the same time as those who send requests to
+    it are told to send no more, and the latter takes some seconds to arrive.
+    """
+    return 5.0 if "KUBERNETES_SERVICE_HOST" in environment else 0.0
 
 
 class _Values:

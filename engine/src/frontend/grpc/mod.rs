@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tonic::transport::server::Router;
 
-pub use listener::{bind_tcp, bind_unix, Listeners};
+pub use listener::{bind_tcp, bind_unix, inherit_tcp, inherit_unix, Listeners};
 
 use self::channel_arguments::Arguments;
 use self::service::Methods;
