@@ -101,7 +101,7 @@ def test_what_is_no_such_socket_is_refused(name: str, tmp_path: Path) -> None:
     other = socket.AF_INET if name == "grpc_socket" else socket.AF_UNIX
     with (
         socket.socket(other) as wrong,
-        pytest.raises(InvalidArgument, match="is no (TCP|Unix) socket"),
+        pytest.raises(InvalidArgument, match=r"is no (TCP|Unix) socket"),
     ):
         listening.with_listeners(ServerOptions(), {name: wrong.fileno()})
     with (

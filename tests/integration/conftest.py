@@ -201,7 +201,7 @@ def start(
                 env={**os.environ, **(environment or {})},
             )
             running.callback(_end, process)
-            server = ServingProcess(process, grpc_port, rest_port, log_path)
+            server = ServingProcess(process, grpc_port, rest_port, log_path, [*flags])
             wait_until(
                 lambda: opened in server.log() or process.poll() is not None,
                 "open port",

@@ -120,9 +120,7 @@ class Asking:
 
 def in_flight(server: Any) -> int:
     page = httpx.get(f"{server.rest}/metrics", timeout=20).text
-    counts = re.findall(
-        r"^servable_requests_in_flight\{.*\} (\d+)$", page, re.MULTILINE
-    )
+    counts = re.findall(r"^servable_requests_in_flight\{.*\} (\d+)", page, re.MULTILINE)
     return sum(map(int, counts))
 
 

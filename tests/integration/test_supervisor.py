@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ pytest.importorskip("servable._engine", reason="the engine is not built")
 import httpx
 
 from servable.client import Client
-from servable.errors import ServingError
 
 WaitUntil = Callable[[Callable[[], bool], str], None]
 
@@ -34,18 +32,15 @@ def child_of(pid: int) -> int:
 @pytest.fixture
 def supervised(
     start: Callable[..., Any], write_version: Callable[..., Path], tmp_path: Path
-) -> Iterator[Any]:
-    """Give a server with a supervisor, which serves half_plus_two."""
+) -> Any:
+    """Return a server with a supervisor, which serves half_plus_two."""
     write_version(tmp_path / "models" / "m" / "1")
-    server = start(
+    return start(
         "--supervise",
         f"--grpc_socket_path={tmp_path}/socket",
         f"{tmp_path}/models/m",
         opened="Successfully loaded",
     )
-    yield server
-    server.process.terminate()
-    server.process.wait(60)
 
 
 def ask(server: Any) -> tuple[list[float], ...]:
@@ -61,9 +56,7 @@ def ask(server: Any) -> tuple[list[float], ...]:
     return tuple(answers)
 
 
-def test_a_killed_server_is_replaced_and_nobody_is_refused(
-    supervised: Any, wait_until: WaitUntil
-) -> None:
+def test_a_killed_server_is_replaced_and_nobody_is_refused(supervised: Any) -> None:
     first = child_of(supervised.process.pid)
     refused: list[str] = []
     connects = 0
@@ -92,4 +85,59 @@ def test_a_killed_server_is_replaced_and_nobody_is_refused(
     assert connects > 10
     second = child_of(supervised.process.pid)
     assert second not in (0, first)
-    assert re.search("The server ended by SIGKILL after .* again in 0 s", supervised.log())
+    assert re.search(
+        "The server ended by SIGKILL after .* again in 0 s", supervised.log()
+    )
+
+
+def test_the_last_words_of_a_server_are_kept(
+    supervised: Any, wait_until: WaitUntil
+) -> None:
+    os.kill(child_of(supervised.process.pid), signal.SIGABRT)
+    wait_until(lambda: "The server ended by SIGABRT" in supervised.log(), "obituary")
+    answers = ask(supervised)
+
+    last_words = supervised.log().partition("Its last words:")[2]
+    assert "Fatal Python error: Aborted" in last_words
+    assert answers == ([3.0],) * 3
+
+
+def test_both_end_with_one_signal(supervised: Any, tmp_path: Path) -> None:
+    child = child_of(supervised.process.pid)
+    before = (tmp_path / "socket").exists()
+    supervised.process.send_signal(signal.SIGTERM)
+
+    assert supervised.process.wait(60) == 0
+    assert not Path(f"/proc/{child}").exists()
+    assert before
+    assert not (tmp_path / "socket").exists()
+
+
+def test_a_server_ends_with_its_supervisor(
+    supervised: Any, wait_until: WaitUntil
+) -> None:
+    child = child_of(supervised.process.pid)
+    supervised.process.kill()
+
+    wait_until(lambda: has_ended(child), "end of the server")
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_what_no_restart_can_mend_ends_both() -> None:
+    flags = ["--supervise", "--port=0", "--rest_api_port=0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "servable", "serve", *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 255
+    assert done.stdout.startswith("Failed to start server. Error: INVALID_ARGUMENT: At")

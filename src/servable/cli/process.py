@@ -80,7 +80,9 @@ def serve(
         )
     except ValueError as error:
         return _fail(from_exception(error))
-    if parsed.values["supervise"] and not supervisor.is_supervised(os.environ):
+    if supervisor.is_supervised(os.environ):
+        supervisor.end_with_supervisor()
+    elif parsed.values["supervise"]:
         return _supervise(parsed, log)
     _show_stacks()
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()

@@ -9,6 +9,7 @@ Restarts, which knows no processes and no clock.
 
 import collections
 import contextlib
+import ctypes
 import fcntl
 import logging
 import os
@@ -29,6 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _SUPERVISOR: Final = "SERVABLE_SUPERVISOR"
 _RESTARTED: Final = "SERVABLE_RESTARTED"
+_PR_SET_PDEATHSIG: Final = 1
 _LAST_LINES: Final = 20
 _PIPE_BYTES: Final = 1 << 20
 # Descriptors of the child are made of ones up here, so that none is overwritten.
@@ -83,6 +85,14 @@ _Event: TypeAlias = _Ended | _Signalled
 def is_supervised(environment: Mapping[str, str]) -> bool:
     """Return whether this process is a server with a supervisor."""
     return environment.get(_SUPERVISOR) == str(os.getppid())
+
+
+def end_with_supervisor() -> None:
+    """Have the kernel tell this process to end when its supervisor is gone."""
+    supervisor = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != supervisor:
+        os.kill(os.getpid(), signal.SIGTERM)  # it was gone before
 
 
 def is_restarted(environment: Mapping[str, str]) -> bool:
