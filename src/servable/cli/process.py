@@ -144,8 +144,8 @@ def _supervise(parsed: ParsedFlags, log: logs.QueueingHandler) -> int:
 
 
 def _show_stacks() -> None:
-    """Write to stderr where all threads are: in a crash, and upon SIGUSR1."""
-    faulthandler.enable()
+    """Write to stderr where the thread that crashes is, and all upon SIGUSR1."""
+    faulthandler.enable(all_threads=False)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
 

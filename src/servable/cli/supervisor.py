@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 _SUPERVISOR: Final = "SERVABLE_SUPERVISOR"
 _RESTARTED: Final = "SERVABLE_RESTARTED"
 _PR_SET_PDEATHSIG: Final = 1
-_LAST_LINES: Final = 20
+_LAST_LINES: Final = 40
 _PIPE_BYTES: Final = 1 << 20
 # Descriptors of the child are made of ones up here, so that none is overwritten.
 _OUT_OF_THE_WAY: Final = 100
