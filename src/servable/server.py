@@ -31,8 +31,10 @@ from servable.config.model_server_config import (
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
 from servable.config.ssl_config import SslConfig
+from servable.core.servable_id import ServableId
 from servable.core.servable_state import ServableState
 from servable.core.served_versions import Pinned, ServedVersions
+from servable.core.storage_path import StoragePath
 from servable.errors import (
     AlreadyExists,
     Cancelled,
@@ -43,8 +45,9 @@ from servable.errors import (
     ServingError,
     from_exception,
 )
-from servable.platforms.platform import Platform, platform_factory
+from servable.platforms.platform import LoadsInProcess, Platform, platform_factory
 from servable.platforms.profiler import Profiler, Session, open_session
+from servable.platforms.trial import TrialPlatform, Trials
 from servable.policies import Platforms
 from servable.server_core import Change, Engine, ModelReport, ServerCore
 from servable.sources.urls import redacted
@@ -352,6 +355,21 @@ class Server:
             self._core.unload(timeout_s=unload_s if has_finished else 0.0)
         return has_finished
 
+    def try_load(
+        self, platform: str, servable_id: ServableId, path: StoragePath
+    ) -> None:
+        """
+        Load the version at *path* and warm it up, and serve nothing.
+
+        Only on a server that is not started, in a process that ends afterwards.
+
+        Raises:
+            ServingError: It cannot be loaded.
+        """
+        self._tensorflow = self._options.read_tensorflow()
+        self._engine = self._new_engine(EngineOptions())
+        self._new_platform(platform).loader(servable_id, path).load()
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -400,20 +418,11 @@ class Server:
         core = self._core = ServerCore(
             options,
             engine,
-            self._new_platform,
+            self._new_tried_platform,
             self._tensorflow.saved_model_tags if self._tensorflow else (),
         )
-        opens_at_once = not (options.wait_for_models or options.hold_connections_s)
-        if opens_at_once:
-            self._open_ports(engine_options)
         self._config_file_said = config
-        change = core.put_in_force(lambda _: config)
-        if options.wait_for_models:
-            core.wait_until_available(change, "servable(s)")
-        elif options.hold_connections_s:
-            self._hold_connections(core, change)
-        if not opens_at_once:
-            self._open_ports(engine_options)
+        self._load_and_open(core, config, engine_options)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._start_thread("config-file", self._poll_config_file)
         has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
@@ -423,15 +432,25 @@ class Server:
             consultant = Consultant(engine, policies)
             self._start_thread("batching", lambda: self._consult(consultant))
 
-    def _hold_connections(self, core: ServerCore, change: Change) -> None:
-        try:
-            core.wait_until_available(
-                change, "model(s)", self._options.hold_connections_s
-            )
-        except Cancelled:
-            raise
-        except ServingError as error:
-            _logger.warning("Serving what there is: %s", error.status_text)
+    def _load_and_open(
+        self, core: ServerCore, config: ModelServerConfig, options: EngineOptions
+    ) -> None:
+        hold_s = self._options.hold_connections_s
+        if not self._options.wait_for_models and not hold_s:
+            self._open_ports(options)
+            core.put_in_force(lambda _: config)
+            return
+        change = core.put_in_force(lambda _: config)
+        if self._options.wait_for_models:
+            core.wait_until_available(change, "servable(s)")
+        else:
+            try:
+                core.wait_until_available(change, "model(s)", hold_s)
+            except Cancelled:
+                raise
+            except ServingError as error:
+                _logger.warning("Serving what there is: %s", error.status_text)
+        self._open_ports(options)
 
     def _batching_policies(self) -> dict[str, Callable[[], BatchingPolicy]]:
         """Return what makes the policies that the options name."""
@@ -581,6 +600,13 @@ class Server:
                 f"{error.status_text}"
             )
         return ""
+
+    def _new_tried_platform(self, name: str) -> Platform:
+        platform = self._new_platform(name)
+        if not self._options.canary_load or not isinstance(platform, LoadsInProcess):
+            return platform
+        trials = Trials(self._options.to_json(), self._options.load_timeout_s)
+        return TrialPlatform(platform, trials)
 
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:

@@ -393,7 +393,9 @@ class ServerCore:
         models = (*transition.removed, *transition.config.models)
         for platform in {model.platform for model in models} - self._adapters.keys():
             self._adapters[platform] = PlatformSourceAdapter(
-                self._new_platform(platform), self._manager
+                self._new_platform(platform),
+                self._manager,
+                self._options.load_timeout_s,
             )
         return {model.name: self._adapters[model.platform] for model in models}
 

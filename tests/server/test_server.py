@@ -117,6 +117,7 @@ class FakeEngine:
         return 5678
 
     def leave(self) -> None:
+        self.is_ready = False
         self.events.append("leave")
 
     def stop(self, grace_s: float) -> bool:
@@ -247,7 +248,7 @@ def test_ports_open_when_models_are_loaded(
 
     assert was_ready
     assert not engine.is_ready
-    assert engine.stopped_with == ServerOptions().shutdown_grace_s
+    assert engine.stopped_with == pytest.approx(ServerOptions().shutdown_grace_s, 0.1)
     assert server.grpc_port is None
 
 

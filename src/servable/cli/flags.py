@@ -326,6 +326,21 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "Microseconds between two attempts to load; negative: none.",
     ),
     Flag(
+        "load_timeout_seconds",
+        FlagType.FLOAT,
+        1800.0,
+        "Seconds that an attempt to load may take, warm-up included; it then fails.",
+        is_ours=True,
+    ),
+    Flag(
+        "canary_load",
+        FlagType.BOOL,
+        default=False,
+        help="Have a process of its own load each new version first, so that one that "
+        "crashes what loads it does not end the server.",
+        is_ours=True,
+    ),
+    Flag(
         "file_system_poll_wait_seconds",
         FlagType.INT32,
         1,

@@ -81,7 +81,7 @@ def serve(
     except ValueError as error:
         return _fail(from_exception(error))
     if supervisor.is_supervised(os.environ):
-        supervisor.end_with_supervisor()
+        supervisor.end_with(os.getppid())
     elif parsed.values["supervise"]:
         return _supervise(parsed, log)
     _show_stacks()

@@ -87,11 +87,10 @@ def is_supervised(environment: Mapping[str, str]) -> bool:
     return environment.get(_SUPERVISOR) == str(os.getppid())
 
 
-def end_with_supervisor() -> None:
-    """Have the kernel tell this process to end when its supervisor is gone."""
-    supervisor = os.getppid()
+def end_with(parent: int) -> None:
+    """Have the kernel tell this process to end when its *parent* is gone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if os.getppid() != supervisor:
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)  # it was gone before
 
 

@@ -7,6 +7,7 @@ ServerOptions touches nothing.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ class ServerOptions:
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
     load_retry_interval_s: float = 60.0
+    load_timeout_s: float = 1800.0
+    canary_load: bool = False
     wait_for_models: bool = True
     hold_connections_s: float = 0.0
     rest_is_optional: bool = False
@@ -192,6 +195,8 @@ class ServerOptions:
             num_unload_threads=flag.integer("num_unload_threads"),
             max_num_load_retries=flag.integer("max_num_load_retries"),
             load_retry_interval_s=flag.integer("load_retry_interval_micros") / 1e6,
+            load_timeout_s=flag.number("load_timeout_seconds"),
+            canary_load=flag.bool("canary_load"),
             wait_for_models=flag.bool("wait_for_models"),
             shutdown_grace_s=flag.number("shutdown_grace_seconds"),
             lame_duck_s=(
@@ -236,6 +241,20 @@ class ServerOptions:
                 flag.integer("num_request_iterations_for_warmup"), 1
             ),
         )
+
+    def to_json(self) -> str:
+        """Return the options, without the models, for another process like this."""
+        values = dataclasses.asdict(dataclasses.replace(self, models=None))
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the options of which to_json() made *text*."""
+        values = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(text).items()
+        }
+        return cls(**values | {"session": SessionFlags(**values["session"])})
 
     def check(self) -> None:
         """
@@ -424,6 +443,7 @@ class ServerOptions:
             "request_log_file_s",
             "request_log_queue_bytes",
             "python_run_limit_s",
+            "load_timeout_s",
         ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(
