@@ -64,6 +64,11 @@ lint: $(VENV)/.dev ## Check format, lint and types of both languages
 bench: $(VENV)/.servable ## Measure, side by side; see benchmarks/README.md
 	$(BIN)/python benchmarks/run.py
 
+.PHONY: soak
+soak: $(VENV)/.servable ## Ask a server for hours while its models are replaced; SOAK_SECONDS says how long
+	$(BIN)/python benchmarks/soak.py reload --seconds $(or $(SOAK_SECONDS),600)
+	$(BIN)/python benchmarks/soak.py mixed --seconds $(or $(SOAK_SECONDS),14400)
+
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server

@@ -118,9 +118,10 @@ def test_nobody_reads_the_output(
 
         def answers(expected: float) -> bool:
             try:
-                return client.predict("m", [2.0])["y"].tolist() == [expected]
+                found: list[float] = client.predict("m", [2.0])["y"].tolist()
             except ServingError:  # it is not there yet
                 return False
+            return found == [expected]
 
         wait_until(lambda: answers(3.0), "answer")
         # TensorFlow writes lines of each, from the thread of the request.

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 
 from servable.config import (
     batching_options,
@@ -250,11 +250,9 @@ class ServerOptions:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the options of which to_json() made *text*."""
-        values = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(text).items()
-        }
-        return cls(**values | {"session": SessionFlags(**values["session"])})
+        read: dict[str, Any] = json.loads(text)
+        lists = {name: tuple(v) for name, v in read.items() if isinstance(v, list)}
+        return cls(**read | lists | {"session": SessionFlags(**read["session"])})
 
     def check(self) -> None:
         """
