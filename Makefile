@@ -70,6 +70,11 @@ libservable: | toolchain ## Build the engine for C++ programs, and install it in
 	cargo build --release --package libservable
 	sh cpp/libservable/install.sh target/release/libservable.so $(or $(PREFIX),$(VENV))
 
+.PHONY: soak
+soak: $(VENV)/.servable ## Ask a server for hours while its models are replaced; SOAK_SECONDS says how long
+	$(BIN)/python benchmarks/soak.py reload --seconds $(or $(SOAK_SECONDS),600)
+	$(BIN)/python benchmarks/soak.py mixed --seconds $(or $(SOAK_SECONDS),14400)
+
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server

@@ -53,6 +53,8 @@ class Served:
     pid: int
     client: Client
     metrics_url: str
+    grpc_port: int
+    rest_port: int
 
     def rss_bytes(self) -> int:
         """Return the memory it holds now."""
@@ -113,7 +115,7 @@ def serving(config: Path, *flags: str) -> Iterator[Served]:
         try:
             client.wait_until_ready(timeout=60)
             url = f"http://127.0.0.1:{rest_port}/metrics"
-            yield Served(process.pid, client, url)
+            yield Served(process.pid, client, url, grpc_port, rest_port)
         finally:
             client.close()
             process.terminate()

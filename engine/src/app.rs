@@ -26,11 +26,14 @@ pub struct Options {
     pub grpc_host: String,
     pub grpc_port: Option<u16>,
     pub grpc_socket_path: String,
+    pub grpc_listener: Option<i32>,
+    pub grpc_socket_listener: Option<i32>,
     pub grpc_server_key: String,
     pub grpc_server_cert: String,
     pub grpc_custom_ca: String,
     pub grpc_client_verify: bool,
     pub rest_port: Option<u16>,
+    pub rest_listener: Option<i32>,
     pub rest_timeout_ms: i64,
     pub rest_enable_cors: bool,
     pub rest_server_key: String,
@@ -65,11 +68,14 @@ impl Default for Options {
             grpc_host: "0.0.0.0".to_owned(),
             grpc_port: None,
             grpc_socket_path: String::new(),
+            grpc_listener: None,
+            grpc_socket_listener: None,
             grpc_server_key: String::new(),
             grpc_server_cert: String::new(),
             grpc_custom_ca: String::new(),
             grpc_client_verify: false,
             rest_port: None,
+            rest_listener: None,
             rest_timeout_ms: 30_000,
             rest_enable_cors: false,
             rest_server_key: String::new(),
@@ -119,6 +125,8 @@ pub struct App {
     pub metrics: Metrics,
     pub request_logs: RequestLogs,
     pub ready: AtomicBool,
+    /// Set once clients are to look elsewhere, for good.
+    leaving: AtomicBool,
     pub reload: RwLock<Option<ReloadHandler>>,
     pub profiler: RwLock<Option<Arc<dyn Profiler>>>,
     pub profile: profile::Current,
@@ -153,6 +161,7 @@ impl App {
             shadows: Shadows::default(),
             metrics,
             ready: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             reload: RwLock::default(),
             profiler: RwLock::default(),
             profile: profile::Current::default(),
@@ -161,7 +170,16 @@ impl App {
     }
 
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.ready.load(Ordering::Acquire) && !self.is_leaving()
+    }
+
+    /// Answer on, and have clients look elsewhere from now on.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// What the queues of a version need.

@@ -557,6 +557,10 @@ impl Engine {
         py.detach(|| self.server.start_rest()).map_err(raise)
     }
 
+    fn leave(&self, py: Python<'_>) {
+        py.detach(|| self.server.leave());
+    }
+
     fn stop(&self, py: Python<'_>, grace_s: f64) -> PyResult<bool> {
         let grace = seconds(grace_s)?;
         Ok(py.detach(|| self.server.stop(grace)))

@@ -21,6 +21,10 @@ class ServerOptions(Protocol):
     grpc_host: str  # address to bind, "0.0.0.0"
     grpc_port: int | None  # None: no TCP listener; 0: any free port
     grpc_socket_path: str  # "": no Unix socket
+    # Descriptors of sockets that are bound already, to listen on; None: bind them.
+    grpc_listener: int | None
+    grpc_socket_listener: int | None
+    rest_listener: int | None
     grpc_server_key: str  # PEM texts; "" and "": no TLS
     grpc_server_cert: str
     grpc_custom_ca: str  # PEM text of the client roots, ""
@@ -432,6 +436,13 @@ class Engine:
 
     def start_rest(self) -> int:
         """Open the REST listener and return its port; raises as start_grpc does."""
+
+    def leave(self) -> None:
+        """
+        Have clients look elsewhere, for good: probes fail, all else is answered.
+
+        Each HTTP/1 connection ends with its next answer.
+        """
 
     def stop(self, grace_s: float) -> bool:
         """

@@ -120,6 +120,9 @@ class Engine(Protocol):
     def start_rest(self) -> int:
         """See servable._engine.Engine."""
 
+    def leave(self) -> None:
+        """See servable._engine.Engine."""
+
     def stop(self, grace_s: float) -> bool:
         """See servable._engine.Engine."""
 
@@ -265,6 +268,11 @@ class ServerCore:
         """The configuration in force."""
         return self._config
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether each model has ever had a version available."""
+        return self._is_ready
+
     def states(self) -> Mapping[str, list[ServableState]]:
         """Return the last state of every version there ever was, by name."""
         return self._monitor.all_states()
@@ -385,7 +393,9 @@ class ServerCore:
         models = (*transition.removed, *transition.config.models)
         for platform in {model.platform for model in models} - self._adapters.keys():
             self._adapters[platform] = PlatformSourceAdapter(
-                self._new_platform(platform), self._manager
+                self._new_platform(platform),
+                self._manager,
+                self._options.load_timeout_s,
             )
         return {model.name: self._adapters[model.platform] for model in models}
 

@@ -116,7 +116,12 @@ class FakeEngine:
         self.events.append("REST")
         return 5678
 
+    def leave(self) -> None:
+        self.is_ready = False
+        self.events.append("leave")
+
     def stop(self, grace_s: float) -> bool:
+        self.events.append("stop")
         self.stopped_with = grace_s
         return True
 
@@ -243,7 +248,7 @@ def test_ports_open_when_models_are_loaded(
 
     assert was_ready
     assert not engine.is_ready
-    assert engine.stopped_with == ServerOptions().shutdown_grace_s
+    assert engine.stopped_with == pytest.approx(ServerOptions().shutdown_grace_s, 0.1)
     assert server.grpc_port is None
 
 

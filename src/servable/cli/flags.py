@@ -326,6 +326,21 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "Microseconds between two attempts to load; negative: none.",
     ),
     Flag(
+        "load_timeout_seconds",
+        FlagType.FLOAT,
+        1800.0,
+        "Seconds that an attempt to load may take, warm-up included; it then fails.",
+        is_ours=True,
+    ),
+    Flag(
+        "canary_load",
+        FlagType.BOOL,
+        default=False,
+        help="Have a process of its own load each new version first, so that one that "
+        "crashes what loads it does not end the server.",
+        is_ours=True,
+    ),
+    Flag(
         "file_system_poll_wait_seconds",
         FlagType.INT32,
         1,
@@ -579,6 +594,23 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.FLOAT,
         25.0,
         "Seconds that requests may take to finish after SIGTERM or SIGINT.",
+        is_ours=True,
+    ),
+    Flag(
+        "lame_duck_seconds",
+        FlagType.FLOAT,
+        -1.0,
+        "Seconds of these in which requests are still taken after the signal, while "
+        "readiness fails and clients go elsewhere; negative: 5 in a Kubernetes pod, 0 "
+        "anywhere else.",
+        is_ours=True,
+    ),
+    Flag(
+        "supervise",
+        FlagType.BOOL,
+        default=False,
+        help="Serve in a child process, and start it again should it die; who connects "
+        "meanwhile waits.",
         is_ours=True,
     ),
     Flag(

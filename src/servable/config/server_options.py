@@ -7,10 +7,11 @@ ServerOptions touches nothing.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 
 from servable.config import (
     batching_options,
@@ -41,10 +42,13 @@ class ServerOptions:
     """
     What a server is told.
 
-    A port of None is not opened, 0 is any free one.  Paths of "" name no file.
+    A port of None is not opened, 0 is any free one.  A listener is the descriptor of a
+    socket that is bound already, to be used instead of binding one; None for none.
+    Paths of "" name no file.
     Of models, model_config_file and model_base_path the first that is there wins;
     models may be none at first, and come later.  With rest_is_optional the gRPC API is
-    served even where the REST API cannot be.
+    served even where the REST API cannot be.  Without wait_for_models the ports open at
+    once, or, for who has connected already, after hold_connections_s at the latest.
     """
 
     models: tuple[ModelConfig, ...] | None = None
@@ -59,6 +63,9 @@ class ServerOptions:
     grpc_host: str = "0.0.0.0"  # noqa: S104 - what TensorFlow Serving binds
     grpc_port: int | None = 8500
     grpc_socket_path: str = ""
+    grpc_listener: int | None = None
+    grpc_socket_listener: int | None = None
+    rest_listener: int | None = None
     rest_port: int | None = None
     rest_timeout_ms: int = 30_000
     rest_enable_cors: bool = False
@@ -94,9 +101,13 @@ class ServerOptions:
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
     load_retry_interval_s: float = 60.0
+    load_timeout_s: float = 1800.0
+    canary_load: bool = False
     wait_for_models: bool = True
+    hold_connections_s: float = 0.0
     rest_is_optional: bool = False
     shutdown_grace_s: float = 25.0
+    lame_duck_s: float = 0.0
 
     saved_model_tags: tuple[str, ...] = ("serve",)
     op_libraries: tuple[str, ...] = ()
@@ -186,8 +197,15 @@ class ServerOptions:
             num_unload_threads=flag.integer("num_unload_threads"),
             max_num_load_retries=flag.integer("max_num_load_retries"),
             load_retry_interval_s=flag.integer("load_retry_interval_micros") / 1e6,
+            load_timeout_s=flag.number("load_timeout_seconds"),
+            canary_load=flag.bool("canary_load"),
             wait_for_models=flag.bool("wait_for_models"),
             shutdown_grace_s=flag.number("shutdown_grace_seconds"),
+            lame_duck_s=(
+                flag.number("lame_duck_seconds")
+                if flag.number("lame_duck_seconds") >= 0
+                else usual_lame_duck_s(os.environ)
+            ),
             saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
             op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
             session=SessionFlags(
@@ -226,6 +244,18 @@ class ServerOptions:
                 flag.integer("num_request_iterations_for_warmup"), 1
             ),
         )
+
+    def to_json(self) -> str:
+        """Return the options, without the models, for another process like this."""
+        values = dataclasses.asdict(dataclasses.replace(self, models=None))
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the options of which to_json() made *text*."""
+        read: dict[str, Any] = json.loads(text)
+        lists = {name: tuple(v) for name, v in read.items() if isinstance(v, list)}
+        return cls(**read | lists | {"session": SessionFlags(**read["session"])})
 
     def check(self) -> None:
         """
@@ -426,6 +456,7 @@ class ServerOptions:
             "request_log_file_s",
             "request_log_queue_bytes",
             "python_run_limit_s",
+            "load_timeout_s",
         ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(
@@ -450,6 +481,9 @@ class EngineOptions:
     grpc_host: str = "127.0.0.1"
     grpc_port: int | None = 0
     grpc_socket_path: str = ""
+    grpc_listener: int | None = None
+    grpc_socket_listener: int | None = None
+    rest_listener: int | None = None
     grpc_server_key: str = field(default="", repr=False)
     grpc_server_cert: str = ""
     grpc_custom_ca: str = ""
@@ -481,6 +515,16 @@ class EngineOptions:
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
     request_log_queue_bytes: int = 64 << 20
+
+
+def usual_lame_duck_s(environment: Mapping[str, str]) -> float:
+    """
+    Return how long a server that is to stop goes on taking requests.
+
+    In Kubernetes a pod is told to stop at the same time as those who send requests to
+    it are told to send no more, and the latter takes some seconds to arrive.
+    """
+    return 5.0 if "KUBERNETES_SERVICE_HOST" in environment else 0.0
 
 
 class _Values:

@@ -7,7 +7,7 @@ kind of servable stays inside it.
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from servable import plugins
 from servable.core.loader import Loader
@@ -16,6 +16,7 @@ from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
 from servable.platforms.steady_loader import SteadyLoader
+from servable.platforms.timed_loader import TimedLoader
 
 if TYPE_CHECKING:
     from servable import _engine
@@ -69,7 +70,11 @@ class ChoosesBatching(Protocol):
 
 
 class Platform(Protocol):
-    """One kind of servable, with the options that all its servables share."""
+    """
+    One kind of servable, with the options that all its servables share.
+
+    One that is also LoadsInProcess may have its versions tried in another process.
+    """
 
     @property
     def name(self) -> str:
@@ -84,24 +89,39 @@ class Platform(Protocol):
         """
 
 
+@runtime_checkable
+class LoadsInProcess(Protocol):
+    """A Platform whose Loaders run what may crash in the process of the server."""
+
+    loads_in_process: Literal[True]
+
+
 class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):
     """
     Makes a Source of StoragePath one of Loaders, by one platform.
 
-    A version whose files change while it loads is not loaded.  A Loader that the Source
-    has made itself is passed on as it is.
+    A version whose files change while it loads is not loaded, nor is one that takes
+    longer than load_timeout_s.  A Loader that the Source has made itself is passed on
+    as it is.
     """
 
-    def __init__(self, platform: Platform, target: Target[Loader]) -> None:
-        super().__init__(functools.partial(_loader, platform), target)
+    def __init__(
+        self, platform: Platform, target: Target[Loader], load_timeout_s: float
+    ) -> None:
+        super().__init__(functools.partial(_loader, platform, load_timeout_s), target)
 
 
 def _loader(
-    platform: Platform, servable_id: ServableId, data: StoragePath | Loader
+    platform: Platform,
+    load_timeout_s: float,
+    servable_id: ServableId,
+    data: StoragePath | Loader,
 ) -> Loader:
     if not isinstance(data, str):
         return data
-    return SteadyLoader(functools.partial(platform.loader, servable_id, data), data)
+    new_loader = functools.partial(platform.loader, servable_id, data)
+    steady = functools.partial(SteadyLoader, new_loader, data)
+    return TimedLoader(steady, load_timeout_s)
 
 
 def platform_names() -> list[str]:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -129,6 +129,7 @@ class TensorFlowPlatform:
     """
 
     name = "tensorflow"
+    loads_in_process: Literal[True] = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -57,6 +58,47 @@ pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     Ok(listener)
 }
 
+/// Take over a TCP socket that was bound by whoever started this process, and listen on it.
+///
+/// # Errors
+/// When the descriptor is no such socket.
+pub fn inherit_tcp(descriptor: RawFd) -> io::Result<StdTcpListener> {
+    let socket = inherit(descriptor)?;
+    if !matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6) {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no TCP socket")));
+    }
+    Ok(socket.into())
+}
+
+/// As [`inherit_tcp`], for a Unix socket.
+///
+/// # Errors
+/// When the descriptor is no such socket.
+pub fn inherit_unix(descriptor: RawFd) -> io::Result<StdUnixListener> {
+    let socket = inherit(descriptor)?;
+    if socket.domain()? != Domain::UNIX {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no Unix socket")));
+    }
+    Ok(socket.into())
+}
+
+/// The socket behind a descriptor, as one of our own, listening.
+fn inherit(descriptor: RawFd) -> io::Result<Socket> {
+    if descriptor < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: it is borrowed for one duplication only, which fails where nothing is open.
+    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let socket = Socket::from(theirs.try_clone_to_owned()?);
+    if socket.r#type()? != Type::STREAM {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no stream socket")));
+    }
+    // Who bound it may have left this to us; a second time it changes nothing.
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
 fn is_abandoned(path: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
@@ -73,13 +115,16 @@ pub struct Listeners {
 
 struct Unix {
     listener: UnixListener,
-    path: PathBuf,
+    /// Unless it is somebody else's.
+    path: Option<PathBuf>,
 }
 
 impl Drop for Unix {
     fn drop(&mut self) {
-        // A socket file that is left behind does no harm: the next server replaces it.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // A socket file that is left behind does no harm: the next server replaces it.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -90,7 +135,7 @@ impl Listeners {
     /// When the runtime cannot watch them.
     pub fn new(
         tcp: Option<StdTcpListener>,
-        unix: Option<(StdUnixListener, PathBuf)>,
+        unix: Option<(StdUnixListener, Option<PathBuf>)>,
         tls: Option<Arc<Tls>>,
     ) -> io::Result<Self> {
         let tcp = tcp.map(TcpListener::from_std).transpose()?;
@@ -103,9 +148,11 @@ impl Listeners {
         Ok(Self { tcp, unix, tls })
     }
 
-    /// The connections, as they come.
-    pub fn incoming(self) -> Incoming {
-        Incoming { listeners: self, handshakes: JoinSet::new(), paused: None }
+    /// The connections, as they come; none any more once `stop` is done and those that were made
+    /// by then are taken.
+    pub fn incoming(self, stop: impl Future<Output = ()> + Send + 'static) -> Incoming {
+        let stop = Some(Box::pin(stop) as Pin<Box<dyn Future<Output = ()> + Send>>);
+        Incoming { listeners: self, handshakes: JoinSet::new(), paused: None, stop }
     }
 }
 
@@ -116,6 +163,8 @@ pub struct Incoming {
     handshakes: JoinSet<io::Result<Connection>>,
     /// Set while the process has no more file descriptors: accepting again at once would spin.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// `None` once it is done: what waits to be accepted is, and nothing after it.
+    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -124,9 +173,14 @@ impl Stream for Incoming {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
+            self.stop = None;
+        }
         loop {
             if let Some(sleep) = &mut self.paused {
-                ready!(sleep.as_mut().poll(cx));
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return self.nothing();
+                }
                 self.paused = None;
             }
             // A handshake that failed is its client's affair.
@@ -136,9 +190,10 @@ impl Stream for Incoming {
                 }
             }
             if self.handshakes.len() >= MAX_HANDSHAKES {
-                return Poll::Pending;
+                return self.nothing();
             }
-            let Ok(accepted) = ready!(self.poll_accept(cx)) else {
+            let Poll::Ready(accepted) = self.poll_accept(cx) else { return self.nothing() };
+            let Ok(accepted) = accepted else {
                 // Whatever went wrong with one connection, the listener goes on.
                 self.paused = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 continue;
@@ -159,6 +214,14 @@ async fn handshake(tls: Arc<Tls>, connection: Connection) -> io::Result<Connecti
 }
 
 impl Incoming {
+    /// What there is when nobody waits: the end, or something later.
+    fn nothing<T>(&self) -> Poll<Option<T>> {
+        match self.stop {
+            None => Poll::Ready(None),
+            Some(_) => Poll::Pending,
+        }
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
         if let Some(tcp) = &self.listeners.tcp {
             if let Poll::Ready(accepted) = tcp.poll_accept(cx) {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-pub use listener::{bind_tcp, bind_unix, Listeners};
+pub use listener::{bind_tcp, bind_unix, inherit_tcp, inherit_unix, Listeners};
 
 use self::administration::Administration;
 use self::channel_arguments::Arguments;
@@ -57,13 +57,13 @@ pub async fn serve(
     app: Arc<App>,
     listeners: Listeners,
     health: Option<health::Service>,
-    stopping: impl Future<Output = ()>,
+    stopping: impl Future<Output = ()> + Send + 'static,
 ) {
     let arguments = Arguments(&app.options.grpc_channel_arguments);
     let settings = arguments.settings();
     let limits = arguments.limits(app.options.max_message_bytes);
     let dispatch = Dispatch { others: others(health), app, limits };
-    transport::serve(listeners.incoming(), settings, dispatch, stopping).await;
+    transport::serve(listeners.incoming(stopping), settings, dispatch).await;
 }
 
 /// The method of that path, where it is one of ours.

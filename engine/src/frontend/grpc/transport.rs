@@ -6,7 +6,7 @@
 //! and together cost as much as decoding a small request and running its model do.
 
 use std::convert::Infallible;
-use std::future::{pending, Future};
+use std::future::pending;
 use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -54,29 +54,15 @@ pub struct Dispatch {
     pub others: Routes,
 }
 
-/// Serve connections until `stopping` is over, and then those that there are until they end.
-pub async fn serve(
-    incoming: Incoming,
-    settings: Settings,
-    dispatch: Dispatch,
-    stopping: impl Future<Output = ()>,
-) {
+/// Serve connections as long as there come any, and then ask those that there are to end.
+pub async fn serve(incoming: Incoming, settings: Settings, dispatch: Dispatch) {
     let (ending, ends) = watch::channel(false);
     {
         let mut incoming = pin!(incoming);
-        let mut stopping = pin!(stopping);
-        loop {
-            tokio::select! {
-                () = &mut stopping => break,
-                connection = incoming.next() => match connection {
-                    Some(Ok(connection)) => {
-                        let served = connect(connection, settings, dispatch.clone(), ends.clone());
-                        drop(tokio::spawn(served));
-                    }
-                    Some(Err(_)) => {}
-                    None => break,
-                },
-            }
+        while let Some(connection) = incoming.next().await {
+            // A connection that failed is its client's affair.
+            let Ok(connection) = connection else { continue };
+            drop(tokio::spawn(connect(connection, settings, dispatch.clone(), ends.clone())));
         }
         // The listeners are closed here: nobody is to wait for who does not accept any more.
     }

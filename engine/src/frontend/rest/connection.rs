@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{timeout, timeout_at, Instant};
+use tokio::time::{sleep, timeout, timeout_at, Instant};
 
 use super::head::{find_end, Framing, Head};
 use super::reply::Reply;
@@ -44,6 +44,21 @@ pub trait Service {
 
     /// Most bytes a body may have.
     fn max_body_bytes(&self) -> usize;
+
+    /// Whether clients are to look elsewhere with their next request.
+    fn is_leaving(&self) -> bool;
+}
+
+/// How long a new connection may take with its first request when the server stops.
+const FIRST_WORDS: Duration = Duration::from_millis(100);
+
+/// Wait until a connection that asks nothing is to be closed because the server stops.
+pub(super) async fn given_up(stopping: &mut watch::Receiver<bool>, is_new: bool) {
+    // An error means that the server is gone, which is a reason to stop, too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    if is_new {
+        sleep(FIRST_WORDS).await;
+    }
 }
 
 /// Serve a connection until either side ends it, or until it is idle after `stopping` says so.
@@ -54,7 +69,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     service: &impl Service,
     stopping: watch::Receiver<bool>,
 ) {
-    let mut connection = Connection { stream, buffer, stopping, out: Vec::with_capacity(512) };
+    let out = Vec::with_capacity(512);
+    let mut connection = Connection { stream, buffer, stopping, out, is_new: true };
     // Why a peer went away is of no interest to anybody.
     let _ = connection.run(service).await;
 }
@@ -65,6 +81,8 @@ struct Connection<S> {
     buffer: BytesMut,
     stopping: watch::Receiver<bool>,
     out: Vec<u8>,
+    /// Nothing was asked yet.
+    is_new: bool,
 }
 
 /// Why there is no request.
@@ -105,13 +123,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(Failure::Refused(reply)) => return self.end(reply, head.minor).await,
             };
             let mut reply = service.answer(&head, body).await;
-            let keep_alive = head.keep_alive && !reply.close && !*self.stopping.borrow();
+            let is_leaving = service.is_leaving() || *self.stopping.borrow();
+            let keep_alive = head.keep_alive && !reply.close && !is_leaving;
             self.out.clear();
             reply.write_head(&mut self.out, head.minor, keep_alive);
             if head.method == Some(super::url::Method::Head) {
                 reply.body.clear();
             }
             self.write(&reply.body).await?;
+            self.is_new = false;
             if !keep_alive {
                 return self.linger().await;
             }
@@ -131,14 +151,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn head(&mut self) -> Result<Head, Failure> {
         if self.buffer.is_empty() {
             let mut stopping = self.stopping.clone();
-            let is_stopping = stopping.wait_for(|stopping| *stopping);
+            let is_new = self.is_new;
             tokio::select! {
                 biased;
                 received = self.receive(Instant::now() + IDLE) => if received.is_err() {
                     // An idle connection is closed without a word.
                     return Err(Failure::Gone);
                 },
-                _ = is_stopping => return Err(Failure::Gone),
+                () = given_up(&mut stopping, is_new) => return Err(Failure::Gone),
             }
         }
         let deadline = Instant::now() + HEAD;

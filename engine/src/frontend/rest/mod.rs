@@ -31,12 +31,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{timeout_at, Instant};
+use tokio::time::{timeout, timeout_at, Instant};
 
 pub use self::reply::Reply;
 use self::service::{Service, Session};
 use crate::app::App;
-use crate::frontend::peer::Peer;
 use crate::frontend::tls::Tls;
 
 /// Connections beyond this wait to be accepted.
@@ -76,13 +75,15 @@ pub async fn serve_pages(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
-                let is_local =
-                    accepted.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
-                let peer = Peer { is_local, is_certified: false };
-                let session = Session { service: service.clone(), peer };
+                let session = Session::new(&service, &accepted);
                 connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
             }
         }
+    }
+    // Whoever has connected by now expects to be served.
+    while let Ok(accepted) = timeout(Duration::ZERO, accept(&listener)).await {
+        let session = Session::new(&service, &accepted);
+        connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
     }
     drop(listener);
     stop.send_replace(true);
@@ -117,11 +118,10 @@ async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut buffer = BytesMut::with_capacity(connection::READ);
     let mut deadline = Instant::now() + connection::IDLE;
     while http2::PREFACE.starts_with(&buffer) && buffer.len() < http2::PREFACE.len() {
-        let is_stopping = stopping.wait_for(|stopping| *stopping);
         let read = tokio::select! {
             biased;
             read = timeout_at(deadline, stream.read_buf(&mut buffer)) => read,
-            _ = is_stopping => return,
+            () = connection::given_up(&mut stopping, true) => return,
         };
         if !matches!(read, Ok(Ok(1..))) {
             return;

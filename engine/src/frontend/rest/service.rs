@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::net::TcpStream;
 
 use super::gzip;
 use super::head::Head as RequestHead;
@@ -52,6 +53,13 @@ pub struct Session {
     pub peer: Peer,
 }
 
+impl Session {
+    pub fn new(service: &Arc<Service>, stream: &TcpStream) -> Self {
+        let is_local = stream.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
+        Self { service: service.clone(), peer: Peer { is_local, is_certified: false } }
+    }
+}
+
 impl connection::Service for Session {
     async fn answer(&self, head: &RequestHead, body: Vec<u8>) -> Reply {
         let reply = self.service.answer(head, body, self.peer).await;
@@ -65,6 +73,10 @@ impl connection::Service for Session {
 
     fn max_body_bytes(&self) -> usize {
         self.service.app.options.max_body_bytes
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.service.app.is_leaving()
     }
 }
 

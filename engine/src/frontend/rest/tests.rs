@@ -507,6 +507,10 @@ impl connection::Service for Echo {
     fn max_body_bytes(&self) -> usize {
         1 << 20
     }
+
+    fn is_leaving(&self) -> bool {
+        false
+    }
 }
 
 /// A connection of a peer that is slow on purpose, the pipe no wider than `width`.
