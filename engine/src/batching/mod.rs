@@ -34,7 +34,7 @@ use self::scheduler::QueueId;
 pub use self::signature::Parameters;
 use self::signature::Signature;
 pub use self::task::Hold;
-use self::task::Task;
+pub use self::task::Task;
 use crate::compute::Compute;
 use crate::metrics::{Batching, Run};
 use crate::servable::{RunOptions, Servable};
@@ -58,6 +58,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The request's rows on their way.
+    pub fn task(&self) -> Arc<Task> {
+        self.task.clone()
+    }
+
     /// Whether the request is being run, or was.
     pub fn has_begun(&self) -> bool {
         self.task.has_begun()
@@ -92,6 +97,7 @@ pub struct Shared {
 
 /// The queues of one version.
 pub struct Queues {
+    model: String,
     servable: Arc<dyn Servable>,
     parameters: Arc<Parameters>,
     shared: Shared,
@@ -134,8 +140,19 @@ impl Queues {
     /// Queues kept; requests can ask for more combinations of outputs than are worth keeping.
     const MAX: usize = 256;
 
-    pub fn new(servable: Arc<dyn Servable>, parameters: Parameters, shared: Shared) -> Self {
-        Self { servable, parameters: Arc::new(parameters), shared, by_names: RwLock::default() }
+    pub fn new(
+        model: String,
+        servable: Arc<dyn Servable>,
+        parameters: Parameters,
+        shared: Shared,
+    ) -> Self {
+        Self {
+            model,
+            servable,
+            parameters: Arc::new(parameters),
+            shared,
+            by_names: RwLock::default(),
+        }
     }
 
     pub fn parameters(&self) -> &Parameters {
@@ -238,6 +255,7 @@ impl Queues {
         }
         let key = names.to_key();
         let signature = Signature::new(
+            self.model.clone(),
             self.servable.clone(),
             key.feeds.clone(),
             key.fetches.clone(),

@@ -9,6 +9,7 @@ use super::queue::{Batch, Entry};
 use super::signature::{Parameters, Signature};
 use super::task::Task;
 use super::tensors::{self, Part};
+use crate::abandoned::Going;
 use crate::metrics::{Batching, Run};
 use crate::servable::RunOptions;
 use crate::status::{Result, Status};
@@ -33,6 +34,7 @@ struct Member {
 /// Run a batch on the calling thread and answer its tasks. Returns the rows that ran.
 pub fn run(batch: Batch<Arc<Task>>, metrics: &Batching) -> usize {
     let now = Instant::now();
+    let going = Arc::new(Going::begun());
     let mut members = Vec::with_capacity(batch.len());
     for Entry { task, rows } in batch {
         if !task.is_wanted() {
@@ -43,7 +45,7 @@ pub fn run(batch: Batch<Arc<Task>>, metrics: &Batching) -> usize {
             task.fail(queue_timeout());
             continue;
         }
-        task.begin();
+        task.begin(&going);
         let feeds = task.feeds(&rows);
         members.push(Member { task, fed: rows.clone(), rows, feeds, before_padding: None });
     }
@@ -312,8 +314,13 @@ mod tests {
         fn new(parameters: Parameters, output: Option<Vec<i64>>) -> Self {
             let (echo, runs) = Echo::new(output);
             let names = |name: &str| vec![name.to_owned()];
-            let signature =
-                Signature::new(Arc::new(echo), names("x:0"), names("y:0"), Arc::new(parameters));
+            let signature = Signature::new(
+                "m".to_owned(),
+                Arc::new(echo),
+                names("x:0"),
+                names("y:0"),
+                Arc::new(parameters),
+            );
             Self { signature: Arc::new(signature), runs }
         }
 

@@ -71,6 +71,7 @@ impl Parameters {
 
 /// One combination of feeds and fetches of one version.
 pub struct Signature {
+    pub model: String,
     /// The signature that feeds and fetches belong to; empty for those of several.
     pub name: String,
     pub servable: Arc<dyn Servable>,
@@ -85,6 +86,7 @@ pub struct Signature {
 
 impl Signature {
     pub fn new(
+        model: String,
         servable: Arc<dyn Servable>,
         feeds: Vec<String>,
         fetches: Vec<String>,
@@ -93,7 +95,7 @@ impl Signature {
         let name = name(&*servable, &feeds, &fetches);
         let is_unbatchable =
             AtomicBool::new(parameters.run_unbatchable_alone && servable.writes(&name));
-        Self { name, servable, feeds, fetches, parameters, is_unbatchable }
+        Self { model, name, servable, feeds, fetches, parameters, is_unbatchable }
     }
 }
 

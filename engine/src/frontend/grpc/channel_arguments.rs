@@ -10,6 +10,11 @@ use tonic::transport::Server;
 
 use super::service::Limits;
 
+/// How often a connection on which nothing comes is asked for a sign of life, and how long that may
+/// take.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Arguments by their names.
 pub struct Arguments<'a>(pub &'a HashMap<String, i64>);
 
@@ -25,14 +30,23 @@ impl Arguments<'_> {
         Some(Duration::from_millis(ms.into()))
     }
 
+    /// What is given, where something is; else the default.
+    fn or_none(&self, name: &str, default: Duration) -> Option<Duration> {
+        if self.0.contains_key(name) {
+            self.duration(name)
+        } else {
+            Some(default)
+        }
+    }
+
     pub fn apply(&self, mut server: Server) -> Server {
         if let Some(most) = self.limit("grpc.max_concurrent_streams") {
             server = server.max_concurrent_streams(most);
         }
-        if let Some(every) = self.duration("grpc.keepalive_time_ms") {
-            server = server.http2_keepalive_interval(Some(every));
-        }
-        if let Some(wait) = self.duration("grpc.keepalive_timeout_ms") {
+        // A peer that is gone without a word, or reads nothing, is noticed by this.
+        let every = self.or_none("grpc.keepalive_time_ms", KEEPALIVE);
+        server = server.http2_keepalive_interval(every);
+        if let Some(wait) = self.or_none("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT) {
             server = server.http2_keepalive_timeout(Some(wait));
         }
         if let Some(age) = self.duration("grpc.max_connection_age_ms") {

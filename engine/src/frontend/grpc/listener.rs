@@ -19,6 +19,8 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::authority::Rewriter;
+use super::patient::Patient;
+use crate::admission::{Admission, Seat};
 use crate::frontend::peer::Peer;
 use crate::frontend::tls::Tls;
 
@@ -63,12 +65,12 @@ fn is_abandoned(path: &Path) -> bool {
 }
 
 /// The listeners of one server.
-#[derive(Default)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
     unix: Option<Unix>,
     /// For both, as TensorFlow Serving has it.
     tls: Option<Arc<Tls>>,
+    admission: Arc<Admission>,
 }
 
 struct Unix {
@@ -92,6 +94,7 @@ impl Listeners {
         tcp: Option<StdTcpListener>,
         unix: Option<(StdUnixListener, PathBuf)>,
         tls: Option<Arc<Tls>>,
+        admission: Arc<Admission>,
     ) -> io::Result<Self> {
         let tcp = tcp.map(TcpListener::from_std).transpose()?;
         let unix = match unix {
@@ -100,7 +103,7 @@ impl Listeners {
             }
             None => None,
         };
-        Ok(Self { tcp, unix, tls })
+        Ok(Self { tcp, unix, tls, admission })
     }
 
     /// The connections, as they come.
@@ -113,7 +116,7 @@ impl Listeners {
 pub struct Incoming {
     listeners: Listeners,
     /// Connections that have not shown who they are yet.
-    handshakes: JoinSet<io::Result<Connection>>,
+    handshakes: JoinSet<io::Result<Patient<Connection>>>,
     /// Set while the process has no more file descriptors: accepting again at once would spin.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -121,7 +124,7 @@ pub struct Incoming {
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+    type Item = io::Result<Patient<Connection>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -138,14 +141,16 @@ impl Stream for Incoming {
             if self.handshakes.len() >= MAX_HANDSHAKES {
                 return Poll::Pending;
             }
-            let Ok(accepted) = ready!(self.poll_accept(cx)) else {
+            let Ok((accepted, seat)) = ready!(self.poll_accept(cx)) else {
                 // Whatever went wrong with one connection, the listener goes on.
                 self.paused = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 continue;
             };
+            // A connection too many is closed at once: that costs least.
+            let Some(seat) = seat else { continue };
             match self.listeners.tls.clone() {
-                None => return Poll::Ready(Some(Ok(accepted))),
-                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted))),
+                None => return Poll::Ready(Some(Ok(Patient::new(accepted, seat)))),
+                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted, seat))),
             }
         }
     }
@@ -154,23 +159,32 @@ impl Stream for Incoming {
 /// Handshakes under way at one time; further clients wait to be accepted.
 const MAX_HANDSHAKES: usize = 1024;
 
-async fn handshake(tls: Arc<Tls>, connection: Connection) -> io::Result<Connection> {
-    Ok(Connection::Tls(Box::new(tls.accept(connection).await?)))
+async fn handshake(
+    tls: Arc<Tls>,
+    connection: Connection,
+    seat: Seat,
+) -> io::Result<Patient<Connection>> {
+    let stream = tls.accept(connection).await?;
+    Ok(Patient::new(Connection::Tls(Box::new(stream)), seat))
 }
 
 impl Incoming {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
+    /// The next connection, and its seat if there is one for it.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Connection, Option<Seat>)>> {
+        let admission = &self.listeners.admission;
         if let Some(tcp) = &self.listeners.tcp {
             if let Poll::Ready(accepted) = tcp.poll_accept(cx) {
-                return Poll::Ready(accepted.and_then(|(stream, _)| {
+                return Poll::Ready(accepted.and_then(|(stream, address)| {
                     stream.set_nodelay(true)?;
-                    Ok(Connection::Tcp(stream))
+                    Ok((Connection::Tcp(stream), admission.seat(Some(address.ip()))))
                 }));
             }
         }
         if let Some(unix) = &self.listeners.unix {
             if let Poll::Ready(accepted) = unix.listener.poll_accept(cx) {
-                return Poll::Ready(accepted.map(|(stream, _)| Connection::unix(stream)));
+                return Poll::Ready(
+                    accepted.map(|(stream, _)| (Connection::unix(stream), admission.seat(None))),
+                );
             }
         }
         Poll::Pending

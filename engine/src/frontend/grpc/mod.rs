@@ -9,6 +9,7 @@ mod channel_arguments;
 pub mod health;
 mod listener;
 mod model_service;
+mod patient;
 mod prediction_service;
 mod profiler_service;
 mod service;

@@ -15,25 +15,29 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use tokio::time::timeout_at;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
 use super::unary;
-use crate::app::App;
+use crate::admission::Permit;
+use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
 use crate::frontend::{LOW_PRIORITY, PRIORITY};
 use crate::status::Status;
 use crate::wire::Message;
 
 /// What a call carries beside its message.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Default)]
 pub struct Call {
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
     /// Others go first where requests wait for one another.
     pub is_low_priority: bool,
     pub peer: Peer,
+    /// What the call holds, until it is answered.
+    pub permit: Option<Permit>,
 }
 
 pub type Answer = Pin<Box<dyn Future<Output = Result<Message, Status>> + Send>>;
@@ -46,6 +50,11 @@ pub trait Table: Send + Sync + 'static {
 
     /// The method of that name.
     fn method(name: &str) -> Option<Method>;
+
+    /// Whether the method of that name runs a model: the others are answered however many do.
+    fn runs(_name: &str) -> bool {
+        false
+    }
 }
 
 /// Most bytes of one message.
@@ -90,24 +99,52 @@ impl<T: Table> Service<Request<Body>> for Methods<T> {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The router matched "/<NAME>/" already.
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let runs = T::runs(method);
         let Some(method) = T::method(method) else {
             return Box::pin(async { Ok(tonic::Status::unimplemented("").into_http()) });
         };
         let app = self.app.clone();
         let limits = self.limits;
         Box::pin(async move {
-            let call = Call {
-                deadline: deadline(request.headers()),
-                is_low_priority: is_low_priority(request.headers()),
-                peer: peer(&request),
+            let permit = app.admission.permit();
+            let headers = request.headers();
+            let deadline = match deadline(headers) {
+                None if runs => deadline_after_ms(app.options.grpc_default_timeout_ms),
+                deadline => deadline,
             };
-            let answer = match unary::message(request, limits.receive).await {
-                Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
+            let is_low_priority = is_low_priority(headers);
+            let peer = peer(&request);
+            let answer = match message(request, limits, &permit, deadline, runs).await {
+                Ok(message) => {
+                    let call = Call { deadline, is_low_priority, peer, permit: Some(permit) };
+                    method(app, message, call).await.map_err(tonic::Status::from)
+                }
                 Err(status) => Err(status),
             };
             Ok(unary::response(answer.and_then(|message| unary::sized(message, limits.send))))
         })
     }
+}
+
+/// The message of a call, which then counts as one that runs, if it does.
+async fn message(
+    request: Request<Body>,
+    limits: Limits,
+    permit: &Permit,
+    deadline: Option<Instant>,
+    runs: bool,
+) -> Result<Bytes, tonic::Status> {
+    let message = unary::message(request, limits.receive, permit);
+    let message = match deadline {
+        None => message.await,
+        Some(deadline) => timeout_at(deadline.into(), message)
+            .await
+            .unwrap_or_else(|_| Err(Status::timed_out().into())),
+    }?;
+    if runs {
+        permit.enter()?;
+    }
+    Ok(message)
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header.

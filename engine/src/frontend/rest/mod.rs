@@ -23,6 +23,7 @@ mod url;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +40,6 @@ use crate::app::App;
 use crate::frontend::peer::Peer;
 use crate::frontend::tls::Tls;
 
-/// Connections beyond this wait to be accepted.
-const MAX_CONNECTIONS: usize = 16_384;
 /// Answers a target that is a page's path, perhaps with a query.
 pub type Page = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
@@ -75,12 +74,17 @@ pub async fn serve_pages(
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
-                let is_local =
-                    accepted.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
-                let peer = Peer { is_local, is_certified: false };
+            (accepted, address) = accept(&listener) => {
+                let ip = address.ip().to_canonical();
+                // A connection too many is closed at once: that costs least.
+                let Some(seat) = service.app.admission.seat(Some(ip)) else { continue };
+                let peer = Peer { is_local: ip.is_loopback(), is_certified: false };
                 let session = Session { service: service.clone(), peer };
-                connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
+                let conversation = converse(accepted, tls.clone(), session, stopping.clone());
+                connections.spawn(async move {
+                    conversation.await;
+                    drop(seat);
+                });
             }
         }
     }
@@ -135,13 +139,13 @@ async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Answers go out in one piece; there is nothing to gather.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                return (stream, address);
             }
             // The peer went away, or there are no descriptors left: then others have to end first.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
