@@ -128,27 +128,28 @@ class Asks:
     """Requests to a server over one of the protocols."""
 
     def __init__(self, server: Any, api: str) -> None:
+        self.headers: dict[str, str] = {}
         self._server = server
         self._ask = self._over_grpc if api == "grpc" else self._over_rest
 
     def __call__(
-        self, value: int | str, signature: str = "read", *, model: str = "first"
+        self, value: float | str, signature: str = "read", *, model: str = "first"
     ) -> Answer:
         return self._ask(value, signature, model)
 
-    def _over_grpc(self, value: int | str, signature: str, model: str) -> Answer:
+    def _over_grpc(self, value: float | str, signature: str, model: str) -> Answer:
         with grpc.insecure_channel(self._server.grpc) as channel:
             began = time.monotonic()
-            call = channel.unary_unary(PREDICT)
+            call = predict(channel)
             try:
-                # The client itself waits longer: the answer is the server's.
-                call(message(value, signature, model), 2 * PATIENCE_S)
+                # The client has no deadline of its own: the answer is the server's.
+                call(message(value, signature, model))
             except grpc.RpcError as error:
                 after_s = time.monotonic() - began
                 return Answer(error.code(), error.details() or "", after_s)
             return Answer(grpc.StatusCode.OK, "", time.monotonic() - began)
 
-    def _over_rest(self, value: int | str, signature: str, model: str) -> Answer:
+    def _over_rest(self, value: float | str, signature: str, model: str) -> Answer:
         body = json.dumps({"signature_name": signature, "inputs": value})
         began = time.monotonic()
         status, text, fields = rest(
@@ -157,14 +158,20 @@ class Asks:
         after_s = time.monotonic() - began
         return Answer(CODES[status], text, after_s, fields.get("Retry-After"))
 
-    headers: dict[str, str] = {}
+
+def predict(channel: grpc.Channel) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+    return channel.unary_unary(PREDICT, _same, _same)
 
 
-def message(value: int | str, signature: str, model: str) -> bytes:
+def _same(content: bytes) -> bytes:
+    return content
+
+
+def message(value: float | str, signature: str, model: str) -> bytes:
     """Return a PredictRequest."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, signature
-    dtype = "int64" if isinstance(value, int) else "string"
+    dtype = {int: "int64", float: "float32", str: "string"}[type(value)]
     request.inputs["x"].CopyFrom(make_tensor_proto(value, dtype))
     return request.SerializeToString()
 
@@ -198,17 +205,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def serve(start: Any, model: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Return what starts a server of the model under two names."""
+def serve(
+    start: Any, model: Path, tmp_path: Path, write_version: Any
+) -> Callable[..., Any]:
+    """Return what starts a server of the model under two names, and of another."""
+    other = write_version(tmp_path / "half_plus_two" / "1").parent
+    models = {"first": model, "second": model, other.name: other}
 
     def serve(*flags: str) -> Any:
         config = tmp_path / "models.config"
         config.write_text(
             "model_config_list {"
             + "".join(
-                f'config {{ name: "{name}" base_path: "{model}" '
+                f'config {{ name: "{name}" base_path: "{path}" '
                 'model_platform: "tensorflow" }'
-                for name in ("first", "second")
+                for name, path in models.items()
             )
             + "}"
         )
@@ -365,16 +376,19 @@ def test_bytes_of_all_requests_have_a_budget_which_is_given_back(
 def test_the_deadline_is_kept_and_runs_that_get_stuck_are_told_of_and_shed(
     api: str, serve: Any, pipes: Pipes, wait_until: Any
 ) -> None:
-    server = serve("--abandoned_run_seconds=0.2", "--grpc_default_timeout_ms=300")
+    server = serve("--abandoned_run_seconds=0.2", "--grpc_default_timeout_ms=1000")
     ask = Asks(server, api)
-    ask.headers = {"X-Request-Timeout-Ms": "300"}
+    ask.headers = {"X-Request-Timeout-Ms": "1000"}
     stuck = 'servable_stuck_runs{model="first"}'
+    # Runs that are known to be short need none of TensorFlow's own threads.
+    for _ in range(30):
+        ask(1.0, "serving_default", model="half_plus_two")
 
     answers = [ask(pipes.make()) for _ in range(THREADS // 2)]
     wait_until(lambda: metric(server, stuck) == THREADS // 2, "stuck runs")
     wait_until(lambda: "although nobody has waited" in server.log(), "warning")
     shed = ask(1, "same")
-    other = ask(1, "same", model="second")
+    other = ask(1.0, "serving_default", model="half_plus_two")
     health = rest(server, "/healthz")[0]
     for _ in range(THREADS // 2):
         ask(pipes.make(), model="second")
@@ -384,7 +398,7 @@ def test_the_deadline_is_kept_and_runs_that_get_stuck_are_told_of_and_shed(
     wait_until(lambda: metric(server, stuck) == 0, "end of all runs")
 
     assert {answer.code for answer in answers} == {EXCEEDED}
-    assert all(answer.after_s >= 0.3 for answer in answers)
+    assert all(answer.after_s >= 1 for answer in answers)
     assert shed.code is UNAVAILABLE
     assert "hold 2 of 4 threads; it is not run until some of them end" in shed.text
     assert (other.code, health) == (grpc.StatusCode.OK, 200)
@@ -393,7 +407,7 @@ def test_the_deadline_is_kept_and_runs_that_get_stuck_are_told_of_and_shed(
 
 
 def test_a_loop_ends_soon_after_its_deadline(serve: Any, wait_until: Any) -> None:
-    server = serve("--abandoned_run_seconds=0.1", "--grpc_default_timeout_ms=300")
+    server = serve("--abandoned_run_seconds=0.1", "--grpc_default_timeout_ms=1000")
     ask = Asks(server, "grpc")
     # What is known to be short would otherwise run where it cannot be stopped.
     for _ in range(20):
@@ -409,7 +423,7 @@ def test_a_loop_ends_soon_after_its_deadline(serve: Any, wait_until: Any) -> Non
 def grpc_call(server: Any, path: str) -> Callable[[], None]:
     """Ask over gRPC; return what cancels the call."""
     channel = grpc.insecure_channel(server.grpc)
-    call = channel.unary_unary(PREDICT).future(message(path, "read", "first"))
+    call = predict(channel).future(message(path, "read", "first"))
 
     def leave() -> None:
         call.cancel()
@@ -494,15 +508,23 @@ def test_connections_are_limited_in_all_and_for_each_peer(
     with contextlib.ExitStack() as stack:
         for port in (server.grpc_port, server.rest_port, server.grpc_port):
             connect("127.0.0.1", port)
-        # The one that asks for the metrics is one, too.
+        # The one that asks for the metrics is one, too, and may be there for a moment.
         wait_until(lambda: metric(server, count) == 4, "connections")
-        connect("127.0.0.1", server.rest_port)
+        wait_until(
+            lambda: not is_closed(connect("127.0.0.1", server.grpc_port)), "room"
+        )
         assert is_closed(connect("127.0.0.1", server.rest_port))
         assert is_closed(connect("127.0.0.1", server.grpc_port))
         for _ in range(2):
-            connect("127.0.0.2", server.rest_port)
-        assert is_closed(connect("127.0.0.2", server.rest_port))
-    wait_until(lambda: metric(server, count) == 1, "closed connections")
+            assert not is_closed(connect("127.0.0.2", server.grpc_port))
+        assert is_closed(connect("127.0.0.3", server.rest_port))
+
+    def is_alone() -> bool:
+        with contextlib.suppress(OSError):
+            return metric(server, count) == 1
+        return False
+
+    wait_until(is_alone, "closed connections")
 
     assert refused(server, "connections_per_peer") >= 2
     assert refused(server, "connections") >= 1

@@ -344,7 +344,7 @@ async fn left<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A body on its way.
