@@ -37,7 +37,10 @@ impl Version {
     pub fn new(number: i64, servable: Arc<dyn Servable>, batches: Option<Arc<Batches>>) -> Self {
         let batching = batches.map(|batches| {
             let parameters = batches.parameters.clone();
-            (Queues::new(servable.clone(), parameters, batches.shared.clone()), batches)
+            (
+                Queues::new(String::new(), servable.clone(), parameters, batches.shared.clone()),
+                batches,
+            )
         });
         Self { number, servable, batching, is_retired: AtomicBool::new(false) }
     }
