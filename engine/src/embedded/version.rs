@@ -81,7 +81,7 @@ impl Version {
     ) -> Result<Vec<Tensor>> {
         let name = predict::signature_name(signature_name);
         let signature = predict::signature(self.signatures(), name, false)?;
-        inputs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        inputs.sort_by_key(|(name, _)| *name);
         if let Some(pair) = inputs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Status::invalid_argument(format!("Input {} was given twice", pair[0].0)));
         }
