@@ -21,7 +21,8 @@ pub struct Version<'a> {
 
 /// An instance and the library that it is of. Dropped, it is unloaded, and then closed.
 pub struct Instance {
-    instance: *mut Opaque,
+    /// What the library knows it by.
+    handle: *mut Opaque,
     describe: Describe,
     run: Run,
     unload: Unload,
@@ -39,7 +40,7 @@ impl Drop for Instance {
     fn drop(&mut self) {
         // SAFETY: loaded once and unloaded once; runs and outputs hold the instance, so that there
         // are none any more.
-        unsafe { (self.unload)(self.instance) }
+        unsafe { (self.unload)(self.handle) }
     }
 }
 
@@ -132,7 +133,7 @@ impl Instance {
         if instance.is_null() {
             return Err(Status::internal("The servable's load function gave no instance"));
         }
-        Ok(Self { instance, describe, run, unload, _library: library })
+        Ok(Self { handle: instance, describe, run, unload, _library: library })
     }
 
     /// What the instance offers; it belongs to the instance. Called once, before the first run.
@@ -143,7 +144,7 @@ impl Instance {
         let (mut description, mut status) = (ptr::null(), RawStatus::new());
         // SAFETY: the instance is loaded, and what is returned stays as long as it does.
         let description: *const RawDescription = unsafe {
-            let code = (self.describe)(self.instance, &raw mut description, &raw mut status);
+            let code = (self.describe)(self.handle, &raw mut description, &raw mut status);
             status.check(code, "Describing the servable")?;
             description
         };
@@ -167,7 +168,7 @@ impl Instance {
         let mut status = RawStatus::new();
         // SAFETY: the caller's word, and the instance is loaded.
         unsafe {
-            let code = (self.run)(self.instance, run, &raw mut status);
+            let code = (self.run)(self.handle, run, &raw mut status);
             status.check(code, "The servable")
         }
     }
