@@ -4,12 +4,11 @@ use std::ffi::CString;
 use std::path::Path;
 use std::ptr;
 
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-
 use super::abi::{
     self, Describe, Opaque, RawDescription, RawHead, RawLibrary, RawLoadOptions, RawRun, RawStatus,
     Run, Unload,
 };
+use super::library::Library;
 use crate::status::{Result, Status};
 
 /// What is to be loaded.
@@ -53,25 +52,17 @@ impl Instance {
     /// # Safety
     /// The library keeps to `servable.h`, and its file stays as it is.
     pub unsafe fn open(path: &Path, version: &Version) -> Result<Self> {
-        // Missing symbols are found now, and not by a request; what the library defines is seen
-        // by nobody else.
         // SAFETY: its initialisers are as trusted as what it does later.
-        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-        let library = library.map_err(|error| {
-            let text = error.to_string();
-            let prefix = format!("{}: ", path.display());
-            let text = text.strip_prefix(&prefix).unwrap_or(&text);
-            Status::failed_precondition(format!("servable.so cannot be opened: {text}"))
-        })?;
+        let library = unsafe { Library::open(path) }?;
         // SAFETY: the caller says that the symbol is what the header declares.
-        let entry = unsafe { library.get::<*const RawLibrary>(abi::ENTRY) };
-        let entry = entry.map_err(|_| {
+        let entry = unsafe { library.find::<RawLibrary>(abi::ENTRY) };
+        let entry = entry.ok_or_else(|| {
             Status::failed_precondition(
                 "servable.so exports no servable_entry, which SERVABLE_EXPORT defines",
             )
         })?;
         // SAFETY: as above.
-        unsafe { Self::load(*entry, Some(library), version) }
+        unsafe { Self::load(entry, Some(library), version) }
     }
 
     /// As [`Instance::open`], by the table of a library that is open already.
