@@ -47,8 +47,9 @@ def build_models() -> dict[str, Path]:
     library = versions["copy"] / "servable.so"
     subprocess.run([*command, str(SOURCE), "-o", str(library)], check=True)
     (versions["identity"] / "saved_model.pb").write_bytes(_identity())
-    rows = "".join(f"{number},{number}\n" for number in range(SIZES["three"]))
-    (versions["table"] / "table.csv").write_text(f"keys,y\n{rows}")
+    numbers = range(SIZES["three"])
+    rows = "".join(f'{{"keys": {number}, "y": {number}}}\n' for number in numbers)
+    (versions["table"] / "table.jsonl").write_text(rows)
     return {name: version.parent for name, version in versions.items()}
 
 
