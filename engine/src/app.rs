@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use crate::access::Access;
 use crate::batching::{queue_timeout, Admitted, Pool, Queues, Shared, Ticket};
 use crate::compute::Compute;
 use crate::inference::model_status::VersionStates;
@@ -110,6 +111,7 @@ pub type AdministrationHandler = Arc<dyn Fn(&str, Vec<u8>) -> Result<Vec<u8>> + 
 /// Everything a front end needs to answer requests.
 pub struct App {
     pub options: Options,
+    pub access: Access,
     pub map: ServingMap,
     pub states: VersionStates,
     pub compute: Arc<Compute>,
@@ -145,6 +147,7 @@ impl App {
         );
         Self {
             options,
+            access: Access::default(),
             request_logs: RequestLogs::new(logs),
             map: ServingMap::default(),
             states: VersionStates::default(),

@@ -3,6 +3,7 @@
 //! Layers, each knowing only those to its right: `frontend` → `inference` → (`batching` |
 //! `serving_map`) → `servable` → `tensor` → `status`. The Python module stands beside them.
 
+pub mod access;
 pub mod app;
 pub mod batching;
 pub mod bench;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("status.rs", &[]),
     ("wire.rs", &[]),
+    ("access.rs", &["status"]),
     ("tensor", &["status", "tensor", "wire", "protos"]),
     ("servable", &["status", "tensor", "wire", "protos", "compute", "servable"]),
     ("metrics", &["status", "metrics"]),
@@ -34,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "frontend",
         &[
+            "access",
             "status",
             "tensor",
             "wire",

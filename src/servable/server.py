@@ -20,6 +20,7 @@ from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
+from servable.config.auth_tokens import AuthToken
 from servable.config.model_batching import ModelBatching
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
@@ -105,6 +106,7 @@ class Server:
         self._stop_lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._tls: tuple[SslConfig, ...] = ()
+        self._tokens: tuple[AuthToken, ...] = ()
         self._grpc_port: int | None = None
         self._rest_port: int | None = None
 
@@ -359,6 +361,7 @@ class Server:
         engine_options = self._engine_options()
         options = self._options
         self._tls = options.read_tls()
+        self._tokens = options.read_tokens()
         for name in channel_arguments.parse(options.grpc_channel_arguments).unknown:
             _logger.warning(
                 "grpc_channel_arguments: %s has no equivalent here and is left out",
@@ -379,6 +382,8 @@ class Server:
             engine_options.num_batch_threads = batching.num_batch_threads
             engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
+        if self._tokens:
+            engine.set_auth_tokens([token.row() for token in self._tokens])
         engine.set_reload_handler(self._handle_reload)
         engine.set_administration_handler(Administration(self).handle)
         if options.enable_profiler:
@@ -401,6 +406,8 @@ class Server:
         has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
         if has_tls and options.ssl_config_poll_wait_s:
             self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        if self._tokens and options.auth_tokens_poll_wait_s:
+            self._start_thread("auth-tokens-file", self._poll_tokens_file)
         if policies:
             consultant = Consultant(engine, policies)
             self._start_thread("batching", lambda: self._consult(consultant))
@@ -520,6 +527,24 @@ class Server:
                 in_force = tls
             except Exception as error:  # noqa: BLE001 - the old ones stay in force
                 now = f"SSL credentials stay as they are: {from_exception(error)}"
+            if now and now != problem:
+                _logger.error("%s", now)
+            problem = now
+
+    def _poll_tokens_file(self) -> None:
+        """Read the file again and again, and put in force what has changed."""
+        problem = ""
+        while not self._is_stopped.wait(self._options.auth_tokens_poll_wait_s):
+            now = ""
+            try:
+                tokens = self._options.read_tokens()
+                if tokens != self._tokens:
+                    self._running_engine().set_auth_tokens([t.row() for t in tokens])
+                    names = ", ".join(token.name for token in tokens)
+                    _logger.info("Asking for other tokens: %s", names)
+                self._tokens = tokens
+            except Exception as error:  # noqa: BLE001 - the old ones stay in force
+                now = f"Tokens stay as they are: {from_exception(error)}"
             if now and now != problem:
                 _logger.error("%s", now)
             problem = now

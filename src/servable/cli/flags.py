@@ -551,6 +551,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "auth_tokens_file",
+        FlagType.STRING,
+        "",
+        "Text file with a servable.AuthTokens message: every request but probes has "
+        "to show one of its bearer tokens, and may do what that is for.",
+        is_ours=True,
+    ),
+    Flag(
+        "auth_tokens_poll_wait_seconds",
+        FlagType.INT32,
+        10,
+        "Seconds between two readings of the file of tokens; 0 or less: it is read "
+        "once.",
+        is_ours=True,
+    ),
+    Flag(
         "model_options",
         FlagType.STRING,
         "",

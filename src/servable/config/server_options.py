@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self, cast
 
 from servable.config import (
+    auth_tokens,
     batching_options,
     batching_parameters,
     channel_arguments,
@@ -23,6 +24,7 @@ from servable.config import (
     session_config,
     ssl_config,
 )
+from servable.config.auth_tokens import AuthToken
 from servable.config.batching_options import BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
 from servable.config.model_options import ModelOptions
@@ -81,6 +83,8 @@ class ServerOptions:
     enable_profiler: bool = True
     enable_session_service: bool = False
     allow_remote_administration: bool = False
+    auth_tokens_file: str = ""
+    auth_tokens_poll_wait_s: float | None = 10.0
     enable_serialization_as_tensor_content: bool = False
     enable_signature_method_name_check: bool = False
 
@@ -165,6 +169,12 @@ class ServerOptions:
             enable_profiler=flag.bool("enable_profiler"),
             enable_session_service=flag.bool("enable_session_service"),
             allow_remote_administration=flag.bool("allow_remote_administration"),
+            auth_tokens_file=flag.string("auth_tokens_file"),
+            auth_tokens_poll_wait_s=(
+                flag.integer("auth_tokens_poll_wait_seconds")
+                if flag.integer("auth_tokens_poll_wait_seconds") > 0
+                else None
+            ),
             enable_serialization_as_tensor_content=flag.bool(
                 "enable_serialization_as_tensor_content"
             ),
@@ -382,6 +392,15 @@ class ServerOptions:
             for path in (self.ssl_config_file, self.rest_api_ssl_config_file)
         )
         return grpc, rest
+
+    def read_tokens(self) -> tuple[AuthToken, ...]:
+        """
+        Return the tokens that requests have to show; none when nobody is asked.
+
+        Raises:
+            ServingError: The file cannot be read, or is wrong.
+        """
+        return auth_tokens.read(self.auth_tokens_file) if self.auth_tokens_file else ()
 
     def _check_numbers(self) -> None:
         if self.rest_port and self.rest_port == self.grpc_port:

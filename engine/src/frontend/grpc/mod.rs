@@ -5,6 +5,7 @@
 
 mod administration;
 mod authority;
+mod authorization;
 mod channel_arguments;
 pub mod health;
 mod listener;
@@ -17,12 +18,14 @@ mod unary;
 
 use std::sync::Arc;
 
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Router;
 
 pub use listener::{bind_tcp, bind_unix, Listeners};
 
 use self::channel_arguments::Arguments;
 use self::service::Methods;
+use crate::access::Scopes;
 use crate::app::App;
 use crate::status::Status;
 
@@ -55,6 +58,14 @@ pub fn router(app: &Arc<App>, health: Option<health::Service>) -> Router {
         .max_frame_size(MAX_FRAME);
     let mut builder = arguments.apply(builder);
     let limits = arguments.limits(options.max_message_bytes);
+    let guarded = app.clone();
+    // Which methods there are is told to whoever has any token.
+    let guard = move |call: tonic::Request<()>| {
+        let headers = call.metadata().as_ref();
+        let headers = authorization::credentials(headers);
+        let admitted = guarded.access.admit(headers, Scopes::ANY, "Reflection");
+        admitted.map(|_| call).map_err(tonic::Status::from)
+    };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::protos::DESCRIPTORS)
@@ -72,8 +83,14 @@ pub fn router(app: &Arc<App>, health: Option<health::Service>) -> Router {
         .add_optional_service(
             sessions.then(|| Methods::<session_service::Sessions>::new(app.clone(), limits)),
         )
-        .add_service(reflection().build_v1().expect("our own descriptors are valid"))
-        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
+        .add_service(InterceptedService::new(
+            reflection().build_v1().expect("our own descriptors are valid"),
+            guard.clone(),
+        ))
+        .add_service(InterceptedService::new(
+            reflection().build_v1alpha().expect("our own descriptors are valid"),
+            guard,
+        ))
 }
 
 /// Windows large enough that a tensor of some megabytes arrives without waiting for updates.

@@ -19,7 +19,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
-use super::unary;
+use super::{authorization, unary};
 use crate::app::App;
 use crate::frontend::peer::Peer;
 use crate::frontend::{LOW_PRIORITY, PRIORITY};
@@ -89,20 +89,43 @@ impl<T: Table> Service<Request<Body>> for Methods<T> {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The router matched "/<NAME>/" already.
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let Some(method) = T::method(method) else {
+        let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let Some(method) = T::method(name) else {
             return Box::pin(async { Ok(tonic::Status::unimplemented("").into_http()) });
+        };
+        let token = self.app.access.admit(
+            authorization::credentials(request.headers()),
+            authorization::needed(T::NAME, name),
+            name,
+        );
+        let token = match token {
+            Ok(token) => token.map(|token| (token, name.to_owned())),
+            // Nothing that a stranger sends is waited for.
+            Err(status) => {
+                return Box::pin(async { Ok(tonic::Status::from(status).into_http()) });
+            }
         };
         let app = self.app.clone();
         let limits = self.limits;
         Box::pin(async move {
-            let call = Call {
+            let mut call = Call {
                 deadline: deadline(request.headers()),
                 is_low_priority: is_low_priority(request.headers()),
                 peer: peer(&request),
             };
+            call.peer.has_admin_token =
+                token.as_ref().is_some_and(|(token, _)| token.may_administrate());
+            let may = |message: &Bytes| match &token {
+                None => Ok(()),
+                Some((token, name)) => {
+                    authorization::check_models(&app.access, token, name, message)
+                }
+            };
             let answer = match unary::message(request, limits.receive).await {
-                Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
+                Ok(message) => match may(&message) {
+                    Ok(()) => method(app, message, call).await.map_err(tonic::Status::from),
+                    Err(status) => Err(status.into()),
+                },
                 Err(status) => Err(status),
             };
             Ok(unary::response(answer.and_then(|message| unary::sized(message, limits.send))))

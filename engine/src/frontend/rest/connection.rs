@@ -42,6 +42,9 @@ pub(super) const FIRST_ROOM: usize = 1 << 20;
 pub trait Service {
     fn answer(&self, head: &Head, body: Vec<u8>) -> impl Future<Output = Reply> + Send;
 
+    /// The answer that does not depend on the body: it is not waited for then.
+    fn refusal(&self, head: &Head) -> Option<Reply>;
+
     /// Most bytes a body may have.
     fn max_body_bytes(&self) -> usize;
 }
@@ -99,6 +102,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(Failure::Gone) => return Ok(()),
                 Err(Failure::Refused(reply)) => return self.end(reply, 1).await,
             };
+            if head.framing != Framing::Length(0) {
+                if let Some(reply) = service.refusal(&head) {
+                    return self.end(reply, head.minor).await;
+                }
+            }
             let body = match self.body(&head, service.max_body_bytes()).await {
                 Ok(body) => body,
                 Err(Failure::Gone) => return Ok(()),

@@ -54,6 +54,18 @@ pub struct Head {
     pub output_filter: Vec<String>,
     /// Others go first where requests wait for one another.
     pub is_low_priority: bool,
+    /// The values of all fields of that name.
+    pub authorization: Vec<Secret>,
+}
+
+/// What is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Where the head ends, `None` while more of it is to come.
@@ -111,6 +123,7 @@ impl Head {
             signature_name: String::new(),
             output_filter: Vec::new(),
             is_low_priority: false,
+            authorization: Vec::new(),
         }
     }
 
@@ -134,6 +147,8 @@ impl Head {
         } else if is(OUTPUT_FILTER) {
             let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
             self.output_filter.extend(aliases.map(text));
+        } else if is("authorization") {
+            self.authorization.push(Secret(value.to_vec()));
         } else if is(PRIORITY) {
             self.is_low_priority = value == LOW_PRIORITY.as_bytes();
         }

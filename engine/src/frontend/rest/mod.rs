@@ -78,7 +78,7 @@ pub async fn serve_pages(
             accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
                 let is_local =
                     accepted.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
-                let peer = Peer { is_local, is_certified: false };
+                let peer = Peer { is_local, ..Peer::default() };
                 let session = Session { service: service.clone(), peer };
                 connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
             }
