@@ -361,7 +361,6 @@ class Server:
         engine_options = self._engine_options()
         options = self._options
         self._tls = options.read_tls()
-        self._tokens = options.read_tokens()
         for name in channel_arguments.parse(options.grpc_channel_arguments).unknown:
             _logger.warning(
                 "grpc_channel_arguments: %s has no equivalent here and is left out",
@@ -382,8 +381,7 @@ class Server:
             engine_options.num_batch_threads = batching.num_batch_threads
             engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
-        if self._tokens:
-            engine.set_auth_tokens([token.row() for token in self._tokens])
+        self._ask_for_tokens(options.read_tokens())
         engine.set_reload_handler(self._handle_reload)
         engine.set_administration_handler(Administration(self).handle)
         if options.enable_profiler:
@@ -403,11 +401,7 @@ class Server:
             self._open_ports(engine_options)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._start_thread("config-file", self._poll_config_file)
-        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
-        if has_tls and options.ssl_config_poll_wait_s:
-            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
-        if self._tokens and options.auth_tokens_poll_wait_s:
-            self._start_thread("auth-tokens-file", self._poll_tokens_file)
+        self._poll_credentials()
         if policies:
             consultant = Consultant(engine, policies)
             self._start_thread("batching", lambda: self._consult(consultant))
@@ -507,6 +501,14 @@ class Server:
             return Code.INTERNAL, str(error)
         return Code.OK, ""
 
+    def _poll_credentials(self) -> None:
+        options = self._options
+        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
+        if has_tls and options.ssl_config_poll_wait_s:
+            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        if self._tokens and options.auth_tokens_poll_wait_s:
+            self._start_thread("auth-tokens-file", self._poll_tokens_file)
+
     def _poll_ssl_config_files(self) -> None:
         """Read the files again and again, and put in force what has changed."""
         problem, in_force = "", self._tls
@@ -531,6 +533,11 @@ class Server:
                 _logger.error("%s", now)
             problem = now
 
+    def _ask_for_tokens(self, tokens: tuple[AuthToken, ...]) -> None:
+        if tokens:
+            self._running_engine().set_auth_tokens([token.row() for token in tokens])
+        self._tokens = tokens
+
     def _poll_tokens_file(self) -> None:
         """Read the file again and again, and put in force what has changed."""
         problem = ""
@@ -539,10 +546,9 @@ class Server:
             try:
                 tokens = self._options.read_tokens()
                 if tokens != self._tokens:
-                    self._running_engine().set_auth_tokens([t.row() for t in tokens])
+                    self._ask_for_tokens(tokens)
                     names = ", ".join(token.name for token in tokens)
                     _logger.info("Asking for other tokens: %s", names)
-                self._tokens = tokens
             except Exception as error:  # noqa: BLE001 - the old ones stay in force
                 now = f"Tokens stay as they are: {from_exception(error)}"
             if now and now != problem:
@@ -622,6 +628,7 @@ class Server:
                 config.enable_per_model_batching_parameters,
                 config.batching_options,
             ).of,
+            self._options.forbid_ops,
         )
 
     def _running_engine(self) -> Engine:

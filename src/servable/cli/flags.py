@@ -712,6 +712,15 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "forbid_ops",
+        FlagType.STRING,
+        "",
+        "What operations of SavedModels must not be able to do, with commas between: "
+        "files, network, python, print, abort, checkpoint, assets; a version with such "
+        "an operation is not loaded.",
+        is_ours=True,
+    ),
+    Flag(
         "model_roots",
         FlagType.STRING,
         "",

@@ -58,9 +58,7 @@ def read(path: str) -> tuple[AuthToken, ...]:
     return from_proto(read_text_proto(path, auth_tokens_pb2.AuthTokens), path)
 
 
-def from_proto(
-    message: auth_tokens_pb2.AuthTokens, path: str
-) -> tuple[AuthToken, ...]:
+def from_proto(message: auth_tokens_pb2.AuthTokens, path: str) -> tuple[AuthToken, ...]:
     """
     Return the tokens of *message*, which came from *path*.
 

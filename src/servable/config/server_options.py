@@ -35,6 +35,11 @@ from servable.config.ssl_config import SslConfig
 from servable.errors import InvalidArgument, Unimplemented
 
 _MAX_PORT: Final = 65535
+# What operations can do, as `servable check --ops` tells it.
+FORBIDDABLE: Final = (
+    *("files", "network", "python", "print", "abort"),
+    *("checkpoint", "assets"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class ServerOptions:
 
     saved_model_tags: tuple[str, ...] = ("serve",)
     op_libraries: tuple[str, ...] = ()
+    forbid_ops: tuple[str, ...] = ()
     session: SessionFlags = field(default_factory=SessionFlags)
     prefer_tflite_model: bool = False
     num_tflite_pools: int = len(os.sched_getaffinity(0))
@@ -198,6 +204,7 @@ class ServerOptions:
             shutdown_grace_s=flag.number("shutdown_grace_seconds"),
             saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
             op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
+            forbid_ops=tuple(filter(None, flag.string("forbid_ops").split(","))),
             session=SessionFlags(
                 session_config_file=flag.string("tensorflow_session_config_file"),
                 session_parallelism=if_given("tensorflow_session_parallelism"),
@@ -272,11 +279,7 @@ class ServerOptions:
                 raise InvalidArgument(f"{name} is set without enable_batching")
         self.session.check()
         self._check_numbers()
-        for root in self.model_roots:
-            if not root.startswith(("/", "models:/")) and "://" not in root:
-                raise InvalidArgument(
-                    f"model_roots must be absolute paths or URIs; got {root}"
-                )
+        self._check_lists()
         if self.use_alts_credentials:
             # Serving without protection where it was asked for would be worse.
             raise Unimplemented("ALTS credentials are not supported.")
@@ -392,6 +395,18 @@ class ServerOptions:
             for path in (self.ssl_config_file, self.rest_api_ssl_config_file)
         )
         return grpc, rest
+
+    def _check_lists(self) -> None:
+        for root in self.model_roots:
+            if not root.startswith(("/", "models:/")) and "://" not in root:
+                raise InvalidArgument(
+                    f"model_roots must be absolute paths or URIs; got {root}"
+                )
+        for effect in self.forbid_ops:
+            if effect not in FORBIDDABLE:
+                raise InvalidArgument(
+                    f"forbid_ops must be some of {', '.join(FORBIDDABLE)}; got {effect}"
+                )
 
     def read_tokens(self) -> tuple[AuthToken, ...]:
         """
