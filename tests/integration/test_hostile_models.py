@@ -33,7 +33,9 @@ def damaged(data: bytes, numbers: random.Random) -> bytes:
     """Return *data* with a few bytes changed, left out, doubled or cut off."""
     changed = bytearray(data)
     for _ in range(numbers.choice((1, 1, 2, 8))):
-        at = numbers.randrange(len(changed))
+        at = numbers.randrange(len(changed) or 1)
+        if at >= len(changed):
+            break
         match numbers.randrange(5):
             case 0:
                 changed[at] ^= 1 << numbers.randrange(8)
