@@ -12,6 +12,8 @@ pub mod compute;
 #[cfg(test)]
 mod corpus;
 pub mod frontend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod inference;
 pub mod metrics;
 pub mod protos;

@@ -17,6 +17,7 @@ from servable.config.text_format import read_text_proto
 from servable.errors import InvalidArgument
 
 _Message = auth_tokens_pb2.AuthToken
+_SCOPES: Final = {number: name for name, number in _Message.Scope.items() if number}
 _ADMIN: Final = "ADMIN"
 _METRICS: Final = "METRICS"
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
@@ -89,8 +90,9 @@ def _token(message: auth_tokens_pb2.AuthToken, path: str) -> AuthToken:
     if not message.name:
         raise InvalidArgument(f"{path}: a token has no name")
     where = f"{path}: token {message.name}"
-    scopes = tuple(sorted({_Message.Scope.Name(s) for s in message.scopes}))
-    if not scopes or _Message.SCOPE_UNSPECIFIED in message.scopes:
+    names = {_SCOPES.get(number) for number in message.scopes}
+    scopes = tuple(sorted(name for name in names if name))
+    if not scopes or None in names:
         raise InvalidArgument(
             f"{where}: scopes must be some of PREDICT, STATUS, METRICS and ADMIN"
         )

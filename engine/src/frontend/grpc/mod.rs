@@ -7,6 +7,8 @@ mod administration;
 mod authority;
 mod authorization;
 mod channel_arguments;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 mod listener;
 mod model_service;
