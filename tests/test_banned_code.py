@@ -116,6 +116,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
             case ast.ImportFrom(str(module), names):
                 yield module
                 yield from (f"{module}.{alias.name}" for alias in names)
+            case _:
+                pass
 
 
 def banned(tree: ast.AST) -> Iterator[str]:
@@ -134,7 +136,7 @@ def banned(tree: ast.AST) -> Iterator[str]:
         for keyword in node.keywords:
             match keyword.value:
                 case ast.Constant(value) if (keyword.arg, value) in KEYWORDS:
-                    yield f"{keyword.arg}={value}"
+                    yield f"{keyword.arg}={value!r}"
 
 
 def used() -> dict[tuple[str, str], str]:

@@ -67,6 +67,9 @@ mod exception {
 
 use exception::raise;
 
+/// Name, SHA-256, names of scopes, models.
+type TokenRow = (String, Vec<u8>, Vec<String>, Vec<String>);
+
 #[pyclass(frozen, module = "servable._engine")]
 struct Servable {
     /// `None` once closed.
@@ -478,11 +481,8 @@ impl Engine {
         py.detach(|| self.server.replace_credentials(port, &credentials)).map_err(raise)
     }
 
-    fn set_auth_tokens(
-        &self,
-        tokens: Vec<(String, Vec<u8>, Vec<String>, Vec<String>)>,
-    ) -> PyResult<()> {
-        let token = |(name, sha256, scopes, models): (String, Vec<u8>, Vec<String>, _)| {
+    fn set_auth_tokens(&self, tokens: Vec<TokenRow>) -> PyResult<()> {
+        let token = |(name, sha256, scopes, models): TokenRow| {
             let wrong = || PyValueError::new_err(format!("{name} is no token"));
             let sha256 = sha256.try_into().map_err(|_| wrong())?;
             let scopes = Scopes::named(scopes.iter().map(String::as_str)).ok_or_else(wrong)?;

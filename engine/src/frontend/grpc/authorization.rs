@@ -80,8 +80,8 @@ mod tests {
     };
     use crate::status::{code, Code};
 
-    fn spec(name: &str) -> Option<ModelSpec> {
-        Some(ModelSpec { name: name.to_owned(), ..ModelSpec::default() })
+    fn spec(name: &str) -> ModelSpec {
+        ModelSpec { name: name.to_owned(), ..ModelSpec::default() }
     }
 
     fn checked(method: &str, message: impl Into<Bytes>) -> Code {
@@ -97,16 +97,17 @@ mod tests {
     #[test]
     fn every_name_in_a_message_counts() {
         let predict = |name: &str| {
-            let request = PredictRequest { model_spec: spec(name), ..PredictRequest::default() };
+            let request =
+                PredictRequest { model_spec: Some(spec(name)), ..PredictRequest::default() };
             request.encode_to_vec()
         };
         let task =
-            |name: &str| InferenceTask { model_spec: spec(name), ..InferenceTask::default() };
+            |name: &str| InferenceTask { model_spec: Some(spec(name)), ..InferenceTask::default() };
         let multi = |names: &[&str]| {
             let tasks = names.iter().map(|name| task(name)).collect();
             MultiInferenceRequest { tasks, ..MultiInferenceRequest::default() }.encode_to_vec()
         };
-        let status = GetModelStatusRequest { model_spec: spec("m") }.encode_to_vec();
+        let status = GetModelStatusRequest { model_spec: Some(spec("m")) }.encode_to_vec();
 
         assert_eq!(checked("GetModelStatus", status), Code::Ok);
         for (message, expected) in [
