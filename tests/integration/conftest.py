@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,14 +175,19 @@ def _wait_until() -> Callable[[Callable[[], bool], str], None]:
 def start(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., ServingProcess]]:
-    """Return what starts a server with flags, and returns when its ports are open."""
+    """
+    Return what starts a server with flags, and returns when its ports are open.
+
+    *inside* is a command that runs the rest of its arguments.
+    """
     with contextlib.ExitStack() as running:
 
-        def start(*flags: str) -> ServingProcess:
+        def start(*flags: str, inside: Sequence[str] = ()) -> ServingProcess:
             grpc_port, rest_port = _free_ports()
             log_path = tmp_path_factory.mktemp("log") / "log"
             ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
             command = [sys.executable, "-m", "servable", "serve", *ports, *flags]
+            command = [*inside, *command]
             output = running.enter_context(log_path.open("wb"))
             process = subprocess.Popen(command, stdout=output, stderr=output)
             running.callback(_end, process)

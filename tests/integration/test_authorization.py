@@ -447,8 +447,15 @@ def test_tokens_are_replaced_without_a_restart(
 def test_a_file_that_makes_no_sense_keeps_the_server_from_starting(
     flags: list[str], tmp_path: Path
 ) -> None:
-    tokens = written(tmp_path / "tokens", 'tokens { name: "a" token: "short" }')
-    started = servable("serve", "--port=0", *flags, f"--auth_tokens_file={tokens}")
+    tokens = written(
+        tmp_path / "tokens", 'tokens { name: "a" token: "short" scopes: ADMIN }'
+    )
+    started = servable(
+        *("serve", "--port=0", f"--grpc_socket_path={tmp_path / 's'}"),
+        *(*flags, f"--auth_tokens_file={tokens}"),
+    )
 
     assert started.returncode != 0
-    assert "short" not in started.stderr.replace(str(tokens), "")
+    said = started.stdout + started.stderr
+    assert "token a: token must be at least 16 letters" in said
+    assert "short" not in said
