@@ -80,6 +80,20 @@ conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and 
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server
 	$(BIN)/python ../shared/conformance/estimator/run_cases.py --impl servable.estimator -q
 
+.PHONY: audit
+audit: $(VENV)/.dev ## Check licences, sources and, where there is data, known vulnerabilities
+	$(BIN)/python tools/supply_chain.py audit
+
+.PHONY: sbom
+sbom: $(VENV)/.servable ## Write what servable is made of to dist/servable.cdx.json
+	$(BIN)/python tools/supply_chain.py sbom
+
+FUZZ_SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Try every parser for FUZZ_SECONDS; libFuzzer with: cargo install cargo-fuzz
+	$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
+
 .PHONY: clean
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) target dist demo-data benchmarks/build
