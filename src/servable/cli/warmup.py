@@ -228,7 +228,7 @@ def _predict(signatures: dict[str, Signature], name: str, values: Any) -> Log:
         raise NotFound(f"there is no signature {name!r}; there are: {known}")
     operation = Predict(ModelRef("warmup"), name, prepare(values, signatures[name]))
     log = Log()
-    log.predict_log.request.CopyFrom(RPCS[Predict].encode(operation))
+    log.predict_log.request.MergeFromString(RPCS[Predict].encode(operation))
     return log
 
 

@@ -52,7 +52,7 @@ def prepare(inputs: Any, signature: Signature | None) -> dict[str, Tensor]:
 
 
 def _by_name(inputs: Any, signature: Signature | None) -> Mapping[str, Any]:
-    if isinstance(inputs, Mapping):
+    if type(inputs) is dict or isinstance(inputs, Mapping):
         return inputs
     if is_data_frame(inputs):
         return _columns(inputs, signature)

@@ -39,6 +39,7 @@ from servable.client.signatures import (
     TensorSpec,
     signatures_from,
 )
+from servable.client.tensors import protected
 from servable.errors import Code, Internal, ServingError, Unimplemented, from_code
 
 # The types that the server reads from JSON and writes to it.
@@ -194,7 +195,10 @@ def _prediction(operation: Predict, document: Any) -> Outputs:
     elif not specs and not isinstance(values, dict):
         values = {"outputs": values}
     wanted = operation.outputs or sorted(values)
-    return Outputs({n: _array(values[n], specs.get(n)) for n in wanted}, None)
+    arrays = {n: _array(values[n], specs.get(n)) for n in wanted}
+    for array in arrays.values():
+        protected(array, writable=operation.writable)
+    return Outputs(arrays, None)
 
 
 def _array(value: Any, spec: TensorSpec | None) -> npt.NDArray[Any]:

@@ -20,6 +20,7 @@ from servable.client import dtypes
 from servable.client.dtypes import STRING, DType, TensorError
 
 _FEW: Final = 64  # up to here an array is made faster of a list than of a field
+_LARGE: Final = 1 << 16  # bytes, from which a copy costs more than a view
 _MAX_CONTENT: Final = 2**31 - 1  # what protobuf can carry in one message
 
 
@@ -54,9 +55,9 @@ def make_tensor_proto(
             f"which takes {size}"
         )
     tensor = tensor_pb2.TensorProto()
-    _set_shape(tensor, wire, dims)
+    set_shape(tensor, wire, dims)
     if wire.content_by_default and array.size == size > 1:
-        tensor.tensor_content = _content(array)
+        tensor.tensor_content = bytes(content_of(array))
     else:
         _set_values(tensor, wire, array)
     return tensor
@@ -66,11 +67,42 @@ def encode(
     array: npt.NDArray[Any], wire: DType, tensor: tensor_pb2.TensorProto
 ) -> None:
     """Put *array*, which is of the type of *wire*, into *tensor* in its short form."""
-    _set_shape(tensor, wire, array.shape)
+    set_shape(tensor, wire, array.shape)
     if wire is STRING:
         _set_values(tensor, wire, array)
     elif array.size:
-        tensor.tensor_content = _content(array)
+        tensor.tensor_content = bytes(content_of(array))
+
+
+def set_shape(
+    tensor: tensor_pb2.TensorProto, wire: DType, shape: Sequence[int]
+) -> None:
+    """Write type and shape into *tensor*."""
+    tensor.dtype = wire.number  # type: ignore[assignment]
+    dims = tensor.tensor_shape
+    dims.SetInParent()
+    for size in shape:
+        dims.dim.add(size=size)
+
+
+def content_of(array: npt.NDArray[Any]) -> bytes | memoryview:
+    """
+    Return the values as they lie in a message; a view where *array* is large.
+
+    Raises:
+        TensorError: they are more than one message can carry.
+    """
+    array = _little_endian(array)
+    if array.nbytes <= _LARGE:
+        return array.tobytes()
+    if array.nbytes > _MAX_CONTENT:
+        raise TensorError(
+            f"a tensor of {array.nbytes} bytes is more than one message can carry "
+            f"({_MAX_CONTENT} bytes); send it in parts"
+        )
+    if array.dtype.kind in "biufc" and array.flags.c_contiguous:
+        return array.data.cast("B")
+    return array.tobytes()
 
 
 def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
@@ -98,6 +130,12 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
     else:
         values = _from_field(tensor, wire, numpy_dtype, size)
     return values.reshape(shape)
+
+
+def protected(array: npt.NDArray[Any], *, writable: bool) -> npt.NDArray[Any]:
+    """Return *array* itself, which from now on can be changed or not."""
+    array.flags.writeable = writable
+    return array
 
 
 def is_array_like(values: Any) -> bool:
@@ -276,25 +314,6 @@ def _as_bytes(value: object, values: Any) -> bytes:
         f"{value!r:.80} of type {type(value).__name__} in an {kind} is neither text "
         "nor bytes; give numbers as an array of a numeric type"
     )
-
-
-def _set_shape(
-    tensor: tensor_pb2.TensorProto, wire: DType, shape: Sequence[int]
-) -> None:
-    tensor.dtype = wire.number  # type: ignore[assignment]
-    dims = tensor.tensor_shape
-    dims.SetInParent()
-    for size in shape:
-        dims.dim.add(size=size)
-
-
-def _content(array: npt.NDArray[Any]) -> bytes:
-    if array.nbytes > _MAX_CONTENT:
-        raise TensorError(
-            f"a tensor of {array.nbytes} bytes is more than one message can carry "
-            f"({_MAX_CONTENT} bytes); send it in parts"
-        )
-    return _little_endian(array).tobytes()
 
 
 def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
