@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servable.client import dtypes
 from servable.client.dtypes import TensorError
@@ -184,3 +186,31 @@ def test_examples_of_other_packages_and_serialized_ones_are_taken() -> None:
     example = make_example({"f": 1.0})
 
     assert list(make_examples([example, example.SerializeToString()])) == [example] * 2
+
+
+@pytest.mark.tensorflow
+@given(
+    numbers=st.lists(st.floats(width=32)),
+    integers=st.lists(st.integers(-(2**63), 2**63 - 1)),
+    texts=st.lists(st.binary()),
+)
+def test_an_example_is_that_of_tensorflow(
+    numbers: list[float], integers: list[int], texts: list[bytes]
+) -> None:
+    tf = pytest.importorskip("tensorflow", reason="needs TensorFlow")
+    features = {
+        "numbers": tf.train.Feature(float_list=tf.train.FloatList(value=numbers)),
+        "integers": tf.train.Feature(int64_list=tf.train.Int64List(value=integers)),
+        "texts": tf.train.Feature(bytes_list=tf.train.BytesList(value=texts)),
+    }
+    given_values = {"numbers": numbers, "integers": integers, "texts": texts}
+    for name, values in given_values.items():
+        if not values:  # nothing says of which kind it would be
+            features[name] = tf.train.Feature()
+    theirs = tf.train.Example(features=tf.train.Features(feature=features))
+
+    ours = make_example(given_values)
+
+    assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(
+        deterministic=True
+    )

@@ -26,6 +26,7 @@ from servable.client.tensors import (
     make_ndarray,
     protected,
     set_shape,
+    to_varint,
 )
 from servable.errors import Internal
 
@@ -117,24 +118,15 @@ def _head(name: str, dtype: DType, shape: tuple[int, ...], nbytes: int) -> bytes
     set_shape(message, dtype, shape)
     head = message.SerializeToString()
     if nbytes:
-        head += b"\x22" + _varint(nbytes)
+        head += b"\x22" + to_varint(nbytes)
     return _entry_head(name, len(head) + nbytes) + head
 
 
 def _entry_head(name: str, size: int) -> bytes:
     """Return what stands before a tensor of *size* bytes in the map of inputs."""
     key = name.encode()
-    inner = b"\x0a" + _varint(len(key)) + key + b"\x12" + _varint(size)
-    return b"\x12" + _varint(len(inner) + size) + inner
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value >= _ONE_BYTE:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
+    inner = b"\x0a" + to_varint(len(key)) + key + b"\x12" + to_varint(size)
+    return b"\x12" + to_varint(len(inner) + size) + inner
 
 
 def _outputs(data: bytes, writable: bool) -> Outputs | None:

@@ -19,6 +19,12 @@ from servable.apis import tensor_pb2
 from servable.client import dtypes
 from servable.client.dtypes import STRING, DType, TensorError
 
+_FIELD_NUMBERS: Final = {
+    name: field.number
+    for name, field in tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name.items()
+}
+_LENGTH_DELIMITED: Final = 2  # the type on the wire of bytes, messages, packed fields
+
 _FEW: Final = 64  # up to here an array is made faster of a list than of a field
 _LARGE: Final = 1 << 16  # bytes, from which a copy costs more than a view
 _MAX_CONTENT: Final = 2**31 - 1  # what protobuf can carry in one message
@@ -138,6 +144,16 @@ def protected(array: npt.NDArray[Any], *, writable: bool) -> npt.NDArray[Any]:
     return array
 
 
+def to_varint(value: int) -> bytes:
+    """Return a length as protobuf writes it."""
+    digits = bytearray()
+    while value >= 0x80:  # noqa: PLR2004 - the bit that says "more"
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
 def is_array_like(values: Any) -> bool:
     """Return whether *values* brings a type and shape of its own."""
     return isinstance(values, np.ndarray | np.generic) or hasattr(values, "__array__")
@@ -223,7 +239,10 @@ def python_array(values: Any, wanted: DType | None = None) -> npt.NDArray[Any]:
 
 
 def _refuse_objects(array: npt.NDArray[Any], values: Any) -> None:
-    if any(map(_is_list, array.reshape(-1))):
+    kinds = set(map(type, array.reshape(-1).tolist()))
+    if kinds <= {str, bytes}:
+        return
+    if not kinds.isdisjoint((list, tuple)):
         raise TensorError(_why_ragged(values))
     strange = [
         (isinstance(value, numbers.Number), index, value)
@@ -296,7 +315,12 @@ def _strings(array: npt.NDArray[Any], values: Any) -> npt.NDArray[Any]:
     """Return the array as objects, each of them bytes."""
     if array.dtype.kind == "S":
         return array.astype(object)
-    flat = [_as_bytes(value, values) for value in array.reshape(-1).tolist()]
+    flat = array.reshape(-1).tolist()
+    kinds = set(map(type, flat))
+    if kinds == {str}:
+        flat = [value.encode("utf-8", "surrogateescape") for value in flat]
+    elif kinds != {bytes}:
+        flat = [_as_bytes(value, values) for value in flat]
     result = np.empty(len(flat), object)
     result[:] = flat
     return result.reshape(array.shape)
@@ -332,10 +356,11 @@ def _set_values(
     if flat.dtype.names:
         flat = flat[flat.dtype.names[0]]
     match wire.field:
-        case "scomplex_val":
-            tensor.scomplex_val.extend(flat.view(np.float32).tolist())
-        case "dcomplex_val":
-            tensor.dcomplex_val.extend(flat.view(np.float64).tolist())
+        case "scomplex_val" | "dcomplex_val" | "bool_val":
+            # These lie in a message as they lie in memory.
+            packed = _little_endian(flat).tobytes()
+            tag = (_FIELD_NUMBERS[wire.field] << 3 | _LENGTH_DELIMITED).to_bytes()
+            tensor.MergeFromString(tag + to_varint(len(packed)) + packed)
         case "half_val":
             tensor.half_val.extend(flat.view(np.uint16).tolist())
         case "float8_val":
