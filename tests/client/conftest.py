@@ -124,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.hold is not None:
             server.hold.wait()
         status, text = 501, json.dumps({"error": f"not recorded: {self.path} {body}"})
+        if self.path.endswith((":multi_inference", ":reload")):
+            status, text = 400, json.dumps({"error": f"Malformed request: {self.path}"})
         for exchange in EXCHANGES["rest"]:
             key = (exchange["method"], exchange["path"], exchange.get("body"))
             if key == (method, self.path, body):

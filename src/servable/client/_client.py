@@ -244,11 +244,11 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> Mapping[str, Classification | npt.NDArray[Any]]:
         """
-        Classify and regress the same examples in one run; gRPC only.
+        Classify and regress the same examples in one run.
 
         *tasks* says for each signature name whether to "classify" or to "regress";
-        the results have the same names.  Raises as predict, and Unimplemented over
-        REST.
+        the results have the same names.  Raises as predict, and Unimplemented over REST
+        where the server does not have it there, as TensorFlow Serving does not.
         """
         ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
@@ -303,7 +303,7 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> None:
         """
-        Replace the set of models that the server serves; gRPC only.
+        Replace the set of models that the server serves.
 
         *config* is the message, its text form, or a dictionary of model names to base
         paths.  Returns when every new model can be asked.
@@ -311,6 +311,7 @@ class Client(_Base):
         Raises:
             InvalidArgument: the configuration is none, or the server refuses it.
             PermissionDenied: the server does not take it from this address.
+            Unimplemented: over REST, as multi_inference.
             ServingError: a model did not become available, or as predict.
         """
         message = _model_server_config(config)
