@@ -110,7 +110,71 @@ def test_one_value_is_not_enough_for_two_inputs() -> None:
         prepare([1.0], signature(a="float32", b="int32"))
 
 
-def test_columns_of_a_frame_are_inputs() -> None:
+def frame_of(library: str, columns: dict[str, Any]) -> Any:
+    """Return a table of pandas, polars or pyarrow."""
+    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    made = {"pandas": "DataFrame", "polars": "DataFrame", "pyarrow": "table"}[library]
+    return getattr(module, made)(columns)
+
+
+@pytest.fixture(params=["pandas", "polars", "pyarrow"])
+def library(request: pytest.FixtureRequest) -> str:
+    param: str = request.param
+    return param
+
+
+def test_columns_of_a_frame_are_inputs(library: str) -> None:
+    frame = frame_of(library, {"a": [1.0, 2.5], "b": ["x", "é"], "c": [1, 2]})
+
+    tensors = prepare(frame, signature(a="float32", b="string", c="int32"))
+
+    assert tensors["a"].array.tolist() == [1.0, 2.5]
+    assert tensors["b"].array.tolist() == [b"x", "é".encode()]
+    assert tensors["c"].array.tolist() == [1, 2]
+
+
+def test_numbers_of_a_frame_are_not_rounded(library: str) -> None:
+    frame = frame_of(library, {"a": [0.1]})
+
+    with pytest.raises(TensorError, match=r"input 'a': float64 .* without loss"):
+        prepare(frame, signature(a="float32"))
+
+
+def test_rows_of_a_frame_are_the_only_input(library: str) -> None:
+    frame = frame_of(library, {"a": [1.0, 2.0], "b": [3, 4]})
+
+    tensors = prepare(frame, signature(shape=(None, 2), x="float32"))
+
+    assert tensors["x"].array.tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_rows_of_a_frame_are_examples(library: str) -> None:
+    frame = frame_of(library, {"a": [1.0, 2.0], "b": ["x", "y"]})
+
+    assert list(make_examples(frame)) == [
+        make_example({"a": 1.0, "b": "x"}),
+        make_example({"a": 2.0, "b": "y"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param([1, None], "nan would be", id="a missing number for an integer"),
+        pytest.param(["x", None], "is neither text nor bytes", id="a missing text"),
+    ],
+)
+def test_a_hole_in_a_frame_is_named(values: list[Any], message: str) -> None:
+    frame = frame_of("pandas", {"a": values})
+    dtype = "string" if "x" in values else "int32"
+
+    with pytest.raises(TensorError, match="input 'a'") as refused:
+        prepare(frame, signature(a=dtype))
+
+    assert message in refused.value.message
+
+
+def test_columns_of_any_table_are_inputs() -> None:
     frame = Frame(a=[1.0, 2.0], b=["x", "y"])
 
     tensors = prepare(frame, signature(a="float32", b="string"))
