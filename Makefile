@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+PYTHONS ?= $(PYTHON)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -63,6 +64,12 @@ lint: $(VENV)/.dev ## Check format, lint and types of both languages
 .PHONY: bench
 bench: $(VENV)/.servable ## Measure, side by side; see benchmarks/README.md
 	$(BIN)/python benchmarks/run.py
+
+.PHONY: wheel
+wheel: $(VENV)/.dev ## Build a wheel, and ask a server from fresh environments of $(PYTHONS)
+	rm -rf dist
+	$(BIN)/maturin build --release --interpreter $(BIN)/python --out dist
+	$(BIN)/python tools/try_wheel.py dist/*.whl $(PYTHONS)
 
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
