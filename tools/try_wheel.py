@@ -55,7 +55,8 @@ with Server(options) as server:
         assert shown.stdout == '{"found": [true], "id": [2]}\\n', shown.stdout
 for name in ("tensorflow", "ml_dtypes", "sklearn"):
     assert name not in sys.modules
-print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}: asked over gRPC and REST")
+python = sys.version.split()[0]
+print(f"asked over gRPC and REST: Python {python}, NumPy {np.__version__}")
 """
 
 

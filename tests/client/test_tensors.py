@@ -327,6 +327,17 @@ def test_decodes_by_the_rules_of_the_server(text: str, expected: Any) -> None:
         pytest.param("dtype: DT_FLOAT_REF", "DataType 101", id="a reference"),
         pytest.param("dtype: DT_RESOURCE", "handle inside the server", id="a handle"),
         pytest.param(
+            "dtype: DT_FLOAT tensor_shape { dim { size: 1099511627776 } } float_val: 1",
+            "shape [1099511627776] does not fit into the memory",
+            id="four tebibytes",
+        ),
+        pytest.param(
+            "dtype: DT_FLOAT tensor_shape { dim { size: 4611686018427387904 } "
+            "dim { size: 4611686018427387904 } } float_val: 1",
+            "does not fit into the memory",
+            id="more elements than there are numbers",
+        ),
+        pytest.param(
             "dtype: DT_FLOAT tensor_shape { dim { size: -1 } }",
             "shape [-1]",
             id="a negative dimension",

@@ -118,8 +118,8 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
     Strings become an array of `bytes` objects.
 
     Raises:
-        TensorError: the message is no tensor: no type, a negative dimension, or
-            content of the wrong length.
+        TensorError: the message is no tensor: no type, a negative dimension, content
+            of the wrong length, or a shape that asks for more memory than there is.
     """
     if not tensor.dtype or tensor.dtype >= dtypes.REF_OFFSET:
         raise TensorError(f"a tensor of DataType {tensor.dtype} has no values")
@@ -129,13 +129,21 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
     if min(shape, default=0) < 0:
         raise TensorError(f"a tensor cannot have the shape {list(shape)}")
     size = math.prod(shape)
-    if not size:
-        return np.empty(shape, numpy_dtype)
-    if content := tensor.tensor_content:
-        values = _from_content(content, wire, numpy_dtype, size)
-    else:
-        values = _from_field(tensor, wire, numpy_dtype, size)
-    return values.reshape(shape)
+    try:
+        if not size:
+            return np.empty(shape, numpy_dtype)
+        if content := tensor.tensor_content:
+            values = _from_content(content, wire, numpy_dtype, size)
+        else:
+            values = _from_field(tensor, wire, numpy_dtype, size)
+        return values.reshape(shape)
+    except TensorError:
+        raise
+    except (MemoryError, ValueError, OverflowError) as exc:
+        raise TensorError(
+            f"a tensor of type {wire} and shape {list(shape)} does not fit into the "
+            f"memory here: {exc}"
+        ) from None
 
 
 def protected(array: npt.NDArray[Any], *, writable: bool) -> npt.NDArray[Any]:
