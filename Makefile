@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+PYTHONS ?= $(PYTHON)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -74,6 +75,12 @@ libservable: | toolchain ## Build the engine for C++ programs, and install it in
 soak: $(VENV)/.servable ## Ask a server for hours while its models are replaced; SOAK_SECONDS says how long
 	$(BIN)/python benchmarks/soak.py reload --seconds $(or $(SOAK_SECONDS),600)
 	$(BIN)/python benchmarks/soak.py mixed --seconds $(or $(SOAK_SECONDS),14400)
+
+.PHONY: wheel
+wheel: $(VENV)/.dev ## Build a wheel, and ask a server from fresh environments of $(PYTHONS)
+	rm -rf dist
+	$(BIN)/maturin build --release --interpreter $(BIN)/python --out dist
+	$(BIN)/python tools/try_wheel.py dist/*.whl $(PYTHONS)
 
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
