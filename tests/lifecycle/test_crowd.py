@@ -52,17 +52,16 @@ class Crowd:
         server, client = self._running.server, self._running.client
         model = chance.choice(self.models)
         some = ModelServerConfig(tuple(chance.sample(self.models, 3)))
-        chance.choice(
-            [
-                lambda: server.add_model(model, timeout_s=5),
-                lambda: server.remove_model(model.name),
-                lambda: server.reload(some, wait=False),
-                lambda: self._publish(self._base / model.name, version),
-                lambda: server.set_labels(model.name, {"stable": 1}),
-                lambda: client.status(model.name),
-                lambda: client.predict(model.name, [0.0]),
-            ]
-        )()
+        actions: list[Callable[[], object]] = [
+            lambda: server.add_model(model, timeout_s=5),
+            lambda: server.remove_model(model.name),
+            lambda: server.reload(some, wait=False),
+            lambda: self._publish(self._base / model.name, version),
+            lambda: server.set_labels(model.name, {"stable": 1}),
+            lambda: client.status(model.name),
+            lambda: client.predict(model.name, [0.0]),
+        ]
+        chance.choice(actions)()
 
 
 def models(base: Path) -> list[ModelConfig]:
