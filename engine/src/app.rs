@@ -252,6 +252,12 @@ impl App {
         let name = exchange.signature_name();
         match queues.admit(feeds, fetches, name, options, hold)? {
             Admitted::Queued(ticket) => wait_for_batch(ticket, options, exchange).await,
+            Admitted::AtOnce(feeds, fetches, leave) => {
+                let began = exchange.lap();
+                let (outputs, run) = leave.run(feeds, &fetches, options, began)?;
+                exchange.ran(run, run.ended);
+                Ok(outputs)
+            }
             Admitted::Alone(feeds, fetches) => {
                 self.run_alone(handle, feeds, fetches, options, exchange).await
             }

@@ -88,6 +88,11 @@ impl Compute {
         result.await.unwrap_or_else(|_| Err(Status::internal("The request could not be run.")))
     }
 
+    /// Most threads that it has.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// How much work waits for a thread.
     pub fn queue_depth(&self) -> usize {
         self.shared.state.lock().jobs.len()

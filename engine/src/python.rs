@@ -20,6 +20,8 @@ use crate::inference::model_status::VersionStatus;
 use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
 use crate::request_log::{Complain, Logging};
+use crate::servable::fixed_inputs::FixedInputs;
+use crate::servable::native;
 use crate::servable::python::PythonServable;
 use crate::servable::table::{Column, Rows, Table, Value};
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
@@ -96,19 +98,24 @@ impl Servable {
         Ok(PyBytes::new(py, self.get()?.signature_def_map()))
     }
 
-    #[pyo3(signature = (log_type, request, engine=None))]
+    #[pyo3(signature = (log_type, request, engine=None, all_batch_sizes=false))]
     fn replay<'py>(
         &self,
         py: Python<'py>,
         log_type: i32,
         request: &[u8],
         engine: Option<&Bound<'py, Engine>>,
+        all_batch_sizes: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let handle = ServableHandle::new(String::new(), 0, self.get()?, &self.released);
+        let inner = self.get()?;
         let request = Bytes::copy_from_slice(request);
         let app = engine.map(|engine| engine.get().server.app.clone());
         let metrics = app.as_ref().map(|app| &app.metrics);
-        let answer = py.detach(|| replay(&handle, log_type, &request, metrics));
+        let mut handle = ServableHandle::new(String::new(), 0, inner.clone(), &self.released);
+        if let (Some(app), Some(parameters)) = (&app, self.batching.lock().clone()) {
+            handle = handle.batched(Queues::new(inner, parameters, app.batching()));
+        }
+        let answer = py.detach(|| replay(&handle, log_type, &request, metrics, all_batch_sizes));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
     }
 
@@ -166,9 +173,10 @@ fn load_op_library(py: Python<'_>, path: &str) -> PyResult<()> {
 }
 
 #[pyfunction]
+#[allow(clippy::too_many_arguments)]
 #[pyo3(signature = (
     path, tags, session_config, inter_op_in_caller, session_target=String::new(),
-    load_run_options=Vec::new(),
+    load_run_options=Vec::new(), fixed_inputs=Vec::new(),
 ))]
 fn load_saved_model(
     py: Python<'_>,
@@ -178,6 +186,7 @@ fn load_saved_model(
     inter_op_in_caller: bool,
     session_target: String,
     load_run_options: Vec<u8>,
+    fixed_inputs: Vec<(String, Vec<u8>)>,
 ) -> PyResult<Servable> {
     let options =
         LoadOptions { tags, session_config, inter_op_in_caller, session_target, load_run_options };
@@ -186,7 +195,13 @@ fn load_saved_model(
         let library = load_library(Path::new(""))?;
         load(library, Path::new(path), &options)
     });
-    Ok(Servable::new(Arc::new(model.map_err(raise)?)))
+    let model: Arc<dyn Runs> = Arc::new(model.map_err(raise)?);
+    if fixed_inputs.is_empty() {
+        return Ok(Servable::new(model));
+    }
+    let inputs = fixed_inputs.into_iter().map(|(name, input)| (name, Bytes::from(input)));
+    let with_inputs = FixedInputs::new(model, inputs.collect()).map_err(raise)?;
+    Ok(Servable::new(Arc::new(with_inputs)))
 }
 
 #[pyfunction]
@@ -202,6 +217,21 @@ fn load_worker(
     let inner = inner.map(|servable| servable.get().get()).transpose()?;
     let loaded = py.detach(|| worker::load(recipe, inner));
     Ok(Servable::new(loaded.map_err(raise)?))
+}
+
+#[pyfunction]
+fn load_native(
+    py: Python<'_>,
+    library: &str,
+    directory: &str,
+    model_name: &str,
+    model_version: i64,
+) -> PyResult<Servable> {
+    let directory = Path::new(directory);
+    let version = native::Version { directory, model_name, number: model_version };
+    // SAFETY: whoever runs the server has said that native models are trusted.
+    let loaded = py.detach(|| unsafe { native::load(Path::new(library), &version) });
+    Ok(Servable::new(Arc::new(loaded.map_err(raise)?)))
 }
 
 /// Collects the rows of a look-up table.
@@ -627,6 +657,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
     module.add_function(wrap_pyfunction!(load_worker, module)?)?;
+    module.add_function(wrap_pyfunction!(load_native, module)?)?;
     module.add_function(wrap_pyfunction!(composite_servable, module)?)?;
     module.add_class::<TableBuilder>()?;
     module.add_function(wrap_pyfunction!(crate::bench::python::bench, module)?)?;

@@ -80,6 +80,39 @@ class BatchingParameters(Protocol):
     policy: str  # "fixed", "adaptive", or a name: sizes by decide_batching
     target_p99_ms: float  # 0: none
     max_in_flight: int  # batches of a signature at one time; 0: one for each core
+    batcher: Batcher | None  # None: rows one below another
+
+class BatchGroup(Protocol):
+    """
+    Requests that run together, as a Batcher has grouped them; see PythonServable for
+    tensors.  Both may raise what the requests are answered.
+    """
+
+    def pad(
+        self, size: int
+    ) -> Sequence[tuple[str, tuple[int, tuple[int, ...], object]]]:
+        """Return what is fed, by alias; size is what the allowed sizes ask for."""
+
+    def split(
+        self, outputs: Mapping[str, tuple[int, tuple[int, ...], object]]
+    ) -> Sequence[Sequence[tuple[str, tuple[int, tuple[int, ...], object]]]]:
+        """Return the outputs of each request, by alias."""
+
+class Batcher(Protocol):
+    """Puts requests together and takes answers apart; called from several threads."""
+
+    def group(
+        self,
+        signature_name: str,
+        requests: Sequence[
+            tuple[int, Mapping[str, tuple[int, tuple[int, ...], object]]]
+        ],
+    ) -> Sequence[tuple[Sequence[int], BatchGroup]]:
+        """
+        Return which requests, given as rows and inputs by alias, run together.
+
+        A group has the places of its requests.  May raise what they are answered.
+        """
 
 class QueueObservation(TypedDict):
     """A queue whose sizes are decided while it runs, as it is now; times in seconds."""
@@ -107,10 +140,17 @@ class Servable:
         """Serialized tensorflow.serving.SignatureDefMap of the version."""
 
     def replay(
-        self, log_type: int, request: bytes, engine: Engine | None = None
+        self,
+        log_type: int,
+        request: bytes,
+        engine: Engine | None = None,
+        all_batch_sizes: bool = False,
     ) -> bytes:
         """
         Run one serialized request on the calling thread; for warm-up and tests.
+
+        With an engine, a servable that is batched runs it as a batch of its own, padded
+        as batches are; with all_batch_sizes as one of each of the allowed sizes, too.
 
         log_type is the field of PredictionLog that holds such requests: 2 classify,
         3 regress, 4 multi-inference, 6 predict.  The model name and version in the
@@ -122,11 +162,7 @@ class Servable:
         """
 
     def set_batching(self, parameters: BatchingParameters) -> None:
-        """
-        Put requests into batches from the next Engine.publish() that adds it.
-
-        replay() runs its request by itself all the same.
-        """
+        """Put requests into batches from the next Engine.publish() that adds it."""
 
     def in_use(self) -> bool:
         """Return whether a request or a published snapshot still holds it."""
@@ -165,6 +201,7 @@ def load_saved_model(
     inter_op_in_caller: bool,
     session_target: str = "",
     load_run_options: bytes = b"",
+    fixed_inputs: Sequence[tuple[str, bytes]] = (),
 ) -> Servable:
     """
     Open a SavedModel with TensorFlow's C API.
@@ -173,7 +210,8 @@ def load_saved_model(
     tensorflow.RunOptions, for what is run to load the model.  session_target names
     the runtime that has the session, "" for this process.  With
     inter_op_in_caller a graph runs in the thread that asks for it where that is
-    faster; without it always on TensorFlow's inter-op pool.  Blocks, without the
+    faster; without it always on TensorFlow's inter-op pool.  fixed_inputs are fed to
+    every run: names in the graph and serialized TensorProtos.  Blocks, without the
     GIL, on the calling thread and at its priority.
 
     Raises:
@@ -197,6 +235,20 @@ def load_worker(
 
     Raises:
         EngineError: what it fails to load with; INTERNAL when the process ends.
+    """
+
+def load_native(
+    library: str, directory: str, model_name: str, model_version: int
+) -> Servable:
+    """
+    Open a library that keeps to servable.h and have it load a version directory.
+
+    library is the path of a file that stays as it is until the servable is closed; one
+    that was opened before is not opened again under the same path.  Blocks.
+
+    Raises:
+        EngineError: FAILED_PRECONDITION when it is no such library, or what it fails
+            to load with.
     """
 @final
 class TableBuilder:

@@ -21,7 +21,6 @@ from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
-from servable.config.model_batching import ModelBatching
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     TENSORFLOW,
@@ -456,6 +455,8 @@ class Server:
         """Return what makes the policies that the options name."""
         if self._tensorflow is None or self._tensorflow.batching is None:
             return {}
+        for name in self._tensorflow.batching_options.batchers:
+            plugins.load(plugins.BATCHERS, name)  # one that is missing ends the start
         names = self._tensorflow.batching_options.installed_policies
         loaded = {name: plugins.load(plugins.BATCHING_POLICIES, name) for name in names}
         for name, factory in loaded.items():
@@ -634,6 +635,7 @@ class Server:
                 self._running_engine(),
                 config.num_request_iterations_for_warmup,
                 config.num_model_warmup_threads,
+                all_batch_sizes=config.enable_all_batch_sizes_warmup,
             )
             if config.enable_model_warmup
             else None,
@@ -641,16 +643,13 @@ class Server:
             tensorflow.SessionOptions(
                 config.session_target,
                 config.load_run_options,
+                config.fixed_inputs,
                 config.transient_ram_bytes,
                 config.enable_session_metadata,
                 self._running_engine(),
             ),
             config.num_tflite_interpreters,
-            ModelBatching(
-                config.batching,
-                config.enable_per_model_batching_parameters,
-                config.batching_options,
-            ).of,
+            config.model_batching.of,
         )
 
     def _running_engine(self) -> Engine:

@@ -317,7 +317,9 @@ def test_a_platform_file_says_how_sessions_are_made(
               enable_session_metadata: true
               mixed_precision: "bfloat16"
               wrap_session_with_no_threading_params: true
-              model_warmup_options { enable_all_batch_sizes_warmup: true }
+              model_warmup_options {
+                enable_all_batch_sizes_warmup: true model_version: 3
+              }
             } } } } }
     """)
 
@@ -329,12 +331,13 @@ def test_a_platform_file_says_how_sessions_are_made(
     assert run_options.inter_op_thread_pool == 1
     assert got.transient_ram_bytes == 5
     assert got.enable_session_metadata
+    assert got.enable_all_batch_sizes_warmup
     session = config_pb2.ConfigProto.FromString(got.session_config)
     rewriting = session.graph_options.rewrite_options
     assert rewriting.auto_mixed_precision_onednn_bfloat16 == 1
     assert [record.message.split(" has ")[0] for record in caplog.records] == [
         "SessionBundleConfig.wrap_session_with_no_threading_params",
-        "ModelWarmupOptions.enable_all_batch_sizes_warmup",
+        "ModelWarmupOptions.model_version",
     ]
 
 

@@ -7,7 +7,7 @@ kind of servable stays inside it.
 
 import functools
 from collections.abc import Callable
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from servable import plugins
 from servable.core.loader import Loader
@@ -18,6 +18,9 @@ from servable.core.storage_path import StoragePath
 from servable.platforms.steady_loader import SteadyLoader
 from servable.platforms.timed_loader import TimedLoader
 
+if TYPE_CHECKING:
+    from servable import _engine
+
 
 class PlatformOptions(Protocol):
     """What the platforms of this package read of the ServerOptions."""
@@ -25,6 +28,10 @@ class PlatformOptions(Protocol):
     @property
     def allow_python_models(self) -> bool:
         """Whether models may bring Python code along."""
+
+    @property
+    def allow_native_models(self) -> bool:
+        """Whether models may be libraries that run in this process."""
 
     @property
     def python_run_limit_s(self) -> float:
@@ -37,6 +44,29 @@ class PlatformOptions(Protocol):
     @property
     def num_request_iterations_for_warmup(self) -> int:
         """How often each of them is replayed."""
+
+    def read_platform_batching(self) -> "ChoosesBatching":
+        """
+        Return what says how models that are no SavedModels are batched.
+
+        Raises:
+            ServingError: A file cannot be read, or is wrong.
+        """
+
+
+class ChoosesBatching(Protocol):
+    """Says how versions are batched."""
+
+    def of(
+        self, model_name: str, path: StoragePath
+    ) -> "_engine.BatchingParameters | None":
+        """
+        Return how requests for the version at *path* are put into batches; None: each
+        runs by itself.
+
+        Raises:
+            ServingError: what the load shall fail with.
+        """
 
 
 class Platform(Protocol):

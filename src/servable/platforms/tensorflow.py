@@ -39,11 +39,11 @@ from servable.platforms.unrestored_variables import (
 )
 from servable.platforms.warmup import ModelWarmup
 
-ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
-
 _logger = logging.getLogger(__name__)
 
 Transform: TypeAlias = Callable[[str, _engine.Servable], _engine.Servable | None]
+ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
+"""Says of a model's name and a version's path how its requests are batched."""
 
 TFLITE_FILE: Final = "model.tflite"
 _NICE_WHILE_LOADING = 10
@@ -95,6 +95,8 @@ class SessionOptions:
     Attributes:
         target: names the runtime that has them; "": this process.
         load_run_options: serialized tensorflow.RunOptions of what loads a model.
+        fixed_inputs: what every run is fed: names in the graph and serialized
+            TensorProtos.
         transient_ram_bytes: what a load needs beside the files of the version.
         shows_metadata: whether TensorFlow, and *engine*, are told what a version is
             called.
@@ -102,6 +104,7 @@ class SessionOptions:
 
     target: str = ""
     load_run_options: bytes = b""
+    fixed_inputs: Sequence[tuple[str, bytes]] = ()
     transient_ram_bytes: int = 0
     shows_metadata: bool = False
     engine: ShowsMetadata | None = None
@@ -216,6 +219,7 @@ class TensorFlowPlatform:
                 inter_op_in_caller=True,
                 session_target=self._session.target,
                 load_run_options=self._session.load_run_options,
+                fixed_inputs=list(self._session.fixed_inputs),
             )
         except _engine.EngineError as error:
             raise from_exception(error) from error

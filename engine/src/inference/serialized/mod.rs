@@ -136,7 +136,8 @@ fn signature_name<R: Request>(spec: &ModelSpec) -> &str {
 }
 
 /// Answer a serialized request with a version that need not be served, on the calling thread;
-/// which model the request names matters to `metrics` only, where the run is counted.
+/// which model the request names matters to `metrics` only, where the run is counted. Where the
+/// version is batched, the request is a batch of its own; for `all_sizes` see `Queues::run_here`.
 ///
 /// # Errors
 /// As [`answer`].
@@ -144,13 +145,18 @@ pub fn answer_here<R: Request>(
     handle: &ServableHandle,
     message: &Bytes,
     metrics: Option<&Metrics>,
+    all_sizes: bool,
 ) -> Result<Message> {
     let request = R::parse(message).map_err(|Malformed| unparsable())?;
+    let name = request.spec().map_or("", signature_name::<R>).to_owned();
     let model =
         metrics.map(|metrics| metrics.models.get(request.spec().map_or("", |spec| &spec.name)));
     let Prepared { feeds, fetches, respond } = request.prepare(handle, Rules::default())?;
     let began = Instant::now();
-    let outputs = handle.servable.run(feeds, &fetches, RunOptions::default())?;
+    let outputs = match &handle.batching {
+        Some(queues) => queues.run_here(feeds, fetches, &name, all_sizes)?,
+        None => handle.servable.run(feeds, &fetches, RunOptions::default())?,
+    };
     if let Some(model) = model {
         model.record_run(R::METHOD, began.elapsed());
     }
