@@ -3,6 +3,8 @@
 //! Layers, each knowing only those to its right: `frontend` → `inference` → (`batching` |
 //! `serving_map`) → `servable` → `tensor` → `status`. The Python module stands beside them.
 
+pub mod abandoned;
+pub mod admission;
 pub mod app;
 pub mod batching;
 pub mod bench;
@@ -13,6 +15,7 @@ mod corpus;
 pub mod embedded;
 pub mod frontend;
 pub mod inference;
+pub mod memory;
 pub mod metrics;
 pub mod protos;
 #[cfg(feature = "python")]

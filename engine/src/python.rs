@@ -113,7 +113,7 @@ impl Servable {
         let metrics = app.as_ref().map(|app| &app.metrics);
         let mut handle = ServableHandle::new(String::new(), 0, inner.clone(), &self.released);
         if let (Some(app), Some(parameters)) = (&app, self.batching.lock().clone()) {
-            handle = handle.batched(Queues::new(inner, parameters, app.batching()));
+            handle = handle.batched(Queues::new(String::new(), inner, parameters, app.batching()));
         }
         let answer = py.detach(|| replay(&handle, log_type, &request, metrics, all_batch_sizes));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
@@ -412,7 +412,8 @@ impl Engine {
                     Some(handle) if Arc::ptr_eq(&handle.servable, &inner) => handle.clone(),
                     _ => {
                         let queues = servable.batching.lock().clone().map(|parameters| {
-                            Queues::new(inner.clone(), parameters, self.server.app.batching())
+                            let shared = self.server.app.batching();
+                            Queues::new(name.clone(), inner.clone(), parameters, shared)
                         });
                         let released = &servable.released;
                         let handle = ServableHandle::new(name.clone(), version, inner, released);
@@ -486,6 +487,15 @@ impl Engine {
             });
         });
         py.detach(|| self.server.app.set_request_logging(models, &complain));
+    }
+
+    fn set_warning_handler(&self, handler: Py<PyAny>) {
+        self.server.app.abandoned.set_tell(Arc::new(move |warning| {
+            Python::attach(|py| {
+                // Whoever is told must not fail; there is nobody else to tell.
+                let _ = handler.call1(py, (warning,));
+            });
+        }));
     }
 
     fn set_profiler(&self, profiler: Py<PyAny>) {

@@ -121,7 +121,8 @@ impl Server {
         let runtime = runtime.as_ref().ok_or_else(stopped)?;
         let listeners = {
             let _inside = runtime.enter();
-            grpc::Listeners::new(tcp, unix, tls).map_err(|error| failed(&error))?
+            grpc::Listeners::new(tcp, unix, tls, self.app.admission.clone())
+                .map_err(|error| failed(&error))?
         };
         let served = grpc::serve(self.app.clone(), listeners, health, self.when_stopping());
         let task = runtime.spawn(served);

@@ -113,6 +113,11 @@ impl Status {
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into() }
     }
+
+    /// The deadline came before the answer; the text is TensorFlow's own.
+    pub fn timed_out() -> Self {
+        Self::deadline_exceeded("Timed out waiting for notification")
+    }
 }
 
 impl fmt::Display for Status {

@@ -54,6 +54,13 @@ class ServerOptions(Protocol):
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
     max_body_bytes: int  # REST, before and after decompression
+    max_in_flight_bytes: int  # 0: chosen from the memory there is
+    max_concurrent_requests: int  # 0: no limit
+    max_queued_requests: int  # of each model; 0: no limit
+    max_connections: int  # of both ports; 0: no limit
+    max_connections_per_peer: int  # 0: half of them
+    grpc_default_timeout_ms: int  # for calls without a deadline; 0: none
+    abandoned_run_s: float  # a run that goes on for so long for nobody is stuck
     request_log_file_bytes: int  # a file of logged requests that has as much is ended
     request_log_file_s: float  # and one that is as old
     request_log_queue_bytes: int  # what may wait to be written; more is dropped
@@ -377,6 +384,13 @@ class Engine:
         that is logged, from 0 to 1, a serialized SamplingConfig, and the tags of its
         SavedModels.  Complain is called on another thread when files cannot be
         written.  What was logged is in files when stop() returns.
+        """
+
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """
+        Say who is told, in a sentence, of runs that have got stuck.
+
+        Called from an I/O thread; it must not block or raise.
         """
 
     def set_profiler(self, profiler: Profiler) -> None:

@@ -412,6 +412,7 @@ class Server:
         engine = self._engine = self._new_engine(engine_options)
         engine.set_reload_handler(self._handle_reload)
         engine.set_administration_handler(Administration(self).handle)
+        engine.set_warning_handler(_warn)
         if options.enable_profiler:
             engine.set_profiler(Profiler(_new_profiler_session))
         core = self._core = ServerCore(
@@ -664,6 +665,10 @@ class Server:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def _warn(problem: str) -> None:
+    _logger.warning("%s", problem)
 
 
 def _model_of(config: ModelServerConfig, name: str) -> ModelConfig:

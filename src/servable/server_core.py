@@ -102,6 +102,9 @@ class Engine(Protocol):
     ) -> None:
         """See servable._engine.Engine."""
 
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """See servable._engine.Engine."""
+
     def set_profiler(self, profiler: "_engine.Profiler") -> None:
         """See servable._engine.Engine."""
 

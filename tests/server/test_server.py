@@ -80,6 +80,9 @@ class FakeEngine:
         del complain
         self.logged = dict(models)
 
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """Nothing gets stuck here."""
+
     def set_profiler(self, profiler: object) -> None:
         self.profiler = profiler
 

@@ -42,8 +42,11 @@ pub struct Options {
     /// How long a batch waits for rows; zero: sizes and waits are found from what runs.
     pub batch_timeout: Duration,
     /// Told what becomes of versions, on the thread where it happens.
-    pub on_event: Option<Arc<dyn Fn(i64, Event<'_>) + Send + Sync>>,
+    pub on_event: Option<Listener>,
 }
+
+/// Is told the number of a version, and what became of it.
+pub type Listener = Arc<dyn Fn(i64, Event<'_>) + Send + Sync>;
 
 impl Options {
     fn tell(&self, version: i64, event: Event<'_>) {

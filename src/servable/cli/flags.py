@@ -643,6 +643,61 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "max_in_flight_bytes",
+        FlagType.INT64,
+        0,
+        "Bytes that all requests in flight may hold together; a request beyond is "
+        "refused, unless it is alone. 0: a quarter of the memory of the machine or the "
+        "container, at most 2 GiB.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_concurrent_requests",
+        FlagType.INT32,
+        16_384,
+        "Requests to models that are answered at one time; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_queued_requests",
+        FlagType.INT32,
+        4096,
+        "Requests that may wait for a compute thread, for each model; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_connections",
+        FlagType.INT32,
+        16_384,
+        "Connections of both ports together, and never more than file descriptors "
+        "allow; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_connections_per_peer",
+        FlagType.INT32,
+        0,
+        "Connections from one address; 0: half of max_connections.",
+        is_ours=True,
+    ),
+    Flag(
+        "grpc_default_timeout_ms",
+        FlagType.INT64,
+        0,
+        "Milliseconds for gRPC requests to models that bring no deadline; 0: they may "
+        "take as long as they like.",
+        is_ours=True,
+    ),
+    Flag(
+        "abandoned_run_seconds",
+        FlagType.FLOAT,
+        5.0,
+        "Seconds that a run may go on after nobody waits for it any more; one that "
+        "takes longer is stuck. A model whose stuck runs hold half of the threads is "
+        "not run, and a server all of whose threads they hold is not healthy.",
+        is_ours=True,
+    ),
+    Flag(
         "load_op_library",
         FlagType.STRING,
         "",

@@ -80,6 +80,13 @@ class ServerOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
+    max_in_flight_bytes: int = 0
+    max_concurrent_requests: int = 16_384
+    max_queued_requests: int = 4096
+    max_connections: int = 16_384
+    max_connections_per_peer: int = 0
+    grpc_default_timeout_ms: int = 0
+    abandoned_run_s: float = 5.0
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
     request_log_queue_bytes: int = 64 << 20
@@ -167,6 +174,13 @@ class ServerOptions:
             metrics_path=flag.string("metrics_path"),
             max_message_bytes=flag.integer("max_message_bytes"),
             max_body_bytes=flag.integer("max_body_bytes"),
+            max_in_flight_bytes=flag.integer("max_in_flight_bytes"),
+            max_concurrent_requests=flag.integer("max_concurrent_requests"),
+            max_queued_requests=flag.integer("max_queued_requests"),
+            max_connections=flag.integer("max_connections"),
+            max_connections_per_peer=flag.integer("max_connections_per_peer"),
+            grpc_default_timeout_ms=flag.integer("grpc_default_timeout_ms"),
+            abandoned_run_s=flag.number("abandoned_run_seconds"),
             request_log_file_bytes=flag.integer("request_log_file_bytes"),
             request_log_file_s=flag.integer("request_log_file_seconds"),
             request_log_queue_bytes=flag.integer("request_log_queue_bytes"),
@@ -444,6 +458,12 @@ class ServerOptions:
             "max_model_memory_bytes",
             "rest_compression_min_bytes",
             "model_cache_max_bytes",
+            "max_in_flight_bytes",
+            "max_concurrent_requests",
+            "max_queued_requests",
+            "max_connections",
+            "max_connections_per_peer",
+            "grpc_default_timeout_ms",
         ):
             if getattr(self, name) < 0:
                 raise InvalidArgument(
@@ -457,6 +477,7 @@ class ServerOptions:
             "request_log_queue_bytes",
             "python_run_limit_s",
             "load_timeout_s",
+            "abandoned_run_s",
         ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(
@@ -512,6 +533,13 @@ class EngineOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
+    max_in_flight_bytes: int = 0
+    max_concurrent_requests: int = 16_384
+    max_queued_requests: int = 4096
+    max_connections: int = 16_384
+    max_connections_per_peer: int = 0
+    grpc_default_timeout_ms: int = 0
+    abandoned_run_s: float = 5.0
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
     request_log_queue_bytes: int = 64 << 20

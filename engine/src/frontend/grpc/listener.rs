@@ -20,6 +20,8 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::authority::Rewriter;
+use super::patient::Patient;
+use crate::admission::{Admission, Seat};
 use crate::frontend::peer::Peer;
 use crate::frontend::tls::Tls;
 
@@ -105,12 +107,12 @@ fn is_abandoned(path: &Path) -> bool {
 }
 
 /// The listeners of one server.
-#[derive(Default)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
     unix: Option<Unix>,
     /// For both, as TensorFlow Serving has it.
     tls: Option<Arc<Tls>>,
+    admission: Arc<Admission>,
 }
 
 struct Unix {
@@ -137,6 +139,7 @@ impl Listeners {
         tcp: Option<StdTcpListener>,
         unix: Option<(StdUnixListener, Option<PathBuf>)>,
         tls: Option<Arc<Tls>>,
+        admission: Arc<Admission>,
     ) -> io::Result<Self> {
         let tcp = tcp.map(TcpListener::from_std).transpose()?;
         let unix = match unix {
@@ -145,7 +148,7 @@ impl Listeners {
             }
             None => None,
         };
-        Ok(Self { tcp, unix, tls })
+        Ok(Self { tcp, unix, tls, admission })
     }
 
     /// The connections, as they come; none any more once `stop` is done and those that were made
@@ -160,7 +163,7 @@ impl Listeners {
 pub struct Incoming {
     listeners: Listeners,
     /// Connections that have not shown who they are yet.
-    handshakes: JoinSet<io::Result<Connection>>,
+    handshakes: JoinSet<io::Result<Patient<Connection>>>,
     /// Set while the process has no more file descriptors: accepting again at once would spin.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
     /// `None` once it is done: what waits to be accepted is, and nothing after it.
@@ -170,7 +173,7 @@ pub struct Incoming {
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+    type Item = io::Result<Patient<Connection>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
@@ -193,14 +196,16 @@ impl Stream for Incoming {
                 return self.nothing();
             }
             let Poll::Ready(accepted) = self.poll_accept(cx) else { return self.nothing() };
-            let Ok(accepted) = accepted else {
+            let Ok((accepted, seat)) = accepted else {
                 // Whatever went wrong with one connection, the listener goes on.
                 self.paused = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 continue;
             };
+            // A connection too many is closed at once: that costs least.
+            let Some(seat) = seat else { continue };
             match self.listeners.tls.clone() {
-                None => return Poll::Ready(Some(Ok(accepted))),
-                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted))),
+                None => return Poll::Ready(Some(Ok(Patient::new(accepted, seat)))),
+                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted, seat))),
             }
         }
     }
@@ -209,8 +214,13 @@ impl Stream for Incoming {
 /// Handshakes under way at one time; further clients wait to be accepted.
 const MAX_HANDSHAKES: usize = 1024;
 
-async fn handshake(tls: Arc<Tls>, connection: Connection) -> io::Result<Connection> {
-    Ok(Connection::Tls(Box::new(tls.accept(connection).await?)))
+async fn handshake(
+    tls: Arc<Tls>,
+    connection: Connection,
+    seat: Seat,
+) -> io::Result<Patient<Connection>> {
+    let stream = tls.accept(connection).await?;
+    Ok(Patient::new(Connection::Tls(Box::new(stream)), seat))
 }
 
 impl Incoming {
@@ -222,18 +232,22 @@ impl Incoming {
         }
     }
 
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
+    /// The next connection, and its seat if there is one for it.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Connection, Option<Seat>)>> {
+        let admission = &self.listeners.admission;
         if let Some(tcp) = &self.listeners.tcp {
             if let Poll::Ready(accepted) = tcp.poll_accept(cx) {
-                return Poll::Ready(accepted.and_then(|(stream, _)| {
+                return Poll::Ready(accepted.and_then(|(stream, address)| {
                     stream.set_nodelay(true)?;
-                    Ok(Connection::Tcp(stream))
+                    Ok((Connection::Tcp(stream), admission.seat(Some(address.ip()))))
                 }));
             }
         }
         if let Some(unix) = &self.listeners.unix {
             if let Poll::Ready(accepted) = unix.listener.poll_accept(cx) {
-                return Poll::Ready(accepted.map(|(stream, _)| Connection::unix(stream)));
+                return Poll::Ready(
+                    accepted.map(|(stream, _)| (Connection::unix(stream), admission.seat(None))),
+                );
             }
         }
         Poll::Pending

@@ -9,6 +9,7 @@ mod channel_arguments;
 pub mod health;
 mod listener;
 mod model_service;
+mod patient;
 mod prediction_service;
 mod profiler_service;
 mod service;
@@ -28,7 +29,7 @@ use self::channel_arguments::Arguments;
 use self::model_service::Models;
 use self::prediction_service::Prediction;
 use self::profiler_service::Profiler;
-use self::service::{Method, Table};
+use self::service::{Found, Table};
 use self::session_service::Sessions;
 use self::transport::Dispatch;
 use crate::app::{App, Options};
@@ -67,14 +68,16 @@ pub async fn serve(
 }
 
 /// The method of that path, where it is one of ours.
-fn find(options: &Options, path: &str) -> Option<Method> {
+fn find(options: &Options, path: &str) -> Option<Found> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match service {
-        <Prediction as Table>::NAME => Prediction::method(method),
-        <Models as Table>::NAME => Models::method(method),
-        <Administration as Table>::NAME => Administration::method(method),
-        <Profiler as Table>::NAME if options.enable_profiler => Profiler::method(method),
-        <Sessions as Table>::NAME if options.enable_session_service => Sessions::method(method),
+        <Prediction as Table>::NAME => service::find::<Prediction>(method),
+        <Models as Table>::NAME => service::find::<Models>(method),
+        <Administration as Table>::NAME => service::find::<Administration>(method),
+        <Profiler as Table>::NAME if options.enable_profiler => service::find::<Profiler>(method),
+        <Sessions as Table>::NAME if options.enable_session_service => {
+            service::find::<Sessions>(method)
+        }
         _ => None,
     }
 }

@@ -28,6 +28,7 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
 use super::listener::{Connection, Incoming};
+use super::patient::Patient;
 use super::service::{self, Limits};
 use super::{find, unary};
 use crate::app::App;
@@ -74,7 +75,7 @@ pub async fn serve(incoming: Incoming, settings: Settings, dispatch: Dispatch) {
 
 /// Serve one connection until it ends.
 async fn connect(
-    stream: Connection,
+    stream: Patient<Connection>,
     settings: Settings,
     dispatch: Dispatch,
     mut ends: watch::Receiver<bool>,
@@ -147,8 +148,8 @@ async fn after(time: Option<Duration>) {
 
 impl Dispatch {
     async fn answer(mut self, request: Request<Received>, peer: Peer) -> Response<Body> {
-        if let Some(method) = find(&self.app.options, request.uri().path()) {
-            let answer = service::answer(self.app, method, self.limits, request, peer).await;
+        if let Some(found) = find(&self.app.options, request.uri().path()) {
+            let answer = service::answer(self.app, found, self.limits, request, peer).await;
             return answer.map(Body::Ours);
         }
         let response = self.others.call(request.map(tonic::body::Body::new)).await;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{
     HeaderValue, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VARY,
 };
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
@@ -31,6 +31,7 @@ use super::head::{Head, MAX_FIELDS, MAX_FIELDS_BYTES, MAX_LINE};
 use super::reply::Reply;
 use super::service::Session;
 use super::url::Method;
+use crate::admission::Permit;
 
 /// What a client sends first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -188,9 +189,10 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
     } else if parts.headers.len() > MAX_FIELDS {
         Reply::page(431)
     } else {
-        match collect(body, session.max_body_bytes()).await {
-            Ok(body) => session.answer(&head, body).await,
-            Err(status) => Reply::page(status),
+        let permit = session.permit();
+        match collect(body, session.max_body_bytes(), &permit).await {
+            Ok(body) => session.answer(&head, body, permit).await,
+            Err(reply) => reply,
         }
     };
     let length = reply.body.len();
@@ -208,6 +210,9 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
         fields.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         fields.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
+    if reply.is_busy {
+        fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if reply.cors {
         fields.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         fields.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
@@ -216,26 +221,27 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
     response
 }
 
-/// The body of a request, or the status that refuses it.
-async fn collect(mut incoming: Incoming, limit: usize) -> Result<Vec<u8>, u16> {
+/// The body of a request, or what refuses it.
+async fn collect(mut incoming: Incoming, limit: usize, permit: &Permit) -> Result<Vec<u8>, Reply> {
     let promised = incoming.size_hint().exact();
     if promised.is_some_and(|length| length > limit as u64) {
-        return Err(413);
+        return Err(Reply::page(413));
     }
     let mut body = Body::new();
     loop {
-        let frame = match timeout_at(body.deadline(), incoming.frame()).await {
-            Err(_) => return Err(408),
+        let frame = match timeout_at(body.pace.deadline(), incoming.frame()).await {
+            Err(_) => return Err(Reply::page(408)),
             Ok(None) => return Ok(body.bytes),
             // The stream is gone; nobody reads the answer.
-            Ok(Some(Err(_))) => return Err(400),
+            Ok(Some(Err(_))) => return Err(Reply::page(400)),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limit - body.bytes.len() {
-            return Err(413);
+            return Err(Reply::page(413));
         }
-        body.received += data.len();
+        permit.charge(data.len()).map_err(|status| Reply::busy(&status))?;
+        body.pace.came(data.len(), Instant::now());
         body.bytes.extend_from_slice(&data);
     }
 }

@@ -23,6 +23,7 @@ mod url;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +39,6 @@ use self::service::{Service, Session};
 use crate::app::App;
 use crate::frontend::tls::Tls;
 
-/// Connections beyond this wait to be accepted.
-const MAX_CONNECTIONS: usize = 16_384;
 /// Answers a target that is a page's path, perhaps with a query.
 pub type Page = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
@@ -70,20 +69,27 @@ pub async fn serve_pages(
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    let take = |connections: &mut JoinSet<()>, (stream, address): (TcpStream, SocketAddr)| {
+        let ip = address.ip().to_canonical();
+        // A connection too many is closed at once: that costs least.
+        let Some(seat) = service.app.admission.seat(Some(ip)) else { return };
+        let conversation =
+            converse(stream, tls.clone(), Session::new(&service, ip), stopping.clone());
+        connections.spawn(async move {
+            conversation.await;
+            drop(seat);
+        });
+    };
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
-                let session = Session::new(&service, &accepted);
-                connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
-            }
+            accepted = accept(&listener) => take(&mut connections, accepted),
         }
     }
     // Whoever has connected by now expects to be served.
     while let Ok(accepted) = timeout(Duration::ZERO, accept(&listener)).await {
-        let session = Session::new(&service, &accepted);
-        connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
+        take(&mut connections, accepted);
     }
     drop(listener);
     stop.send_replace(true);
@@ -140,13 +146,13 @@ async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Answers go out in one piece; there is nothing to gather.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                return (stream, address);
             }
             // The peer went away, or there are no descriptors left: then others have to end first.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

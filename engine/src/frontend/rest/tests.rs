@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout, Instant};
 
 use super::head::Head;
 use super::*;
+use crate::admission::{Admission, Limits, Permit};
 use crate::app::Options;
 use crate::inference::model_status::VersionStatus;
 use crate::servable::RunOptions;
@@ -530,7 +531,15 @@ async fn stopping_answers_what_is_in_flight_and_closes_what_is_idle() {
 struct Echo;
 
 impl connection::Service for Echo {
-    async fn answer(&self, _: &Head, body: Vec<u8>) -> Reply {
+    fn permit(&self) -> Arc<Permit> {
+        let admission = Admission::new(Limits { bytes: 1 << 20, ..Limits::NONE });
+        let other = admission.permit();
+        other.charge(1).unwrap();
+        std::mem::forget(other);
+        Arc::new(admission.permit())
+    }
+
+    async fn answer(&self, _: &Head, body: Vec<u8>, _: Arc<Permit>) -> Reply {
         Reply::new(200, "text/plain", body)
     }
 
@@ -579,20 +588,69 @@ async fn a_head_has_ten_seconds_however_it_trickles() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_needs_a_kilobyte_a_second() {
-    let head = b"POST / HTTP/1.1\r\nContent-Length: 40000\r\n\r\n";
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 48000\r\n\r\n";
     let (mut client, _task) = slow(1 << 16);
     client.send(head).await;
     for _ in 0..40 {
         sleep(Duration::from_millis(1100)).await;
-        client.send(&[b'x'; 1000]).await;
+        client.send(&[b'x'; 1200]).await;
     }
     assert_eq!(client.receive().await.status, 200);
 
+    // What came at once earns no rest.
+    for already in [0, 40_000] {
+        let (mut client, _task) = slow(1 << 16);
+        client.send(head).await;
+        client.send(&vec![b'x'; already]).await;
+        let before = Instant::now();
+        assert_eq!(client.receive().await.status, 408);
+        assert_eq!(before.elapsed().as_secs(), 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_is_charged_as_it_arrives() {
+    // The permit of these tests has a mebibyte, and somebody else holds some of it.
     let (mut client, _task) = slow(1 << 16);
-    client.send(head).await;
-    let before = Instant::now();
-    assert_eq!(client.receive().await.status, 408);
-    assert_eq!(before.elapsed().as_secs(), 10);
+    client.send(b"POST / HTTP/1.1\r\nContent-Length: 4000000\r\n\r\n").await;
+    // It is refused before all of that is read.
+    let _ = client.0.write_all(&vec![b'x'; 1 << 20]).await;
+    let answer = client.receive().await;
+
+    assert_eq!(answer.status, 429);
+    assert!(answer.has("Retry-After: 1"), "{}", answer.head);
+    assert!(answer.text().contains("--max_in_flight_bytes allows 1048576"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn what_waits_for_a_client_that_has_left_is_not_run() {
+    let server = Running::start(Options { compute_threads: 1, ..Options::default() }).await;
+    let waits = predict(r#"{"signature_name": "wait", "instances": [1.0]}"#);
+    let moment = Duration::from_millis(1);
+    let mut first = server.connect().await;
+    first.send(&waits).await;
+    while server.app.admission.requests() < 1 || server.app.compute.queue_depth() > 0 {
+        sleep(moment).await;
+    }
+    let mut second = server.connect().await;
+    second.send(&waits).await;
+    while server.app.compute.queue_depth() == 0 {
+        sleep(moment).await;
+    }
+
+    drop((first, second));
+    while server.app.admission.requests() > 0 {
+        sleep(moment).await;
+    }
+    // One ends the run that goes on; had the other begun, it would take what is for the third.
+    server.gate.send(()).unwrap();
+    server.gate.send(()).unwrap();
+    let mut third = server.connect().await;
+    third.send(&waits).await;
+    let answer = timeout(Duration::from_secs(20), third.receive()).await.expect("an answer");
+
+    assert_eq!(answer.status, 200);
+    assert_eq!((server.app.admission.requests(), server.app.admission.bytes()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
