@@ -25,6 +25,7 @@ import platform
 import random
 import shutil
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -32,7 +33,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -378,6 +379,12 @@ class Held:
     series: int
 
     @classmethod
+    def usual(cls, all_of_them: Sequence["Held"]) -> "Held":
+        """Return the median of each."""
+        columns = zip(*map(dataclasses.astuple, all_of_them), strict=True)
+        return cls(*(statistics.median_low(column) for column in columns))
+
+    @classmethod
     def of(cls, server: Served) -> "Held":
         """Look at a server."""
         mappings = Path(f"/proc/{server.pid}/maps").read_text().count("\n")
@@ -442,8 +449,10 @@ def soak(
                 tally = tallies()
     wrong = sum((t.wrong for t in tally.values()), Counter[str]())
     answers = sum(t.answers for t in tally.values())
-    settled = watch[len(watch) // 10]
-    last = watch[-1]
+    # A version that is just being let go of is seen or not: what is usual counts.
+    part = max(len(watch) // 5, 1)
+    settled = Held.usual(watch[len(watch) // 10 :][:part])
+    last = Held.usual(watch[-part:])
     figures = [
         Figure("requests that failed or were answered wrongly", wrong.total(), 0),
         Figure(
@@ -457,7 +466,8 @@ def soak(
         Figure("files and sockets", last.descriptors - settled.descriptors, 0),
         Figure("threads", last.threads - settled.threads, 0),
         Figure("mappings", last.mappings - settled.mappings, 20),
-        Figure("series", last.series - settled.series, 0),
+        # Each code that is answered for the first time has one.
+        Figure("series", last.series - settled.series, 10),
     ]
     seen = {
         "answers": answers,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from servable.config import container
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     ModelConfig,
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _LOOK_FOR_NEWER_CONFIG_S = 0.25
+# What of a container's memory is for models, once the runtime has its own.
+_PART_FOR_MODELS = 0.9
+_RUNTIME_BYTES = 256 << 20
 
 
 class Engine(Protocol):
@@ -243,7 +247,7 @@ class ServerCore:
         self._rollouts = Rollouts(engine, self._follow_rollouts)
         self._routes_now: Mapping[str, Route] = {}
         self._serving_map = ServingMap(self._publish)
-        self._resources = ResourcePool(options.max_model_memory_bytes or None)
+        self._resources = _resources(options.max_model_memory_bytes)
         self._load_pool = new_load_pool(num_initial_load_threads())
         self._manager = AspiredVersionsManager(
             self._serving_map,
@@ -550,6 +554,19 @@ class ServerCore:
 
     def __repr__(self) -> str:
         return f"<ServerCore {[model.name for model in self._config.models]}>"
+
+
+def _resources(limit_bytes: int) -> ResourcePool:
+    """Return what models may take: as somebody has said, or as the container allows."""
+    if limit_bytes:
+        return ResourcePool(limit_bytes)
+    container_bytes = container.memory_limit_bytes()
+    if container_bytes is None:
+        return ResourcePool()
+    # Estimates are rough, and nobody has asked for a limit: only what would be loaded
+    # beside another version of its model, and would end the process, is refused.
+    for_models = max(int(_PART_FOR_MODELS * container_bytes) - _RUNTIME_BYTES, 0)
+    return ResourcePool(for_models, spares_the_only_one=True)
 
 
 def _default_part(version: int, served: Collection[int], route: Route | None) -> float:

@@ -216,7 +216,7 @@ def test_a_clock_that_jumps_disturbs_nothing(
         opened="Successfully loaded",
     )
     with Clients(server) as clients:
-        for version, offset in enumerate(("+1d", "-1d", "+1h", "-1h"), start=2):
+        for version, offset in enumerate(("+1d", "-1h"), start=2):
             clock.write_text(offset)
             publish(base, version, write_version, "rename")
             wait_until(lambda v=version: clients.newest == v, f"version {version}")  # type: ignore[misc]
@@ -236,7 +236,7 @@ def test_what_was_killed_starts_again_without_any_cleaning(
     wait_until: WaitUntil,
 ) -> None:
     moments: Sequence[str] = ["", "Loading servable version", "Running gRPC"]
-    for version, moment in enumerate([*moments, *moments], start=2):
+    for version, moment in enumerate(moments, start=2):
         server = start(
             str(base),
             f"--grpc_socket_path={tmp_path}/socket",
@@ -249,7 +249,7 @@ def test_what_was_killed_starts_again_without_any_cleaning(
     last = start(str(base), f"--grpc_socket_path={tmp_path}/socket")
     wait_until(lambda: last.is_serving("m"), "model")
     with Client(f"unix:{tmp_path}/socket", attempts=1) as client:
-        assert client.predict("m", [2.0])["y"].tolist() == [8.0]
+        assert client.predict("m", [2.0])["y"].tolist() == [5.0]
 
 
 def test_no_part_of_a_graph_can_be_loaded(

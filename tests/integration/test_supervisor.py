@@ -51,7 +51,7 @@ def ask(server: Any) -> tuple[list[float], ...]:
     socket_path = server.flags[1].partition("=")[2]
     answers = [rest]
     for address in (server.grpc, f"unix:{socket_path}"):
-        with Client(address, attempts=1, timeout=60) as client:
+        with Client(address, attempts=10, timeout=60) as client:
             answers.append(client.predict("m", [2.0])["y"].tolist())
     return tuple(answers)
 
@@ -71,7 +71,7 @@ def test_a_killed_server_is_replaced_and_nobody_is_refused(supervised: Any) -> N
                 except OSError as error:
                     refused.append(str(error))
                 connects += 1
-            time.sleep(0.001)
+            time.sleep(0.01)
 
     connecting = threading.Thread(target=connect)
     connecting.start()

@@ -602,7 +602,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT64,
         0,
         "Most memory that all loaded versions may need together, by their estimates; "
-        "0: no limit.",
+        "0: no limit, but in a container with one a version that does not fit beside "
+        "the one before is refused.",
         is_ours=True,
     ),
     Flag(

@@ -201,7 +201,9 @@ def _start(server: "Server", events: "queue.SimpleQueue[_Event]") -> None:
 
 
 def _seconds_until(when: float) -> float | None:
-    return None if when == math.inf else max(when - time.monotonic(), 0.0)
+    if when == math.inf:
+        return None
+    return min(max(when - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
 
 
 def _read_config_again(server: "Server") -> None:

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import ClassVar, Final, Literal, cast
 
 from servable import _engine
 from servable.core.resources import estimate_from_files
@@ -47,6 +47,8 @@ class NativePlatform:
         warmup: replays what a version brings along; None: nothing is.
         batching: says how the requests of a version are batched; None: they are not.
     """
+
+    loads_in_process: ClassVar[Literal[True]] = True
 
     name: str = "native"
     warmup: ModelWarmup | None = None

@@ -382,3 +382,38 @@ impl AsyncWrite for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_bound_by_somebody_else_is_listened_on() {
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = bound.local_addr().unwrap().as_socket().unwrap();
+        assert!(std::net::TcpStream::connect(address).is_err());
+
+        let listener = inherit_tcp(bound.as_raw_fd()).unwrap();
+        assert_eq!(listener.local_addr().unwrap(), address);
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        // The one of whoever bound it is still open.
+        drop(listener);
+        assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_such_socket_is_refused() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for descriptor in [udp.as_raw_fd(), file.as_raw_fd(), -1, 1 << 20] {
+            assert!(inherit_tcp(descriptor).is_err());
+            assert!(inherit_unix(descriptor).is_err());
+        }
+        assert!(inherit_unix(tcp.as_raw_fd()).is_err());
+    }
+}

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::{pin, Pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -80,7 +81,10 @@ async fn connect(
     mut ends: watch::Receiver<bool>,
 ) {
     let peer = stream.connect_info();
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asks = has_asked.clone();
     let answer = service_fn(move |request| {
+        asks.store(true, Ordering::Relaxed);
         let dispatch = dispatch.clone();
         async move { Ok::<_, Infallible>(dispatch.answer(request, peer).await) }
     });
@@ -113,6 +117,17 @@ async fn connect(
         }
     }
     connection.as_mut().graceful_shutdown();
+    if !has_asked.load(Ordering::Relaxed) {
+        // Perhaps it does not even speak HTTP/2, and then never hears of this.
+        let mut silence = pin!(sleep(SILENCE));
+        tokio::select! {
+            biased;
+            _ = &mut connection => return,
+            () = &mut silence => if !has_asked.load(Ordering::Relaxed) {
+                return;
+            },
+        }
+    }
     let mut grace = pin!(after(settings.max_connection_age_grace));
     tokio::select! {
         biased;
@@ -120,6 +135,9 @@ async fn connect(
         () = &mut grace => {}
     }
 }
+
+/// How long a connection that has asked nothing is waited for once it is asked to end.
+const SILENCE: Duration = Duration::from_millis(500);
 
 async fn after(time: Option<Duration>) {
     match time {

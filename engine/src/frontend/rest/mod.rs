@@ -103,11 +103,16 @@ async fn converse(
     stream: TcpStream,
     tls: Option<Arc<Tls>>,
     mut session: Session,
-    stopping: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
 ) {
     let Some(tls) = tls else { return converse_plainly(stream, session, stopping).await };
+    let shaken = tokio::select! {
+        biased;
+        shaken = timeout(connection::HEAD, tls.accept(stream)) => shaken,
+        () = connection::given_up(&mut stopping, true) => return,
+    };
     // A handshake that failed is its client's affair.
-    let Ok(stream) = tls.accept(stream).await else { return };
+    let Ok(Ok(stream)) = shaken else { return };
     let (_, handshake) = stream.get_ref();
     session.peer.is_certified = handshake.peer_certificates().is_some();
     if handshake.alpn_protocol() == Some(HTTP2) {

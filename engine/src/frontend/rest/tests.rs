@@ -473,6 +473,36 @@ async fn a_run_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_leaves_answers_on_and_lets_go_of_each_connection() {
+    let server = Running::start(Options::default()).await;
+    let mut client = server.connect().await;
+    client.send(&predict(r#"{"instances": [1, 2]}"#)).await;
+    assert!(!client.receive().await.has("Connection: close"));
+
+    server.app.leave();
+    client.send(&predict(r#"{"instances": [1, 2]}"#)).await;
+    let answer = client.receive().await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.has("Connection: close"));
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(
+        server.ask("POST", "/v1/models/m:predict", r#"{"instances": [1]}"#).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn who_has_connected_when_the_server_stops_may_still_ask_once() {
+    let mut server = Running::start(Options::default()).await;
+    let mut client = server.connect().await;
+    server.stop.take().unwrap().send(()).unwrap();
+    client.send(&predict(r#"{"instances": [1, 2]}"#)).await;
+
+    assert_eq!(client.receive().await.text(), DOUBLED);
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
 async fn stopping_answers_what_is_in_flight_and_closes_what_is_idle() {
     let mut server = Running::start(Options::default()).await;
     let (mut idle, mut busy) = (server.connect().await, server.connect().await);
