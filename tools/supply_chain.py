@@ -245,12 +245,20 @@ def ask(tool: str) -> bool:
     if done.returncode and UNREACHABLE.search(said) and "ID" not in done.stdout:
         print(f"{tool}: skipped: no data: {said.strip().splitlines()[-1]}")
         return False
-    print(
-        f"{tool}: {'something was found' if done.returncode else 'nothing was found'}"
-    )
     if done.returncode:
-        print(said)
-    return bool(done.returncode)
+        print(f"{tool}: something was found\n{said}")
+        return True
+    # What is installed from here is on no index; everything else should be.
+    unknown = said.count("could not be audited") - 1
+    print(
+        f"{tool}: "
+        + (
+            f"skipped: no data on {unknown} packages"
+            if unknown > 0
+            else "nothing was found"
+        )
+    )
+    return False
 
 
 def sbom(components: Sequence[Component]) -> dict[str, Any]:

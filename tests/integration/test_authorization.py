@@ -324,6 +324,23 @@ def test_a_token_may_be_for_some_models(server: Any) -> None:
     assert response.status_code == 403
 
 
+def test_a_body_names_no_other_model_than_the_target(server: Any) -> None:
+    request = predict()
+    request.model_spec.name = "other"
+    response = httpx.post(
+        f"{server.rest}/v1/models/m:predict",
+        content=request.SerializeToString(),
+        headers={
+            "Authorization": f"Bearer {SECRETS['narrow']}",
+            "Content-Type": "application/x-protobuf",
+        },
+    )
+
+    assert response.status_code == 200, response.text
+    answer = predict_pb2.PredictResponse.FromString(response.content)
+    assert answer.model_spec.name == "m"
+
+
 def test_large_requests_of_strangers_are_refused(server: Any) -> None:
     for address in (server.grpc, server.rest):
         with (
