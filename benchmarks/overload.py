@@ -3,6 +3,7 @@ What becomes of a server that is asked for more than it can do.
 
     python benchmarks/overload.py                  about five minutes
     python benchmarks/overload.py --seconds 3 --factors 1,10
+    python benchmarks/overload.py --deadlines      how late answers are, a minute
 
 An open loop sends as many requests as dense_large can answer, and two, five and ten
 times as many; clients give up after a second.  Answers in time are goodput.  Beside
@@ -10,20 +11,26 @@ the load one client at a time asks and takes the time of refusals; after it, the
 is what the server can do, and the first second of that is its recovery.  The server
 without limits is there to show that the load is one that hurts.
 
+Deadlines are those of requests whose runs never end: a named pipe is read that nobody
+opens for writing.
+
 Servers run on core 0 and the load on core 1.
 """
 
 import argparse
 import dataclasses
+import http.client
 import json
+import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import grpc
@@ -152,12 +159,53 @@ def _spec(process: Process) -> Spec:
     )
 
 
+def deadlines(count: int = 50) -> list[dict[str, Any]]:
+    """Return how late answers come to requests whose runs do not end."""
+    rows = []
+    flags = f"--compute_threads={4 * count} --abandoned_run_seconds=1000"
+    with ExitStack() as running:
+        models = {name: batching.MODELS / name for name in ("reading", MODEL)}
+        process = running.enter_context(servers.ours(models, f"{servers.OURS} {flags}"))
+        servers.wait_until_answering(process, _spec(process))
+        pipe = str(Path(running.enter_context(TemporaryDirectory())) / "pipe")
+        os.mkfifo(pipe)
+        host, _, port = process.rest_address.rpartition(":")
+        body = json.dumps({"inputs": pipe})
+        for deadline_ms in (10, 100, 1000):
+            late_ms = []
+            for _ in range(count):
+                connection = http.client.HTTPConnection(host, int(port), timeout=60)
+                headers = {"X-Request-Timeout-Ms": str(deadline_ms)}
+                with closing(connection):
+                    connection.connect()
+                    began = time.monotonic()
+                    connection.request(
+                        "POST", "/v1/models/reading:predict", body, headers
+                    )
+                    status = connection.getresponse().status
+                    took_ms = (time.monotonic() - began) * 1e3
+                if status != http.HTTPStatus.GATEWAY_TIMEOUT:
+                    raise RuntimeError(f"{status} and not 504")
+                late_ms.append(took_ms - deadline_ms)
+            rows.append(
+                {
+                    "deadline_ms": deadline_ms,
+                    "requests": count,
+                    "late_p50_ms": round(statistics.median(late_ms), 1),
+                    "late_p99_ms": round(statistics.quantiles(late_ms, n=100)[98], 1),
+                    "late_max_ms": round(max(late_ms), 1),
+                }
+            )
+    return rows
+
+
 def main() -> None:
     """Measure, print a table, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("servers", nargs="*", metavar="SERVER", help=", ".join(SERVERS))
     parser.add_argument("--seconds", type=float, default=20.0, help="at each load")
     parser.add_argument("--factors", default="1,2,5,10", help="of what it can do")
+    parser.add_argument("--deadlines", action="store_true", help="measure only those")
     arguments = parser.parse_args()
     batching.MODELS.mkdir(parents=True, exist_ok=True)
     made = [
@@ -168,13 +216,19 @@ def main() -> None:
     ]
     subprocess.run(made, check=True, capture_output=True)
     servers.pin_load()
+    batching.RESULTS.mkdir(exist_ok=True)
+    if arguments.deadlines:
+        late = deadlines()
+        print(*late, sep="\n")
+        text = json.dumps(late, indent=1)
+        (batching.RESULTS / "deadlines.json").write_text(text + "\n")
+        return
     factors = [float(factor) for factor in arguments.factors.split(",")]
     rows = []
     for name in arguments.servers or SERVERS:
         for row in measure(name, SERVERS[name], factors, arguments.seconds):
             print(*(f"{key}={value}" for key, value in row.items()), flush=True)
             rows.append(row)
-    batching.RESULTS.mkdir(exist_ok=True)
     (batching.RESULTS / "overload.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -14,10 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("servable", &["status", "tensor", "wire", "protos", "compute", "servable"]),
     ("metrics", &["status", "metrics"]),
     ("request_log", &["status", "wire", "metrics", "request_log"]),
-    (
-        "batching",
-        &["status", "tensor", "servable", "metrics", "compute", "abandoned", "batching"],
-    ),
+    ("batching", &["status", "tensor", "servable", "metrics", "compute", "abandoned", "batching"]),
     ("serving_map.rs", &["status", "tensor", "servable", "serving_map", "metrics", "batching"]),
     ("shadow.rs", &["status", "tensor", "servable", "serving_map", "metrics"]),
     ("compute.rs", &["status"]),
