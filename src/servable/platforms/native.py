@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from servable import _engine
 from servable.core.resources import estimate_from_files
@@ -49,6 +49,7 @@ class NativePlatform:
     """
 
     name: str = "native"
+    loads_in_process: Literal[True] = True
     warmup: ModelWarmup | None = None
     batching: ChoosesBatching | None = None
 
@@ -93,6 +94,7 @@ class NativeLoader:
             if self._platform.batching is not None
             else None
         )
+        remove_left_copies()
         with contextlib.ExitStack() as failed:
             copy = failed.enter_context(_copied(self._path))
             _look_at(copy, self._id)
@@ -137,7 +139,6 @@ def native_platform(options: PlatformOptions, engine: object) -> NativePlatform:
             'model_platform: "native" runs libraries from the directories of models in '
             "the server's process; --allow_native_models allows that"
         )
-    remove_left_copies()
     warmup = ModelWarmup(
         cast("_engine.Engine", engine), options.num_request_iterations_for_warmup
     )
@@ -149,7 +150,8 @@ def native_platform(options: PlatformOptions, engine: object) -> NativePlatform:
 
 def remove_left_copies() -> None:
     """
-    Remove the copies of processes that are no more, as one that crashed leaves some.
+    Remove the copies of processes that are no more, as one that crashed leaves some,
+    and one that tried a version first.
 
     A library that is open stays so without its file; only debuggers would miss it.
     """
