@@ -70,6 +70,10 @@ libservable: | toolchain ## Build the engine for C++ programs, and install it in
 	cargo build --release --package libservable
 	sh cpp/libservable/install.sh target/release/libservable.so $(or $(PREFIX),$(VENV))
 
+.PHONY: valgrind
+valgrind: $(VENV)/.dev ## Run a C program that uses libservable under valgrind, which takes minutes
+	SERVABLE_VALGRIND=1 $(BIN)/python -m pytest tests/integration/test_embedding.py -k valgrind
+
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server

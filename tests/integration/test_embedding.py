@@ -353,6 +353,31 @@ def test_a_program_in_c_gets_the_same(
     assert (done.returncode, done.stdout) == (0, "2.5 3 4.5 version 1\n"), done.stderr
 
 
+@pytest.mark.timeout(3600)
+def test_valgrind_finds_nothing_of_ours(
+    prefix: Path, environment: dict[str, str], base: Path
+) -> None:
+    if not os.environ.get("SERVABLE_VALGRIND"):
+        pytest.skip("takes minutes: make valgrind")
+    program = prefix / "plain"
+    command = [tool("gcc"), "-std=c99", "-g", str(CHECKS.with_name("plain.c"))]
+    command += ["-o", str(program), *flags_of(prefix, "libservable")]
+    subprocess.run([*command, f"-Wl,-rpath,{prefix}/lib"], check=True)
+    suppressions = CHECKS.with_name("valgrind.supp")
+    options = ["--error-exitcode=9", "--leak-check=full"]
+    options += ["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]
+    options += [f"--suppressions={suppressions}"]
+    done = subprocess.run(
+        [tool("valgrind"), *options, str(program), str(base)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "2.5 3 4.5 version 1\n"), done.stderr
+
+
 def test_the_example_says_how_many_digits_it_knew(
     prefix: Path, environment: dict[str, str], base: Path, tmp_path: Path
 ) -> None:
