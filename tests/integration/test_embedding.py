@@ -288,6 +288,18 @@ def test_a_newer_version_answers_and_the_old_one_is_freed_after_its_last_user(
     assert watching.told() == "1 unloaded"
 
 
+def test_a_version_that_is_removed_gives_way_to_the_newest_that_is_left(
+    watching: Watching, base: Path, write_version: Callable[..., Path], tmp_path: Path
+) -> None:
+    removed = write_version(base / "2", two=3.0)
+    assert [watching.told(), watching.told()] == ["2 loaded", "1 unloaded"]
+    removed.rename(tmp_path / "removed")
+
+    assert [watching.told(), watching.told()] == ["1 loaded", "2 unloaded"]
+    watching.ask()
+    assert watching.told() == "float32[1] 2.5"
+
+
 def test_a_half_copied_version_changes_nothing_until_it_is_whole(
     watching: Watching, base: Path, write_version: Callable[..., Path], tmp_path: Path
 ) -> None:
