@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: toolchain
 toolchain:
@@ -26,7 +26,7 @@ $(BIN)/python: | toolchain
 
 # What is installed is remembered in stamp files, so that a second run takes no time.
 $(VENV)/.servable: $(BIN)/python pyproject.toml Cargo.toml Cargo.lock engine/Cargo.toml engine/build.rs \
-		$(shell find engine/src src proto -type f -not -name '*.pyc' -not -name '*.so')
+		$(shell find engine/src src proto include cmake -type f -not -name '*.pyc' -not -name '*.so')
 	$(BIN)/python -m pip install '.[tensorflow,demo]'
 	@touch $@
 
@@ -55,6 +55,7 @@ test: $(VENV)/.dev ## Run the tests of both languages
 lint: $(VENV)/.dev ## Check format, lint and types of both languages
 	cargo fmt --check
 	cargo clippy --quiet --package servable-engine --all-targets --features python -- --deny warnings
+	cargo clippy --quiet --package libservable -- --deny warnings
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -63,6 +64,11 @@ lint: $(VENV)/.dev ## Check format, lint and types of both languages
 .PHONY: bench
 bench: $(VENV)/.servable ## Measure, side by side; see benchmarks/README.md
 	$(BIN)/python benchmarks/run.py
+
+.PHONY: libservable
+libservable: | toolchain ## Build the engine for C++ programs, and install it into PREFIX or $(VENV)
+	cargo build --release --package libservable
+	sh cpp/libservable/install.sh target/release/libservable.so $(or $(PREFIX),$(VENV))
 
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator

@@ -10,6 +10,7 @@ pub mod composite;
 pub mod compute;
 #[cfg(test)]
 mod corpus;
+pub mod embedded;
 pub mod frontend;
 pub mod inference;
 pub mod metrics;

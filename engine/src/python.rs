@@ -21,6 +21,7 @@ use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
 use crate::request_log::{Complain, Logging};
 use crate::servable::fixed_inputs::FixedInputs;
+use crate::servable::native;
 use crate::servable::python::PythonServable;
 use crate::servable::table::{Column, Rows, Table, Value};
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
@@ -216,6 +217,21 @@ fn load_worker(
     let inner = inner.map(|servable| servable.get().get()).transpose()?;
     let loaded = py.detach(|| worker::load(recipe, inner));
     Ok(Servable::new(loaded.map_err(raise)?))
+}
+
+#[pyfunction]
+fn load_native(
+    py: Python<'_>,
+    library: &str,
+    directory: &str,
+    model_name: &str,
+    model_version: i64,
+) -> PyResult<Servable> {
+    let directory = Path::new(directory);
+    let version = native::Version { directory, model_name, number: model_version };
+    // SAFETY: whoever runs the server has said that native models are trusted.
+    let loaded = py.detach(|| unsafe { native::load(Path::new(library), &version) });
+    Ok(Servable::new(Arc::new(loaded.map_err(raise)?)))
 }
 
 /// Collects the rows of a look-up table.
@@ -637,6 +653,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
     module.add_function(wrap_pyfunction!(load_worker, module)?)?;
+    module.add_function(wrap_pyfunction!(load_native, module)?)?;
     module.add_function(wrap_pyfunction!(composite_servable, module)?)?;
     module.add_class::<TableBuilder>()?;
     module.add_function(wrap_pyfunction!(crate::bench::python::bench, module)?)?;

@@ -115,15 +115,8 @@ impl Server {
             let _inside = runtime.enter();
             grpc::Listeners::new(tcp, unix, tls).map_err(|error| failed(&error))?
         };
-        let router = {
-            let _inside = runtime.enter();
-            grpc::router(&self.app, health)
-        };
-        let shutdown = self.when_stopping();
-        let task = runtime.spawn(async move {
-            // A listener reports no errors of its own: see `Incoming`.
-            let _ = router.serve_with_incoming_shutdown(listeners.incoming(), shutdown).await;
-        });
+        let served = grpc::serve(self.app.clone(), listeners, health, self.when_stopping());
+        let task = runtime.spawn(served);
         self.tasks.lock().push(task);
         Ok(port)
     }

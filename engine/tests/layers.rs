@@ -32,6 +32,19 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "embedded",
+        &[
+            "status",
+            "tensor",
+            "servable",
+            "compute",
+            "metrics",
+            "batching",
+            "inference",
+            "embedded",
+        ],
+    ),
+    (
         "frontend",
         &[
             "status",

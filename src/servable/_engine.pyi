@@ -232,6 +232,20 @@ def load_worker(
     Raises:
         EngineError: what it fails to load with; INTERNAL when the process ends.
     """
+
+def load_native(
+    library: str, directory: str, model_name: str, model_version: int
+) -> Servable:
+    """
+    Open a library that keeps to servable.h and have it load a version directory.
+
+    library is the path of a file that stays as it is until the servable is closed; one
+    that was opened before is not opened again under the same path.  Blocks.
+
+    Raises:
+        EngineError: FAILED_PRECONDITION when it is no such library, or what it fails
+            to load with.
+    """
 @final
 class TableBuilder:
     """

@@ -41,6 +41,7 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         PLATFORMS: {
             "composite": "servable.platforms.composite:composite_platform",
             "hashmap": "servable.platforms.hashmap:hashmap_platform",
+            "native": "servable.platforms.native:native_platform",
             "onnx": "servable.platforms.onnx:onnx_platform",
             "python": "servable.platforms.python.platform:python_platform",
             "sklearn": "servable.platforms.sklearn:sklearn_platform",

@@ -40,7 +40,11 @@ from servable.errors import (
     ServingError,
     from_exception,
 )
-from servable.platforms.platform import Platform, platform_factory
+from servable.platforms.platform import (
+    BatchablePlatform,
+    Platform,
+    platform_factory,
+)
 from servable.platforms.profiler import Profiler, Session, open_session
 from servable.policies import Platforms
 from servable.server_core import Change, Engine, ModelReport, ServerCore
@@ -557,7 +561,14 @@ class Server:
 
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:
-            return platform_factory(name)(self._options, self._running_engine())
+            made = platform_factory(name)(self._options, self._running_engine())
+            if isinstance(made, BatchablePlatform) and self._tensorflow is not None:
+                # What TensorFlow Serving refuses of SavedModels no client of these knows.
+                batching = self._tensorflow.model_batching
+                return made.batched(
+                    dataclasses.replace(batching, refuses_unbatchable=False).of
+                )
+            return made
         # Not always needed.
         from servable.platforms import tensorflow, warmup  # noqa: PLC0415
         from servable.platforms.python.transform import transformed  # noqa: PLC0415

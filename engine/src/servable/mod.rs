@@ -1,7 +1,10 @@
 //! What requests are run on: any runtime that takes named tensors and gives named tensors back.
 
 pub mod aliases;
+mod cost;
 pub mod fixed_inputs;
+#[cfg(unix)]
+pub mod native;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod signature_def;
@@ -92,6 +95,11 @@ pub trait Servable: Send + Sync {
     /// Whether requests for a signature may share a run: it changes nothing that outlives one, and
     /// says of none of its tensors that they have no rows.
     fn is_batchable(&self, _signature_name: &str) -> bool {
+        true
+    }
+
+    /// Whether a run of a signature may keep what it was fed beyond its end.
+    fn may_keep_feeds(&self, _signature_name: &str) -> bool {
         true
     }
 

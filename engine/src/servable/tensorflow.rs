@@ -10,5 +10,5 @@ mod startup;
 mod tensor;
 mod writes;
 
-pub use api::{load_library, Library};
+pub use api::{has_library, load_library, Library};
 pub use session::{load_saved_model, LoadOptions, SavedModel};

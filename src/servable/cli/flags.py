@@ -527,6 +527,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "allow_native_models",
+        FlagType.BOOL,
+        default=False,
+        help="Run models that are libraries in this process: the platform native.",
+        is_ours=True,
+    ),
+    Flag(
         "python_run_limit_seconds",
         FlagType.FLOAT,
         60.0,

@@ -25,7 +25,6 @@ from servable.config import (
 )
 from servable.config.batching_options import BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
-from servable.config.model_batching import ModelBatching
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
@@ -110,6 +109,7 @@ class ServerOptions:
     batching_parameters_file: str = ""
     enable_per_model_batching_parameters: bool = False
     allow_python_models: bool = False
+    allow_native_models: bool = False
     python_run_limit_s: float = 60.0
     batching_policy: str = batching_options.FIXED
     batching_options_file: str = ""
@@ -216,6 +216,7 @@ class ServerOptions:
                 "enable_per_model_batching_parameters"
             ),
             allow_python_models=flag.bool("allow_python_models"),
+            allow_native_models=flag.bool("allow_native_models"),
             python_run_limit_s=flag.number("python_run_limit_seconds"),
             batching_policy=flag.string("batching_policy"),
             batching_options_file=flag.string("batching_options_file"),
@@ -337,18 +338,6 @@ class ServerOptions:
                 else 0
             ),
         )
-
-    def read_worker_batching(self) -> ModelBatching:
-        """
-        Return how models that run in processes of their own are batched: as SavedModels
-        are, but what no batch can hold runs by itself, as no client knows it otherwise.
-
-        Raises:
-            ServingError: A file cannot be read, or is wrong.
-        """
-        config = self.read_tensorflow()
-        batching = config.model_batching if config else ModelBatching(None)
-        return dataclasses.replace(batching, refuses_unbatchable=False)
 
     def engine_options(self) -> "EngineOptions":
         """

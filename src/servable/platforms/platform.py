@@ -7,7 +7,7 @@ kind of servable stays inside it.
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 from servable import plugins
 from servable.core.loader import Loader
@@ -20,6 +20,9 @@ from servable.platforms.steady_loader import SteadyLoader
 if TYPE_CHECKING:
     from servable import _engine
 
+ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
+"""Says of a model's name and a version's path how its requests are batched."""
+
 
 class PlatformOptions(Protocol):
     """What the platforms of this package read of the ServerOptions."""
@@ -27,6 +30,10 @@ class PlatformOptions(Protocol):
     @property
     def allow_python_models(self) -> bool:
         """Whether models may bring Python code along."""
+
+    @property
+    def allow_native_models(self) -> bool:
+        """Whether models may be libraries that run in this process."""
 
     @property
     def python_run_limit_s(self) -> float:
@@ -39,29 +46,6 @@ class PlatformOptions(Protocol):
     @property
     def num_request_iterations_for_warmup(self) -> int:
         """How often each of them is replayed."""
-
-    def read_worker_batching(self) -> "ChoosesBatching":
-        """
-        Return what says how models in processes of their own are batched.
-
-        Raises:
-            ServingError: A file cannot be read, or is wrong.
-        """
-
-
-class ChoosesBatching(Protocol):
-    """Says how versions are batched."""
-
-    def of(
-        self, model_name: str, path: StoragePath
-    ) -> "_engine.BatchingParameters | None":
-        """
-        Return how requests for the version at *path* are put into batches; None: each
-        runs by itself.
-
-        Raises:
-            ServingError: what the load shall fail with.
-        """
 
 
 class Platform(Protocol):
@@ -78,6 +62,14 @@ class Platform(Protocol):
         Must not touch the file system: it is called with locks held, and a version
         that cannot be loaded says so when `load` is called.
         """
+
+
+@runtime_checkable
+class BatchablePlatform(Platform, Protocol):
+    """A platform whose versions are batched as those of SavedModels are."""
+
+    def batched(self, batching: ChooseBatching) -> Self:
+        """Return one whose versions are batched as *batching* says."""
 
 
 class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):

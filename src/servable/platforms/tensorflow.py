@@ -25,6 +25,7 @@ from servable.errors import (
     Unimplemented,
     from_exception,
 )
+from servable.platforms.platform import ChooseBatching
 from servable.platforms.saved_model_files import (
     GRAPH_FILES,
     Completeness,
@@ -38,8 +39,6 @@ from servable.platforms.unrestored_variables import (
     read_object_graph_model,
 )
 from servable.platforms.warmup import ModelWarmup
-
-ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
 
 _logger = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tonic::transport::Server;
-
 use super::service::Limits;
+use super::transport::Settings;
 
 /// Arguments by their names.
 pub struct Arguments<'a>(pub &'a HashMap<String, i64>);
@@ -25,30 +24,20 @@ impl Arguments<'_> {
         Some(Duration::from_millis(ms.into()))
     }
 
-    pub fn apply(&self, mut server: Server) -> Server {
-        if let Some(most) = self.limit("grpc.max_concurrent_streams") {
-            server = server.max_concurrent_streams(most);
-        }
-        if let Some(every) = self.duration("grpc.keepalive_time_ms") {
-            server = server.http2_keepalive_interval(Some(every));
-        }
-        if let Some(wait) = self.duration("grpc.keepalive_timeout_ms") {
-            server = server.http2_keepalive_timeout(Some(wait));
-        }
-        if let Some(age) = self.duration("grpc.max_connection_age_ms") {
-            server = server.max_connection_age(age);
-        }
-        if let Some(grace) = self.duration("grpc.max_connection_age_grace_ms") {
-            server = server.max_connection_age_grace(grace);
-        }
-        if let Some(most) = self.limit("grpc.max_metadata_size") {
-            server = server.http2_max_header_list_size(most);
-        }
-        if let Some(size) = self.limit("grpc.http2.max_frame_size") {
+    /// How connections are kept.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            max_concurrent_streams: self.limit("grpc.max_concurrent_streams"),
+            keepalive_interval: self.duration("grpc.keepalive_time_ms"),
+            keepalive_timeout: self.duration("grpc.keepalive_timeout_ms"),
+            max_connection_age: self.duration("grpc.max_connection_age_ms"),
+            max_connection_age_grace: self.duration("grpc.max_connection_age_grace_ms"),
+            max_header_list_size: self.limit("grpc.max_metadata_size"),
             // What the protocol allows.
-            server = server.max_frame_size(size.clamp(16_384, (1 << 24) - 1));
+            max_frame_size: self
+                .limit("grpc.http2.max_frame_size")
+                .map(|size| size.clamp(16_384, (1 << 24) - 1)),
         }
-        server
     }
 
     /// Limits on messages; `receive` is the one that holds anyway.

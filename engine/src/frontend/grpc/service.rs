@@ -2,22 +2,16 @@
 //!
 //! Every method here is unary, so a call is: collect one message, answer one message and the
 //! trailers. That much is done here, without the streams that would be set up for it otherwise
-//! (about a third of the time of a small call); connections, HTTP/2, TLS and the other services
-//! are tonic's.
+//! (about a third of the time of a small call).
 
-use std::convert::Infallible;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::server::NamedService;
+use tokio::time::timeout_at;
 
 use super::unary;
 use crate::app::App;
@@ -55,59 +49,37 @@ pub struct Limits {
     pub send: usize,
 }
 
-/// A service of tonic's that answers from a [`Table`].
-pub struct Methods<T> {
+/// Collect the message of a request, have `method` answer it, and make a response of that.
+///
+/// The response comes when the client stops waiting at the latest.
+pub async fn answer<B>(
     app: Arc<App>,
+    method: Method,
     limits: Limits,
-    table: PhantomData<fn() -> T>,
-}
-
-impl<T> Methods<T> {
-    pub fn new(app: Arc<App>, limits: Limits) -> Self {
-        Self { app, limits, table: PhantomData }
-    }
-}
-
-impl<T> Clone for Methods<T> {
-    fn clone(&self) -> Self {
-        Self::new(self.app.clone(), self.limits)
-    }
-}
-
-impl<T: Table> NamedService for Methods<T> {
-    const NAME: &'static str = T::NAME;
-}
-
-impl<T: Table> Service<Request<Body>> for Methods<T> {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The router matched "/<NAME>/" already.
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let Some(method) = T::method(method) else {
-            return Box::pin(async { Ok(tonic::Status::unimplemented("").into_http()) });
-        };
-        let app = self.app.clone();
-        let limits = self.limits;
-        Box::pin(async move {
-            let call = Call {
-                deadline: deadline(request.headers()),
-                is_low_priority: is_low_priority(request.headers()),
-                peer: peer(&request),
-            };
-            let answer = match unary::message(request, limits.receive).await {
-                Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
-                Err(status) => Err(status),
-            };
-            Ok(unary::response(answer.and_then(|message| unary::sized(message, limits.send))))
-        })
-    }
+    request: Request<B>,
+    peer: Peer,
+) -> Response<unary::Answer>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<unary::BoxError>,
+{
+    let call = Call {
+        deadline: deadline(request.headers()),
+        is_low_priority: is_low_priority(request.headers()),
+        peer,
+    };
+    let answered = async {
+        let message = unary::message(request, limits.receive).await?;
+        let answer = method(app, message, call).await?;
+        unary::sized(answer, limits.send)
+    };
+    let answer = match call.deadline {
+        None => answered.await,
+        Some(deadline) => timeout_at(deadline.into(), answered)
+            .await
+            .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("Deadline Exceeded"))),
+    };
+    unary::response(answer)
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header.
@@ -136,10 +108,6 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
         b'n' => Duration::from_nanos(number),
         _ => return None,
     })
-}
-
-fn peer(request: &Request<Body>) -> Peer {
-    request.extensions().get().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

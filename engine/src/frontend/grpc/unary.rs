@@ -6,17 +6,19 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
-use http::header::{HeaderValue, CONTENT_TYPE};
+use http::header::{HeaderName, HeaderValue, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Frame;
 use http_body_util::BodyExt;
-use tonic::body::Body;
 use tonic::Status;
 
 use crate::wire::{Message, FRAME_HEADER};
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_STATUS: &str = "grpc-status";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Why a body broke off.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Memory taken for a message before it has arrived, whatever its length says.
 const EAGER: usize = 4 << 20;
@@ -26,7 +28,11 @@ const EAGER: usize = 4 << 20;
 /// # Errors
 /// As gRPC has them: RESOURCE_EXHAUSTED for a message above `limit`, INTERNAL for a broken one,
 /// UNIMPLEMENTED for a compression that is not known here.
-pub async fn message(request: Request<Body>, limit: usize) -> Result<Bytes, Status> {
+pub async fn message<B>(request: Request<B>, limit: usize) -> Result<Bytes, Status>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
     let encoding = request.headers().get("grpc-encoding").cloned();
     let mut body = request.into_body();
     let mut first = Bytes::new();
@@ -65,9 +71,13 @@ pub async fn message(request: Request<Body>, limit: usize) -> Result<Bytes, Stat
 }
 
 /// The next frame of data that is not empty, `None` at the end.
-async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Status> {
+async fn next_data<B>(body: &mut B) -> Result<Option<Bytes>, Status>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
     while let Some(frame) = body.frame().await {
-        match frame?.into_data() {
+        match frame.map_err(|error| Status::from_error(error.into()))?.into_data() {
             Ok(data) if data.is_empty() => {}
             Ok(data) => return Ok(Some(data)),
             Err(_trailers) => return Ok(None),
@@ -121,21 +131,24 @@ pub fn sized(message: Message, limit: usize) -> Result<Message, Status> {
 }
 
 /// The response of a call.
-pub fn response(answer: Result<Message, Status>) -> Response<Body> {
+pub fn response(answer: Result<Message, Status>) -> Response<Answer> {
     match answer {
+        // A status without a message is headers only.
         Err(status) => status.into_http(),
         Ok(message) => {
-            let mut response = Response::new(Body::new(Answer::Message(message.into_frame())));
+            let mut response = Response::new(Answer::Message(message.into_frame()));
             response.headers_mut().insert(CONTENT_TYPE, APPLICATION_GRPC);
             response
         }
     }
 }
 
-/// The body of a successful answer.
-enum Answer {
+/// The body of an answer.
+#[derive(Default)]
+pub enum Answer {
     Message(Bytes),
     Trailers,
+    #[default]
     End,
 }
 
@@ -166,13 +179,6 @@ impl http_body::Body for Answer {
     fn is_end_stream(&self) -> bool {
         matches!(self, Answer::End)
     }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Answer::Message(message) => SizeHint::with_exact(message.len() as u64),
-            _ => SizeHint::with_exact(0),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -181,6 +187,7 @@ mod tests {
     use http_body_util::StreamBody;
     use std::io::Write;
     use tokio_stream::iter;
+    use tonic::body::Body;
 
     fn receive(frames: &[&[u8]], encoding: Option<&'static str>) -> Result<Bytes, Status> {
         let frames: Vec<Result<Frame<Bytes>, Status>> =

@@ -117,6 +117,11 @@ const FILES: [&str; 4] = [
     "libtensorflow.2.dylib",
 ];
 
+/// Whether there is a library in `directory`.
+pub fn has_library(directory: &Path) -> bool {
+    FILES.iter().any(|file| directory.join(file).exists())
+}
+
 /// Open the library in `directory`; later calls return what the first one opened.
 ///
 /// # Errors
@@ -125,13 +130,40 @@ pub fn load_library(directory: &Path) -> Result<&'static Library> {
     let opened = LIBRARY.get_or_init(|| {
         let file = FILES.iter().map(|file| directory.join(file)).find(|path| path.exists());
         let file = file.ok_or_else(|| "no TensorFlow library was found".to_owned())?;
-        // SAFETY: the initialisers of TensorFlow's library are what importing it would run.
-        let dynamic = unsafe { Dynamic::new(file) };
-        dynamic.and_then(Library::from).map_err(|error| error.to_string())
+        open(&file).and_then(Library::from).map_err(|error| error.to_string())
     });
     opened.as_ref().map_err(|error| {
         Status::failed_precondition(format!("TensorFlow's library cannot be used: {error}"))
     })
+}
+
+/// Open a library of TensorFlow's.
+fn open(file: &Path) -> std::result::Result<Dynamic, libloading::Error> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if has_symbol(PROTOBUF) && !SANITIZERS.iter().any(|name| has_symbol(name)) {
+        use libloading::os::unix::{Library as Unix, RTLD_LOCAL, RTLD_NOW};
+        let flags = RTLD_NOW | RTLD_LOCAL | libc::RTLD_DEEPBIND;
+        // SAFETY: as below.
+        return unsafe { Unix::open(Some(file), flags) }.map(Dynamic::from);
+    }
+    // SAFETY: the initialisers of TensorFlow's library are what importing it would run.
+    unsafe { Dynamic::new(file) }
+}
+
+/// A symbol of every protobuf. A program that has one of its own, as all have that use gRPC, has
+/// another than TensorFlow, whose library would call into it instead of itself.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const PROTOBUF: &CStr = c"_ZTIN6google8protobuf11MessageLiteE";
+
+/// Symbols of those who replace functions of the C library, and must not be gone past.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const SANITIZERS: [&CStr; 3] = [c"__asan_init", c"__tsan_init", c"__msan_init"];
+
+/// Whether the program itself has a symbol, or a library that it was linked with.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn has_symbol(name: &CStr) -> bool {
+    // SAFETY: a look-up by name in what is loaded.
+    !unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }.is_null()
 }
 
 impl Library {

@@ -24,6 +24,8 @@ pub struct MetaGraph {
     /// Whether a run is bounded by the sizes of what is fed: nothing in the graph repeats, waits,
     /// or makes more elements than it gets.
     pub is_bounded: bool,
+    /// Whether an operation may wait for what another run does, and hand tensors over to it.
+    pub may_wait: bool,
     /// Names of the signatures that change what outlives a run.
     pub writing_signatures: BTreeSet<String>,
 }
@@ -40,9 +42,11 @@ impl MetaGraph {
         let mut map = Vec::new();
         let mut has_variables = false;
         let mut is_bounded = true;
+        let mut waits = false;
         let mut each = |op: &[u8]| {
             has_variables |= VARIABLES.contains(&op);
             is_bounded &= !may_take_long(op);
+            waits |= may_wait(op);
         };
         let mut graph = 0..0;
         let mut reader = Reader::new(bytes);
@@ -68,6 +72,7 @@ impl MetaGraph {
             signature_def_map,
             has_variables,
             is_bounded,
+            may_wait: waits,
             writing_signatures,
         }))
     }
