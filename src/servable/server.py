@@ -563,7 +563,7 @@ class Server:
         if name != TENSORFLOW:
             made = platform_factory(name)(self._options, self._running_engine())
             if isinstance(made, BatchablePlatform) and self._tensorflow is not None:
-                # What TensorFlow Serving refuses of SavedModels no client of these knows.
+                # No client of these knows what TensorFlow Serving refuses of SavedModels.
                 batching = self._tensorflow.model_batching
                 return made.batched(
                     dataclasses.replace(batching, refuses_unbatchable=False).of
