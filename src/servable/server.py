@@ -563,7 +563,7 @@ class Server:
         if name != TENSORFLOW:
             made = platform_factory(name)(self._options, self._running_engine())
             if isinstance(made, BatchablePlatform) and self._tensorflow is not None:
-                # No client of these knows what TensorFlow Serving refuses of SavedModels.
+                # Their clients do not know what TensorFlow Serving refuses.
                 batching = self._tensorflow.model_batching
                 return made.batched(
                     dataclasses.replace(batching, refuses_unbatchable=False).of
