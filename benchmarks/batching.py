@@ -9,8 +9,8 @@ What batching is worth: throughput at rising concurrency, alone, and under overl
 Every server runs on core 0 and the load on core 1.  Servers that are compared run at
 once and are measured in turn, in short rounds whose order is turned round each time, so
 that what disturbs one disturbs all: ratios are medians of the ratios within rounds.
-`…_per_cpu` is the ratio of requests for each second of CPU time of the server, which is
-the same where the core is all its own, and still means something where it is not.
+`…_per_cpu` is the ratio of requests for each second of CPU time of the server, over all
+rounds: the same where the core is all its own, and still worth a look where it is not.
 Each benchmark prints a table and writes results/batching_NAME.json.
 """
 
@@ -187,15 +187,21 @@ def _row(
     }
     for policy in policies:
         row[f"{policy}_ratio"] = ratio(policy, lambda one: one["requests_per_s"])
-        row[f"{policy}_per_cpu"] = ratio(policy, lambda one: 1 / _cpu_us(one))
+        row[f"{policy}_per_cpu"] = _cpu_us(rounds, "off") / _cpu_us(rounds, policy)
         row[f"{policy}_p50"] = ratio(policy, lambda one: one["latency_us"]["p50"])
     return row
 
 
-def _cpu_us(report: Report) -> float:
-    server = report["server"]
-    assert server is not None, "the server has ended"
-    return server["cpu_us_per_request"]
+def _cpu_us(rounds: Sequence[Mapping[str, Report]], policy: str) -> float:
+    """Return the CPU time of a request over all rounds: a short one has few ticks."""
+    used, requests = 0.0, 0
+    for reports in rounds:
+        report = reports[policy]
+        server = report["server"]
+        assert server is not None, "the server has ended"
+        used += server["cpu_us_per_request"] * report["requests"]
+        requests += report["requests"]
+    return max(used, 1.0) / max(requests, 1)
 
 
 def _start(running: ExitStack, settings: Settings, model: str, policy: str) -> Process:

@@ -67,6 +67,42 @@ def test_a_file_that_is_wrong_fails_the_load(
     assert caught.value.message == message.format(file=file)
 
 
+@pytest.mark.parametrize(
+    ("options", "refuses_unbatchable", "runs_alone"),
+    [
+        pytest.param(BatchingOptions(), True, False, id="as TensorFlow Serving has it"),
+        pytest.param(BatchingOptions(), False, True, id="models it does not have"),
+        pytest.param(
+            BatchingOptions(batcher="rows"), True, True, id="a batcher it does not have"
+        ),
+        pytest.param(
+            BatchingOptions(batcher="rows", run_unbatchable_alone=False),
+            False,
+            False,
+            id="what the options say",
+        ),
+    ],
+)
+def test_what_no_batch_can_hold(
+    options: BatchingOptions,
+    tmp_path: Path,
+    *,
+    refuses_unbatchable: bool,
+    runs_alone: bool,
+) -> None:
+    batching = ModelBatching(
+        BatchingParameters(),
+        options=BatchingOptionsByModel(options),
+        refuses_unbatchable=refuses_unbatchable,
+    )
+
+    got = batching.of("m", str(tmp_path))
+
+    assert got is not None
+    assert got.run_unbatchable_alone == runs_alone
+    assert (got.batcher is not None) == bool(options.batcher)
+
+
 def test_options_are_those_of_the_model(tmp_path: Path) -> None:
     options = BatchingOptionsByModel(by_model=(("a", BatchingOptions("adaptive")),))
     batching = ModelBatching(BatchingParameters(), options=options)

@@ -177,20 +177,28 @@ impl Dynamic {
         Ok(())
     }
 
-    /// Leave for a request of `rows` rows to run where it is: it is quick, and nobody else is there.
-    pub fn at_once(self: &Arc<Self>, rows: usize, now: Instant) -> Option<AtOnce> {
+    /// Leave for a request of `rows` rows to run where it is, as it would without batching: it is
+    /// quick, and nobody else is there.
+    pub fn at_once(
+        self: &Arc<Self>,
+        feeds: &[(String, Tensor)],
+        fetches: &[String],
+        rows: usize,
+        now: Instant,
+    ) -> Option<AtOnce> {
         let parameters = &self.signature.parameters;
         let is_as_alone = parameters.run_unbatchable_alone
             && rows > 0
             && rows == parameters.padded_size(rows)
-            && rows <= parameters.limits().max_batch_size;
+            && rows <= parameters.limits().max_batch_size
+            && parameters.batcher.is_none();
         if !is_as_alone {
             return None;
         }
+        let servable = &self.signature.servable;
         let mut state = self.state.lock();
-        if state.is_awaited
-            || !state.waiting.form_at_once(rows, |state| self.is_quick(state, rows, 1))
-        {
+        let is_quick = || servable.is_quick(feeds, fetches);
+        if state.is_awaited || !state.waiting.form_at_once(rows, is_quick) {
             return None;
         }
         state.waiting.came(rows, now);

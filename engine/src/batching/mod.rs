@@ -239,7 +239,7 @@ impl Queues {
         }
         let now = Instant::now();
         if let Line::Dynamic(line) = &queue.line {
-            if let Some(leave) = line.at_once(rows, now) {
+            if let Some(leave) = line.at_once(&feeds, &fetches, rows, now) {
                 return Ok(Admitted::AtOnce(feeds, fetches, leave));
             }
         }

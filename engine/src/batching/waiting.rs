@@ -165,11 +165,11 @@ impl<T: Clone> Waiting<T> {
 
     /// Let a task of `rows` rows run without being queued, where `is_quick` and nobody is there
     /// whose company it would miss. It runs from now on.
-    pub fn form_at_once(&mut self, rows: usize, is_quick: impl FnOnce(&Self) -> bool) -> bool {
+    pub fn form_at_once(&mut self, rows: usize, is_quick: impl FnOnce() -> bool) -> bool {
         let decision = self.decision();
         let is_idle = self.is_empty() && self.in_flight == 0;
-        let is_free = is_idle && decision.wait.is_zero() && rows <= decision.size && is_quick(self);
-        if !is_free || !self.solitude.is_certain() {
+        let is_free = is_idle && decision.wait.is_zero() && rows <= decision.size;
+        if !is_free || !self.solitude.is_certain() || !is_quick() {
             return false;
         }
         self.solitude.ran_at_once();
@@ -291,7 +291,7 @@ mod tests {
         let now = Instant::now();
         let mut ran = Vec::new();
         for &crowd in crowds {
-            let is_at_once = waiting.form_at_once(1, |_| true);
+            let is_at_once = waiting.form_at_once(1, || true);
             ran.push(is_at_once);
             if is_at_once {
                 waiting.ended(1, false, Duration::from_micros(5));
@@ -335,19 +335,19 @@ mod tests {
             }
             waiting
         };
-        assert!(alone().form_at_once(4, |_| true));
-        assert!(!alone().form_at_once(5, |_| true));
-        assert!(!alone().form_at_once(1, |_| false));
+        assert!(alone().form_at_once(4, || true));
+        assert!(!alone().form_at_once(5, || true));
+        assert!(!alone().form_at_once(1, || false));
 
         let mut queued = alone();
         queued.push(&9, 1, 4, Priority::High, Instant::now());
-        assert!(!queued.form_at_once(1, |_| true));
+        assert!(!queued.form_at_once(1, || true));
         let mut running = alone();
-        assert!(running.form_at_once(1, |_| true));
-        assert!(!running.form_at_once(1, |_| true));
+        assert!(running.form_at_once(1, || true));
+        assert!(!running.form_at_once(1, || true));
         let mut patient = alone();
         patient.decide(Decision { size: 4, wait: Duration::from_secs(1), in_flight: 2 });
-        assert!(!patient.form_at_once(1, |_| true));
+        assert!(!patient.form_at_once(1, || true));
     }
 
     proptest! {

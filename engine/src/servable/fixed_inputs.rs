@@ -66,6 +66,10 @@ impl Servable for FixedInputs {
         self.inner.is_batchable(signature_name)
     }
 
+    fn may_keep_feeds(&self, signature_name: &str) -> bool {
+        self.inner.may_keep_feeds(signature_name)
+    }
+
     fn is_bounded(&self) -> bool {
         self.inner.is_bounded()
     }
