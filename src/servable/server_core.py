@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from servable.config.model_options import ModelOptions
@@ -47,6 +48,7 @@ from servable.core.version_policy import AspiredVersionPolicy, BaselineFirstPoli
 from servable.errors import Aborted, DeadlineExceeded, Unknown
 from servable.platforms.platform import Platform, PlatformSourceAdapter
 from servable.policies import aspired_version_policy, version_policy
+from servable.rollout_memory import RolloutMemory, default_state_file
 from servable.rollouts import Answered, Rollout, Rollouts, RolloutStatus, Route
 from servable.sources import versions
 from servable.sources.cache import ModelCache, default_cache_directory
@@ -229,7 +231,15 @@ class ServerCore:
         event_bus.subscribe(self._forward)
         event_bus.subscribe(self._monitor.record)
         event_bus.subscribe(self._note_readiness)
-        self._rollouts = Rollouts(engine, self._follow_rollouts)
+        self._rollouts = Rollouts(
+            engine,
+            self._follow_rollouts,
+            RolloutMemory(
+                Path(options.rollout_state_file)
+                if options.rollout_state_file
+                else default_state_file()
+            ),
+        )
         self._routes_now: Mapping[str, Route] = {}
         self._serving_map = ServingMap(self._publish)
         self._resources = ResourcePool(options.max_model_memory_bytes or None)
@@ -321,7 +331,9 @@ class ServerCore:
                 _logger.info(" (Re-)adding model: %s", model.name)
             since = self._monitor.sequence
             self._config = config
-            self._rolled_out = self._rollouts.set_rules(self._rules(config))
+            self._rolled_out = self._rollouts.set_rules(
+                self._rules(config), {m.name: m.base_path for m in config.models}
+            )
             self._manager.set_version_policies(policies)
             self._set_request_logging(config)
             self._serving_map.set_labels(labels)

@@ -704,6 +704,15 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "rollout_state_file",
+        FlagType.STRING,
+        "",
+        "Where promotions and rollbacks of canaries and shadows are kept for the next "
+        "start; several servers may share it. Empty: servable/rollouts.json in the "
+        "user's state directory.",
+        is_ours=True,
+    ),
+    Flag(
         "log_format",
         FlagType.STRING,
         "text",

@@ -89,6 +89,7 @@ class ServerOptions:
     model_cache_dir: str = ""
     model_cache_max_bytes: int = 0
     model_roots: tuple[str, ...] = ()
+    rollout_state_file: str = ""
     num_load_threads: int = 0
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
@@ -176,6 +177,7 @@ class ServerOptions:
             ),
             file_system_poll_wait_s=flag.integer("file_system_poll_wait_seconds"),
             model_cache_dir=flag.string("model_cache_dir"),
+            rollout_state_file=flag.string("rollout_state_file"),
             model_cache_max_bytes=flag.integer("model_cache_max_bytes"),
             model_roots=tuple(
                 root for root in flag.string("model_roots").split(",") if root
