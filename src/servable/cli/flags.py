@@ -535,6 +535,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "python_memory_limit_bytes",
+        FlagType.INT64,
+        0,
+        "How much memory the process of a model that runs in one of its own may have "
+        "for data; a request for which it does not suffice fails alone. 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
         "wait_for_models",
         FlagType.BOOL,
         default=True,

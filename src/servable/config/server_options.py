@@ -111,6 +111,7 @@ class ServerOptions:
     enable_per_model_batching_parameters: bool = False
     allow_python_models: bool = False
     python_run_limit_s: float = 60.0
+    python_memory_limit_bytes: int = 0
     batching_policy: str = batching_options.FIXED
     batching_options_file: str = ""
     enable_model_warmup: bool = True
@@ -218,6 +219,7 @@ class ServerOptions:
             ),
             allow_python_models=flag.bool("allow_python_models"),
             python_run_limit_s=flag.number("python_run_limit_seconds"),
+            python_memory_limit_bytes=flag.integer("python_memory_limit_bytes"),
             batching_policy=flag.string("batching_policy"),
             batching_options_file=flag.string("batching_options_file"),
             enable_model_warmup=flag.bool("enable_model_warmup"),
@@ -401,6 +403,7 @@ class ServerOptions:
             "max_model_memory_bytes",
             "rest_compression_min_bytes",
             "model_cache_max_bytes",
+            "python_memory_limit_bytes",
         ):
             if getattr(self, name) < 0:
                 raise InvalidArgument(

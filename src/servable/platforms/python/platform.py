@@ -45,6 +45,7 @@ class WorkerPlatform:
             started again.
         arguments: of the factory; what JSON can hold.
         warmup: replays what a version brings along; None: nothing is.
+        memory_limit_bytes: how much memory for data the process may have; 0 for any.
     """
 
     name: str
@@ -52,6 +53,7 @@ class WorkerPlatform:
     run_limit_s: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
     warmup: ModelWarmup | None = None
+    memory_limit_bytes: int = 0
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "WorkerLoader":
         """Return the Loader of the version at *path*."""
@@ -88,6 +90,7 @@ class WorkerLoader:
             self._path,
             self._platform.run_limit_s,
             self._platform.arguments,
+            memory_limit_bytes=self._platform.memory_limit_bytes,
         )
         try:
             if self._platform.warmup is not None:
@@ -116,6 +119,8 @@ def start_worker(
     run_limit_s: float,
     arguments: Mapping[str, Any],
     inner: _engine.Servable | None = None,
+    *,
+    memory_limit_bytes: int = 0,
 ) -> _engine.Servable:
     """
     Return a servable that a process of its own runs; blocks until it is loaded.
@@ -126,6 +131,7 @@ def start_worker(
         run_limit_s: how long a run may take.
         arguments: of the factory.
         inner: what a Transform stands around; None for a PythonModel.
+        memory_limit_bytes: see WorkerPlatform.
 
     Raises:
         ServingError: what the model fails to load with.
@@ -134,6 +140,7 @@ def start_worker(
         "factory": factory,
         "path": path,
         "arguments": dict(arguments),
+        "memory_limit_bytes": memory_limit_bytes,
         # What this process can import, that one can; but not from where it was started.
         "import_path": [os.path.abspath(entry) for entry in sys.path if entry],
     }
@@ -181,6 +188,7 @@ def worker_platform(
         options.python_run_limit_s,
         arguments or {},
         warmup if options.enable_model_warmup else None,
+        options.python_memory_limit_bytes,
     )
 
 
