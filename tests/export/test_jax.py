@@ -37,7 +37,7 @@ class Model(tf.Module):  # type: ignore[misc]  # untyped
         }
         self._predict = jax2tf.convert(predict, polymorphic_shapes=[None, "(b, _)"])
 
-    @tf.function(  # type: ignore[untyped-decorator]  # untyped
+    @tf.function(  # type: ignore[misc]  # untyped
         input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")],
         autograph=False,
     )
@@ -63,7 +63,7 @@ def test_answers_as_jax_does(tmp_path: Path) -> None:
 
 def test_what_answers_otherwise_is_not_published(tmp_path: Path) -> None:
     class Other(Model):
-        @tf.function(  # type: ignore[untyped-decorator]  # untyped
+        @tf.function(  # type: ignore[misc]  # untyped
             input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")],
             autograph=False,
         )
