@@ -54,6 +54,7 @@ from servable.sources import versions
 from servable.sources.cache import ModelCache, default_cache_directory
 from servable.sources.registry import SourceOptions
 from servable.sources.sources import Sources
+from servable.sources.store import Fetched
 
 if TYPE_CHECKING:
     from servable import _engine
@@ -78,6 +79,16 @@ class Engine(Protocol):
         """See servable._engine.Engine."""
 
     def record_decision(self, name: str, decision: str) -> None:
+        """See servable._engine.Engine."""
+
+    def record_fetch(
+        self,
+        store: str,
+        outcome: str,
+        sizes_bytes: tuple[int, int],
+        seconds: float,
+        cache_bytes: int,
+    ) -> None:
         """See servable._engine.Engine."""
 
     def set_administration_handler(
@@ -267,6 +278,7 @@ class ServerCore:
                 ),
                 self._monitor.is_available,
                 options.model_roots,
+                self._record_fetch,
             )
         )
 
@@ -522,6 +534,15 @@ class ServerCore:
             state.manager_state,
             state.code,
             state.message,
+        )
+
+    def _record_fetch(self, fetched: Fetched) -> None:
+        self._engine.record_fetch(
+            fetched.store,
+            fetched.outcome,
+            (fetched.came_bytes, fetched.was_there_bytes),
+            fetched.seconds,
+            fetched.cache_bytes,
         )
 
     def _note_readiness(self, _: object = None) -> None:

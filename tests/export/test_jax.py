@@ -26,7 +26,7 @@ def predict(parameters: dict[str, Any], x: Any) -> Any:
     return jax.nn.relu(x @ parameters["kernel"]) + parameters["bias"]
 
 
-class Model(tf.Module):  # type: ignore[misc]  # untyped
+class Model(tf.Module):  # type: ignore[misc, name-defined]  # untyped
     """What docs/export.md shows: parameters as variables, the function converted."""
 
     def __init__(self) -> None:
