@@ -79,6 +79,15 @@ class Served:
             lines = page.read().decode().splitlines()
         return sum(not line.startswith("#") for line in lines)
 
+    def wait_for_request_in_flight(self) -> None:
+        """Wait until a request over gRPC is being answered."""
+        waited_for = 'servable_requests_in_flight{protocol="grpc"} 1'
+        while True:
+            with urllib.request.urlopen(self.metrics_url) as page:  # noqa: S310 - ours
+                if waited_for in page.read().decode().splitlines():
+                    return
+            time.sleep(0.01)
+
     def add(self, name: str, base_path: Path, wait_s: float = 120.0) -> None:
         """Serve a model, and wait for it unless *wait_s* is 0."""
         config = model_server_config_pb2.ModelConfig(
@@ -256,41 +265,57 @@ def kills(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
 
 
 def isolation(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:
-    """Switch a model beside one that is broken and one whose request hangs."""
-    base = directory / "m"
-    publish(base, 1, saved_model())
+    """Switch models while one is broken, and one has a request that never ends."""
+    publish(directory / "m", 1, saved_model())
+    publish(directory / "hung", 1, endless_model())
     (directory / "broken" / "1").mkdir(parents=True)
     (directory / "broken" / "1" / "saved_model.pb").write_bytes(b"no model")
 
-    def switch(server: Served, version: int) -> float:
-        publish(base, version, saved_model())
+    def switch(server: Served, name: str, version: int) -> float:
+        publish(directory / name, version, saved_model())
         began = time.monotonic()
-        server.wait_for("m", version)
+        server.wait_for(name, version)
         return time.monotonic() - began
 
     with serving(
-        empty_config(directory), "--file_system_poll_wait_seconds=1"
+        empty_config(directory),
+        "--file_system_poll_wait_seconds=1",
+        "--shutdown_grace_seconds=0",
     ) as server:
-        server.add("m", base)
-        alone = max(switch(server, version) for version in (2, 3, 4))
+        server.add("m", directory / "m")
+        alone = max(switch(server, "m", version) for version in range(2, 6))
         server.add("broken", directory / "broken", wait_s=0)
-        publish(directory / "hung", 1, saved_model(64 * MIB))
         server.add("hung", directory / "hung")
-        stop = threading.Event()
-        busy = threading.Thread(target=_keep_busy, args=(server.client, stop))
-        busy.start()
-        publish(directory / "hung", 2, saved_model(64 * MIB))
-        beside = max(switch(server, version) for version in (5, 6, 7))
-        stop.set()
-        busy.join()
-    yield Figure("delay of another model's switch", beside - alone, 3, "s")
+        asking = threading.Thread(target=_ask_in_vain, args=(server.client,))
+        asking.start()
+        server.wait_for_request_in_flight()
+        own, beside = [], []
+        for number in range(10):
+            own.append(switch(server, "hung", 2 + number))
+            beside.append(switch(server, "m", 6 + number))
+        is_hung = asking.is_alive()
+    asking.join()
+    yield Figure("requests that ended, of one that never does", not is_hung, 0)
+    yield Figure("delay of another model's switch", max(beside) - alone, 3, "s")
+    yield Figure("delay of the model's own switch", max(own) - alone, 3, "s")
 
 
-def _keep_busy(client: Client, stop: threading.Event) -> None:
-    """Ask version 1 without end, so that it can never be unloaded at once."""
-    while not stop.is_set():
-        with contextlib.suppress(ServingError):
-            client.predict("hung", [0.0], version=1)
+def endless_model() -> bytes:
+    """Return a SavedModel that waits for an element of a queue that nobody fills."""
+    model = saved_model_pb2.SavedModel.FromString(saved_model())
+    graph = model.meta_graphs[0].graph_def
+    kinds = [types_pb2.DT_FLOAT]
+    queue = graph.node.add(name="queue", op="FIFOQueueV2")
+    queue.attr["component_types"].list.type.extend(kinds)
+    element = graph.node.add(name="element", op="QueueDequeueV2", input=["queue"])
+    element.attr["component_types"].list.type.extend(kinds)
+    next(node for node in graph.node if node.name == "y").input[1] = "element"
+    return model.SerializeToString()
+
+
+def _ask_in_vain(client: Client) -> None:
+    with contextlib.suppress(ServingError):
+        client.predict("hung", [0.0], version=1, timeout=600)
 
 
 def loads(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:

@@ -1,8 +1,14 @@
-"""What all tests share: how long hypothesis may take, and a compiler of C and C++."""
+"""
+What all tests share: how long hypothesis may take, which a busy machine decides, where
+servers keep what they decide, and a compiler of C and C++.
+"""
 
+import atexit
 import functools
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +19,10 @@ settings.register_profile(
     "servable", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("servable")
+
+_state = tempfile.TemporaryDirectory(prefix="servable-tests-")
+atexit.register(_state.cleanup)
+os.environ["XDG_STATE_HOME"] = _state.name
 
 ROOT = Path(__file__).parents[1]
 # What a model is compiled with, and no warning.

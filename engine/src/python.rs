@@ -578,6 +578,17 @@ impl Engine {
         self.server.app.metrics.decisions.count(name, decision);
     }
 
+    fn record_fetch(
+        &self,
+        store: &str,
+        outcome: &str,
+        sizes_bytes: (u64, u64),
+        seconds: f64,
+        cache_bytes: u64,
+    ) {
+        self.server.app.metrics.fetches.count(store, outcome, sizes_bytes, seconds, cache_bytes);
+    }
+
     fn set_ready(&self, py: Python<'_>, ready: bool) {
         py.detach(|| self.server.set_ready(ready));
     }

@@ -448,6 +448,20 @@ class Engine:
     def record_decision(self, name: str, decision: str) -> None:
         """Count a version of a model that was promoted or rolled back."""
 
+    def record_fetch(
+        self,
+        store: str,
+        outcome: str,
+        sizes_bytes: tuple[int, int],
+        seconds: float,
+        cache_bytes: int,
+    ) -> None:
+        """
+        Count a fetch from a kind of store, or a look at it that failed.
+
+        The sizes are what came, and what was in the cache already.
+        """
+
     def set_ready(self, ready: bool) -> None:
         """Set what readiness probes see: false before the first load and in a drain."""
 

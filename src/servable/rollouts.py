@@ -3,8 +3,8 @@ Models whose newest version has to prove itself: who answers, who is judged, and
 
 A Rollout is one such model.  It chooses the versions that its source aspires, says how
 the engine divides requests, and takes the decisions of `core/canary.py` or of people.
-What was decided is known for as long as the server runs: after a start the newest
-version is a candidate again, beside the one before it.
+What was decided is kept in `rollout_memory.py`, and holds after a start, too; a version
+that nothing was decided about is a candidate again, beside the one before it.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeAlias
 from servable.core.canary import Observation, Promote, RollBack, Wait, judge
 from servable.core.served_versions import Canary, Candidates, Shadow
 from servable.errors import FailedPrecondition
+from servable.rollout_memory import RolloutMemory
 
 _log = logging.getLogger(__name__)
 
@@ -68,14 +69,21 @@ class Rollout:
         name: of the model.
         rules: what its newest version is to go through.
         counts: what its versions answered.
+        candidates: what was decided before.
     """
 
-    def __init__(self, name: str, rules: Canary | Shadow, counts: Counts) -> None:
+    def __init__(
+        self,
+        name: str,
+        rules: Canary | Shadow,
+        counts: Counts,
+        candidates: Candidates | None = None,
+    ) -> None:
         self._name = name
         self._counts = counts
         self._lock = threading.Lock()
         self._rules = rules
-        self._candidates = Candidates()
+        self._candidates = candidates or Candidates()
         self._ready: frozenset[int] = frozenset()
         self._stable: int | None = None
         self._candidate: int | None = None
@@ -187,6 +195,12 @@ class Rollout:
             )
 
     @property
+    def candidates(self) -> Candidates:
+        """What was decided until now."""
+        with self._lock:
+            return self._candidates
+
+    @property
     def is_under_way(self) -> bool:
         """Whether a candidate has to be judged."""
         with self._lock:
@@ -247,6 +261,7 @@ class Rollouts:
     Args:
         counts: what versions answered.
         changed: called, with no lock held, when something was decided.
+        memory: keeps what was decided.
         clock: monotonic seconds.
     """
 
@@ -254,22 +269,40 @@ class Rollouts:
         self,
         counts: Counts,
         changed: Callable[[], None],
+        memory: RolloutMemory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._counts = counts
         self._changed = changed
+        self._memory = memory
         self._clock = clock
         self._lock = threading.Lock()
         self._rollouts: dict[str, Rollout] = {}
+        self._base_paths: Mapping[str, str] = {}
         self._has_thread = False
         self._stopped = threading.Event()
 
-    def set_rules(self, rules: Mapping[str, Canary | Shadow]) -> Mapping[str, Rollout]:
-        """Take *rules* as those of all rollouts, and return these, by model name."""
+    def set_rules(
+        self, rules: Mapping[str, Canary | Shadow], base_paths: Mapping[str, str]
+    ) -> Mapping[str, Rollout]:
+        """
+        Take *rules* as those of all rollouts, and return these, by model name.
+
+        What was decided of a model before is known by its name and base path.
+        """
         with self._lock:
-            before, self._rollouts = self._rollouts, {}
+            before = self._rollouts
+        recalled = {
+            name: self._memory.recall(name, base_paths[name])
+            for name in rules.keys() - before.keys()
+        }
+        with self._lock:
+            self._base_paths = dict(base_paths)
+            self._rollouts = {}
             for name, of_model in rules.items():
-                rollout = before.get(name) or Rollout(name, of_model, self._counts)
+                rollout = before.get(name) or Rollout(
+                    name, of_model, self._counts, recalled[name]
+                )
                 rollout.set_rules(of_model)
                 self._rollouts[name] = rollout
             return dict(self._rollouts)
@@ -292,9 +325,11 @@ class Rollouts:
         """Judge all candidates once."""
         now = self._clock()
         with self._lock:
-            rollouts = list(self._rollouts.values())
-        decided = [rollout for rollout in rollouts if rollout.look(now)]
+            rollouts = dict(self._rollouts)
+        decided = [name for name, rollout in rollouts.items() if rollout.look(now)]
         if decided:
+            for name in decided:
+                self._keep(name)
             self._changed()
 
     def status(self, name: str) -> RolloutStatus | None:
@@ -306,18 +341,26 @@ class Rollouts:
     def promote(self, name: str, version: int | None) -> str:
         """Promote a version; see Rollout."""
         text = self._rollout(name).promote(version)
+        self._keep(name)
         self._changed()
         return text
 
     def roll_back(self, name: str) -> str:
         """Roll a candidate back; see Rollout."""
         text = self._rollout(name).roll_back()
+        self._keep(name)
         self._changed()
         return text
 
     def stop(self) -> None:
         """Look no more."""
         self._stopped.set()
+
+    def _keep(self, name: str) -> None:
+        with self._lock:
+            rollout, base_path = self._rollouts.get(name), self._base_paths.get(name)
+        if rollout is not None and base_path is not None:
+            self._memory.keep(name, base_path, rollout.candidates)
 
     def _rollout(self, name: str) -> Rollout:
         with self._lock:

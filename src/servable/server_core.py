@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from servable.config import container
@@ -48,11 +49,13 @@ from servable.core.version_policy import AspiredVersionPolicy, BaselineFirstPoli
 from servable.errors import Aborted, DeadlineExceeded, Unknown
 from servable.platforms.platform import Platform, PlatformSourceAdapter
 from servable.policies import aspired_version_policy, version_policy
+from servable.rollout_memory import RolloutMemory, default_state_file
 from servable.rollouts import Answered, Rollout, Rollouts, RolloutStatus, Route
 from servable.sources import versions
 from servable.sources.cache import ModelCache, default_cache_directory
 from servable.sources.registry import SourceOptions
 from servable.sources.sources import Sources
+from servable.sources.store import Fetched
 
 if TYPE_CHECKING:
     from servable import _engine
@@ -80,6 +83,16 @@ class Engine(Protocol):
         """See servable._engine.Engine."""
 
     def record_decision(self, name: str, decision: str) -> None:
+        """See servable._engine.Engine."""
+
+    def record_fetch(
+        self,
+        store: str,
+        outcome: str,
+        sizes_bytes: tuple[int, int],
+        seconds: float,
+        cache_bytes: int,
+    ) -> None:
         """See servable._engine.Engine."""
 
     def set_administration_handler(
@@ -244,7 +257,15 @@ class ServerCore:
         event_bus.subscribe(self._forward)
         event_bus.subscribe(self._monitor.record)
         event_bus.subscribe(self._note_readiness)
-        self._rollouts = Rollouts(engine, self._follow_rollouts)
+        self._rollouts = Rollouts(
+            engine,
+            self._follow_rollouts,
+            RolloutMemory(
+                Path(options.rollout_state_file)
+                if options.rollout_state_file
+                else default_state_file()
+            ),
+        )
         self._routes_now: Mapping[str, Route] = {}
         self._serving_map = ServingMap(self._publish)
         self._resources = _resources(options.max_model_memory_bytes)
@@ -272,6 +293,7 @@ class ServerCore:
                 ),
                 self._monitor.is_available,
                 options.model_roots,
+                self._record_fetch,
             )
         )
 
@@ -341,7 +363,9 @@ class ServerCore:
                 _logger.info(" (Re-)adding model: %s", model.name)
             since = self._monitor.sequence
             self._config = config
-            self._rolled_out = self._rollouts.set_rules(self._rules(config))
+            self._rolled_out = self._rollouts.set_rules(
+                self._rules(config), {m.name: m.base_path for m in config.models}
+            )
             self._manager.set_version_policies(policies)
             self._set_request_logging(config)
             self._serving_map.set_labels(labels)
@@ -532,6 +556,15 @@ class ServerCore:
             state.manager_state,
             state.code,
             state.message,
+        )
+
+    def _record_fetch(self, fetched: Fetched) -> None:
+        self._engine.record_fetch(
+            fetched.store,
+            fetched.outcome,
+            (fetched.came_bytes, fetched.was_there_bytes),
+            fetched.seconds,
+            fetched.cache_bytes,
         )
 
     def _note_readiness(self, _: object = None) -> None:

@@ -136,14 +136,108 @@ def example(row: Any) -> bytes:
         ),
         pytest.param(
             lambda: estimator.MultiClassHead(3, label_vocabulary=["a"]),
-            "Length of label_vocabulary must be n_classes",
+            '"label_vocabulary" does not have "n_classes" items',
             id="too few names",
+        ),
+        pytest.param(
+            lambda: estimator.MultiHead([]),
+            "Must specify heads",
+            id="no heads",
+        ),
+        pytest.param(
+            lambda: estimator.MultiHead([estimator.RegressionHead()]),
+            "must have name specified",
+            id="a head without a name among several",
+        ),
+        pytest.param(
+            lambda: estimator.MultiHead([estimator.RegressionHead(name="a")], [1, 2]),
+            "must have the same size",
+            id="more weights than heads",
+        ),
+        pytest.param(
+            lambda: estimator.BinaryClassHead(thresholds=[1.5]),
+            "thresholds not in",
+            id="a threshold that is no probability",
+        ),
+        pytest.param(
+            lambda: estimator.MultiLabelHead(1),
+            "n_classes must be > 1",
+            id="one label of many",
+        ),
+        pytest.param(
+            lambda: estimator.MultiLabelHead(3, classes_for_class_based_metrics=[3]),
+            r"must be in range \[0, 2\]",
+            id="metrics of a class that is not there",
+        ),
+        pytest.param(
+            lambda: estimator.RegressionHead(loss_reduction="foo"),
+            "Invalid loss_reduction: foo",
+            id="an unknown reduction",
+        ),
+        pytest.param(
+            lambda: estimator.RegressionHead(loss_fn=lambda labels: labels),
+            "loss_fn must contain argument: logits",
+            id="a loss without logits",
+        ),
+        pytest.param(
+            lambda: estimator.WarmStartSettings(""),
+            "MUST be set",
+            id="a warm start from nowhere",
         ),
     ],
 )
 def test_models_that_cannot_be(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+HEADS = estimator.MultiHead(
+    [estimator.MultiClassHead(3, name="a"), estimator.RegressionHead(name="b")]
+)
+
+
+@pytest.mark.parametrize(
+    ("head", "logits", "labels", "message"),
+    [
+        pytest.param(
+            estimator.MultiClassHead(3), [3], None, "must provide a labels", id="none"
+        ),
+        pytest.param(
+            estimator.MultiClassHead(3), [3], [[0.5]], "should be integer", id="a float"
+        ),
+        pytest.param(
+            estimator.MultiClassHead(3, label_vocabulary=["x", "y", "z"]),
+            [3],
+            [[1]],
+            "should be string",
+            id="a number where classes have names",
+        ),
+        pytest.param(
+            estimator.RegressionHead(2),
+            [2],
+            [[1.0]],
+            "Expected labels dimension=2",
+            id="one of two numbers",
+        ),
+        pytest.param(
+            estimator.RegressionHead(), [2], [[1.0]], "logits shape", id="a logit more"
+        ),
+        pytest.param(HEADS, [3], {}, "Could not split logits", id="too few for two"),
+        pytest.param(
+            HEADS,
+            [4],
+            {"a": tf.constant([[1]])},
+            "labels has missing values",
+            id="one of two heads",
+        ),
+        pytest.param(HEADS, [4], [[1]], "labels must be a dict", id="no dict for two"),
+    ],
+)
+def test_what_heads_refuse(
+    head: Any, logits: list[int], labels: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        head.create_estimator_spec({}, "eval", tf.zeros([1, *logits]), labels=labels)
 
 
 def test_layers_name_their_variables_as_ever() -> None:

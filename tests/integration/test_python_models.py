@@ -1,5 +1,6 @@
 """Models written in Python, on a real server, and what each of them may do wrong."""
 
+import dataclasses
 import os
 import signal
 import textwrap
@@ -31,12 +32,14 @@ from servable.errors import (
     FailedPrecondition,
     Internal,
     NotFound,
+    ResourceExhausted,
     ServingError,
 )
 from servable.platforms.python.platform import WorkerPlatform
 from servable.platforms.tfrecord import frame
 
 RUN_LIMIT_S = 3.0
+MEMORY_LIMIT_BYTES = 768 << 20
 FROM_FILE = WorkerPlatform(
     "python",
     "servable.platforms.python.loading:FromFile",
@@ -104,6 +107,8 @@ class Model:
                 open(os.path.join(os.sep, "no", "such", "file"))
             case -11.0:
                 x[0] = 1
+            case -12.0:
+                np.ones(1 << 27)  # a gigabyte
         return {"y": x * FACTOR, "pid": pid}
 
     def texts(self, inputs):
@@ -151,6 +156,7 @@ def server(
         f"--model_config_file={config}",
         "--allow_python_models",
         f"--python_run_limit_seconds={RUN_LIMIT_S}",
+        f"--python_memory_limit_bytes={MEMORY_LIMIT_BYTES}",
     )
     wait_until(
         lambda: server.is_serving("m", 1)
@@ -420,6 +426,26 @@ def test_a_model_that_cannot_be_loaded_says_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
     with pytest.raises(FailedPrecondition):
         loader.servable()
+
+
+def test_a_run_that_wants_too_much_memory_fails_alone(client: Client) -> None:
+    before = client.predict("m", [2.0], version=1)["pid"]
+
+    with pytest.raises(ResourceExhausted, match="The model ran out of memory"):
+        client.predict("m", [-12.0], version=1)
+
+    assert client.predict("m", [2.0], version=1)["pid"] == before
+
+
+def test_a_model_that_wants_too_much_memory_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "class Model:\n    def load(self, path): self.table = bytearray(1 << 30)\n"
+    )
+    limited = dataclasses.replace(FROM_FILE, memory_limit_bytes=MEMORY_LIMIT_BYTES)
+    loader = limited.loader(ServableId("m", 1), StoragePath(str(tmp_path)))
+
+    with pytest.raises(ResourceExhausted, match="The model ran out of memory"):
+        loader.load()
 
 
 def test_versions_that_come_and_go_leave_nothing_behind(

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from servable.client import Client
+
+parser = pytest.importorskip("prometheus_client.parser")
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -120,3 +123,17 @@ def test_a_model_is_served_from_a_bucket_and_when_the_bucket_is_gone(
     bucket.put(write_version(tmp_path / "half" / "3", 4.0))
     wait_until(lambda: server.is_serving("half", 3), "version 3")
     assert "Fetched version 3 of servable half: 1 files" in server.log()
+    page = httpx.get(f"{server.rest}/metrics").text
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in parser.text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert samples["servable_fetches_total", "s3", "fetched"] == 3
+    assert samples["servable_fetches_total", "s3", "unreachable"] > 0
+    assert samples["servable_fetch_bytes_total", "s3", "store"] > 0
+    assert samples["servable_fetch_seconds_total", "s3"] > 0
+    assert (
+        samples["servable_model_cache_bytes",]
+        >= samples["servable_fetch_bytes_total", "s3", "store"]
+    )

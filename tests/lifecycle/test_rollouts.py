@@ -112,6 +112,29 @@ def test_after_a_start_the_newest_version_has_to_prove_itself(
     assert Counter(running.answers(times=100))[2] >= 97
 
 
+def test_what_was_decided_holds_after_a_restart(
+    serve: Serve, publish: Publish, base: Path
+) -> None:
+    first = serve(model(base, Canary(1)))
+    publish(base, 2)
+    first.wait_until(lambda: candidate(first) == 2)
+    first.server.roll_back("m")
+    first.server.stop()
+
+    second = serve(model(base, Canary(1)))
+    second.wait_until(lambda: second.states() == ["1 AVAILABLE"])
+    (report,) = second.server.models()
+    publish(base, 3)
+    second.wait_until(lambda: candidate(second) == 3)
+    second.server.promote("m")
+    second.server.stop()
+    third = serve(model(base, Canary(1)))
+
+    assert report.rollout.rejected == (2,)
+    third.wait_until(lambda: third.states() == ["3 AVAILABLE"])
+    assert third.answers() == [3]
+
+
 def test_a_model_that_serves_already_becomes_a_canary(
     serve: Serve, publish: Publish, base: Path
 ) -> None:

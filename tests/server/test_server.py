@@ -108,6 +108,9 @@ class FakeEngine:
     def record_decision(self, name: str, decision: str) -> None:
         self.events.append(f"{name} {decision}")
 
+    def record_fetch(self, store: str, outcome: str, *_: object) -> None:
+        self.events.append(f"{store} {outcome}")
+
     def set_ready(self, ready: bool) -> None:
         with self.changed:
             self.is_ready = ready

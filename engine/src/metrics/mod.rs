@@ -35,6 +35,7 @@ pub struct Metrics {
     pub request_logs: LogCounts,
     pub mlmd: Mlmd,
     pub decisions: Decisions,
+    pub fetches: Fetches,
     /// By protocol.
     in_flight: [Sharded<AtomicI64>; Protocol::ALL.len()],
     /// Requests that no version answered, by protocol and method.
@@ -114,6 +115,37 @@ impl Decisions {
     }
 
     pub fn all(&self) -> BTreeMap<(String, String), u64> {
+        self.0.lock().clone()
+    }
+}
+
+/// What became of versions that had to be fetched, by kind of store.
+#[derive(Default)]
+pub struct Fetches(Mutex<(BTreeMap<String, Fetched>, u64)>);
+
+/// What was fetched from one kind of store.
+#[derive(Clone, Default)]
+pub struct Fetched {
+    pub by_outcome: BTreeMap<String, u64>,
+    pub bytes_from_store: u64,
+    pub bytes_from_cache: u64,
+    pub seconds: f64,
+}
+
+impl Fetches {
+    /// Count one attempt, and take note of how many bytes the cache holds after it.
+    pub fn count(&self, store: &str, outcome: &str, bytes: (u64, u64), seconds: f64, cached: u64) {
+        let (stores, cache_bytes) = &mut *self.0.lock();
+        let of_store = stores.entry(store.to_owned()).or_default();
+        *of_store.by_outcome.entry(outcome.to_owned()).or_default() += 1;
+        of_store.bytes_from_store += bytes.0;
+        of_store.bytes_from_cache += bytes.1;
+        of_store.seconds += seconds;
+        *cache_bytes = cached;
+    }
+
+    /// Return what was fetched, by store, and how many bytes the cache holds.
+    pub fn all(&self) -> (BTreeMap<String, Fetched>, u64) {
         self.0.lock().clone()
     }
 }

@@ -557,6 +557,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "python_memory_limit_bytes",
+        FlagType.INT64,
+        0,
+        "How much memory the process of a model that runs in one of its own may have "
+        "for data; a request for which it does not suffice fails alone. 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
         "wait_for_models",
         FlagType.BOOL,
         default=True,
@@ -821,6 +829,15 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "",
         "Directories and URLs, with commas between, that all models must be below; "
         "empty: anywhere.",
+        is_ours=True,
+    ),
+    Flag(
+        "rollout_state_file",
+        FlagType.STRING,
+        "",
+        "Where promotions and rollbacks of canaries and shadows are kept for the next "
+        "start; several servers may share it. Empty: servable/rollouts.json in the "
+        "user's state directory.",
         is_ours=True,
     ),
     Flag(

@@ -113,6 +113,7 @@ class ServerOptions:
     model_cache_dir: str = ""
     model_cache_max_bytes: int = 0
     model_roots: tuple[str, ...] = ()
+    rollout_state_file: str = ""
     num_load_threads: int = 0
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
@@ -140,6 +141,7 @@ class ServerOptions:
     allow_python_models: bool = False
     allow_native_models: bool = False
     python_run_limit_s: float = 60.0
+    python_memory_limit_bytes: int = 0
     batching_policy: str = batching_options.FIXED
     batching_options_file: str = ""
     enable_model_warmup: bool = True
@@ -219,6 +221,7 @@ class ServerOptions:
             ),
             file_system_poll_wait_s=flag.integer("file_system_poll_wait_seconds"),
             model_cache_dir=flag.string("model_cache_dir"),
+            rollout_state_file=flag.string("rollout_state_file"),
             model_cache_max_bytes=flag.integer("model_cache_max_bytes"),
             model_roots=tuple(
                 root for root in flag.string("model_roots").split(",") if root
@@ -268,6 +271,7 @@ class ServerOptions:
             allow_python_models=flag.bool("allow_python_models"),
             allow_native_models=flag.bool("allow_native_models"),
             python_run_limit_s=flag.number("python_run_limit_seconds"),
+            python_memory_limit_bytes=flag.integer("python_memory_limit_bytes"),
             batching_policy=flag.string("batching_policy"),
             batching_options_file=flag.string("batching_options_file"),
             enable_model_warmup=flag.bool("enable_model_warmup"),
@@ -498,6 +502,7 @@ class ServerOptions:
             "max_connections",
             "max_connections_per_peer",
             "grpc_default_timeout_ms",
+            "python_memory_limit_bytes",
         ):
             if getattr(self, name) < 0:
                 raise InvalidArgument(

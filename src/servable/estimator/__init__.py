@@ -7,6 +7,12 @@ texts are those of `tf.compat.v1.estimator` in TensorFlow 2.15.
 """
 
 from servable.estimator import experimental, export, inputs
+from servable.estimator.add_metrics import add_metrics
+from servable.estimator.baseline import (
+    BaselineClassifier,
+    BaselineEstimator,
+    BaselineRegressor,
+)
 from servable.estimator.canned import (
     DNNClassifier,
     DNNEstimator,
@@ -34,21 +40,51 @@ from servable.estimator.exporters import (
 from servable.estimator.heads import Head
 from servable.estimator.installation import install
 from servable.estimator.mode_keys import ModeKeys
+from servable.estimator.multi_head import MultiHead
+from servable.estimator.parse_specs import (
+    classifier_parse_example_spec,
+    regressor_parse_example_spec,
+)
 from servable.estimator.regression_heads import (
     LogisticRegressionHead,
     PoissonRegressionHead,
     RegressionHead,
 )
-from servable.estimator.run_config import RunConfig, WarmStartSettings
+from servable.estimator.run_config import RunConfig, VocabInfo, WarmStartSettings
 from servable.estimator.train_and_evaluate import (
     EvalSpec,
     TrainSpec,
     train_and_evaluate,
 )
+from servable.export._tensorflow import tf
+
+# The same classes as in tf.train.
+CheckpointSaverHook = tf.train.CheckpointSaverHook
+CheckpointSaverListener = tf.train.CheckpointSaverListener
+FeedFnHook = tf.train.FeedFnHook
+FinalOpsHook = tf.train.FinalOpsHook
+GlobalStepWaiterHook = tf.train.GlobalStepWaiterHook
+LoggingTensorHook = tf.train.LoggingTensorHook
+NanLossDuringTrainingError = tf.train.NanLossDuringTrainingError
+NanTensorHook = tf.train.NanTensorHook
+ProfilerHook = tf.train.ProfilerHook
+SecondOrStepTimer = tf.train.SecondOrStepTimer
+SessionRunArgs = tf.train.SessionRunArgs
+SessionRunContext = tf.train.SessionRunContext
+SessionRunHook = tf.train.SessionRunHook
+SessionRunValues = tf.train.SessionRunValues
+StepCounterHook = tf.train.StepCounterHook
+StopAtStepHook = tf.train.StopAtStepHook
+SummarySaverHook = tf.train.SummarySaverHook
 
 __all__ = [
+    "BaselineClassifier",
+    "BaselineEstimator",
+    "BaselineRegressor",
     "BestExporter",
     "BinaryClassHead",
+    "CheckpointSaverHook",
+    "CheckpointSaverListener",
     "DNNClassifier",
     "DNNEstimator",
     "DNNLinearCombinedClassifier",
@@ -59,24 +95,44 @@ __all__ = [
     "EstimatorSpec",
     "EvalSpec",
     "Exporter",
+    "FeedFnHook",
     "FinalExporter",
+    "FinalOpsHook",
+    "GlobalStepWaiterHook",
     "Head",
     "LatestExporter",
     "LinearClassifier",
     "LinearEstimator",
     "LinearRegressor",
+    "LoggingTensorHook",
     "LogisticRegressionHead",
     "ModeKeys",
     "MultiClassHead",
+    "MultiHead",
     "MultiLabelHead",
+    "NanLossDuringTrainingError",
+    "NanTensorHook",
     "PoissonRegressionHead",
+    "ProfilerHook",
     "RegressionHead",
     "RunConfig",
+    "SecondOrStepTimer",
+    "SessionRunArgs",
+    "SessionRunContext",
+    "SessionRunHook",
+    "SessionRunValues",
+    "StepCounterHook",
+    "StopAtStepHook",
+    "SummarySaverHook",
     "TrainSpec",
+    "VocabInfo",
     "WarmStartSettings",
+    "add_metrics",
+    "classifier_parse_example_spec",
     "experimental",
     "export",
     "inputs",
     "install",
+    "regressor_parse_example_spec",
     "train_and_evaluate",
 ]

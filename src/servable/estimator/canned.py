@@ -61,7 +61,7 @@ class DNNEstimator(Estimator):
             _check_features(features)
             with dnn.scope(features):
                 logits = dnn.logits(features, mode, head.logits_dimension)
-                chosen = _optimizer(optimizer, _DNN_RATE)
+                chosen = canned_optimizer(optimizer, _DNN_RATE)
                 return head.create_estimator_spec(
                     features, mode, logits, labels, optimizer=chosen
                 )
@@ -90,7 +90,9 @@ class DNNClassifier(DNNEstimator):
         batch_norm: bool = False,
     ) -> None:
         super().__init__(
-            _class_head(n_classes, weight_column, label_vocabulary, loss_reduction),
+            canned_class_head(
+                n_classes, weight_column, label_vocabulary, loss_reduction
+            ),
             hidden_units,
             feature_columns,
             model_dir,
@@ -158,7 +160,7 @@ class LinearEstimator(Estimator):
             _check_features(features)
             with linear.scope(features):
                 logits = linear.logits(features, head.logits_dimension)
-                chosen = _optimizer(optimizer, linear.rate(_LINEAR_RATE))
+                chosen = canned_optimizer(optimizer, linear.rate(_LINEAR_RATE))
                 return head.create_estimator_spec(
                     features, mode, logits, labels, optimizer=chosen
                 )
@@ -184,7 +186,9 @@ class LinearClassifier(LinearEstimator):
         sparse_combiner: str = "sum",
     ) -> None:
         super().__init__(
-            _class_head(n_classes, weight_column, label_vocabulary, loss_reduction),
+            canned_class_head(
+                n_classes, weight_column, label_vocabulary, loss_reduction
+            ),
             feature_columns,
             model_dir,
             optimizer,
@@ -277,13 +281,13 @@ class DNNLinearCombinedEstimator(Estimator):
             if dnn:
                 with dnn.scope(features):
                     logits.append(dnn.logits(features, mode, head.logits_dimension))
-                chosen = _optimizer(dnn_optimizer, _COMBINED_DNN_RATE)
+                chosen = canned_optimizer(dnn_optimizer, _COMBINED_DNN_RATE)
                 trained.append((chosen, "dnn"))
             if linear:
                 with linear.scope(features):
                     logits.append(linear.logits(features, head.logits_dimension))
                 rate = linear.rate(_COMBINED_LINEAR_RATE)
-                trained.append((_optimizer(linear_optimizer, rate), "linear"))
+                trained.append((canned_optimizer(linear_optimizer, rate), "linear"))
             return head.create_estimator_spec(
                 features,
                 mode,
@@ -319,7 +323,9 @@ class DNNLinearCombinedClassifier(DNNLinearCombinedEstimator):
         linear_sparse_combiner: str = "sum",
     ) -> None:
         super().__init__(
-            _class_head(n_classes, weight_column, label_vocabulary, loss_reduction),
+            canned_class_head(
+                n_classes, weight_column, label_vocabulary, loss_reduction
+            ),
             model_dir,
             linear_feature_columns,
             linear_optimizer,
@@ -376,14 +382,19 @@ class DNNLinearCombinedRegressor(DNNLinearCombinedEstimator):
         )
 
 
-def _class_head(
+class _CannedBinaryHead(BinaryClassHead):
+    _pr_summation = "trapezoidal"
+
+
+def canned_class_head(
     n_classes: int,
     weight_column: Any,
     label_vocabulary: Sequence[Any] | None,
     loss_reduction: str,
 ) -> Head:
+    """Return the head that canned classifiers have."""
     if n_classes == 2:  # noqa: PLR2004 - two are binary
-        return BinaryClassHead(
+        return _CannedBinaryHead(
             weight_column,
             label_vocabulary=label_vocabulary,
             loss_reduction=loss_reduction,
@@ -399,7 +410,7 @@ def _check_features(features: Any) -> None:
         )
 
 
-def _optimizer(optimizer: Any, rate: float) -> Any:
+def canned_optimizer(optimizer: Any, rate: float) -> Any:
     """Return an optimizer, given itself, a name, or a function that makes it."""
     if isinstance(optimizer, str):
         if optimizer not in _OPTIMIZERS:
@@ -408,7 +419,12 @@ def _optimizer(optimizer: Any, rate: float) -> Any:
                 f"{tuple(sorted(_OPTIMIZERS))}"
             )
         return _OPTIMIZERS[optimizer](rate)
-    return optimizer() if callable(optimizer) else optimizer
+    made = optimizer() if callable(optimizer) else optimizer
+    if not isinstance(made, tf.train.Optimizer):
+        raise ValueError(
+            f"The given object is not an Optimizer instance. Given: {made}"
+        )
+    return made
 
 
 def _train_parts(parts: Iterable[tuple[Any, str]], loss: Any) -> Any:

@@ -1,14 +1,18 @@
 """Heads over classes: one of many, one of two, any number of many."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Final
 
 from servable.estimator.export_outputs import (
     ClassificationOutput,
     ExportOutput,
     RegressionOutput,
 )
-from servable.estimator.heads import SUM_OVER_BATCH_SIZE, Head
+from servable.estimator.heads import (
+    SUM_OVER_BATCH_SIZE,
+    Head,
+    with_last_dimension,
+)
 from servable.export._tensorflow import tf
 
 _UNKNOWN: Final = "UNK"
@@ -22,6 +26,13 @@ class _Classifier(Head):
         label_vocabulary: the classes' names; without it, their numbers as text.
     """
 
+    _needs_integers: ClassVar = False
+    _wrong_length: ClassVar = (
+        "Length of label_vocabulary must be n_classes ({n_classes}). Given: {length}"
+    )
+    # How the area under the curve of precision and recall is summed up.
+    _pr_summation: ClassVar = "careful_interpolation"
+
     def __init__(
         self,
         n_classes: int,
@@ -30,11 +41,20 @@ class _Classifier(Head):
         **named: Any,
     ) -> None:
         super().__init__(*options, **named)
-        if label_vocabulary is not None and len(label_vocabulary) != n_classes:
-            raise ValueError(
-                f"Length of label_vocabulary must be n_classes ({n_classes}). "
-                f"Given: {len(label_vocabulary)}"
-            )
+        if label_vocabulary is not None:
+            if not isinstance(label_vocabulary, list | tuple):
+                raise ValueError(
+                    "label_vocabulary should be a list or a tuple. "
+                    f"Given type: {type(label_vocabulary)}"
+                )
+            if len(label_vocabulary) != n_classes:
+                raise ValueError(
+                    self._wrong_length.format(
+                        length=len(label_vocabulary),
+                        n_classes=n_classes,
+                        label_vocabulary=label_vocabulary,
+                    )
+                )
         self._n_classes = n_classes
         self._label_vocabulary = label_vocabulary
 
@@ -66,19 +86,27 @@ class _Classifier(Head):
         )
         return table.lookup(class_ids)
 
-    def _labels(self, labels: Any) -> Any:
-        if labels is None:
-            raise ValueError("You must provide a labels Tensor. Given: None.")
-        labels = tf.convert_to_tensor(labels)
-        if labels.shape.rank == 1:
-            labels = tf.expand_dims(labels, -1)
-        if self._label_vocabulary is not None:
-            ids = tf.range(self._n_classes, dtype=tf.int64)
-            names = tf.constant(list(self._label_vocabulary), tf.string)
-            table = tf.lookup.StaticHashTable(
-                tf.lookup.KeyValueTensorInitializer(names, ids), -1
+    def _ids_of(self, labels: Any) -> Any:
+        if labels.dtype != tf.string:
+            raise ValueError(
+                "Labels dtype should be string if there is a vocabulary. "
+                f"Instead got {labels.dtype}"
             )
-            labels = table.lookup(labels)
+        ids = tf.range(self._n_classes, dtype=tf.int64)
+        names = tf.constant(self._class_names(), tf.string)
+        table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(names, ids), -1
+        )
+        return table.lookup(labels)
+
+    def _labels(self, labels: Any) -> Any:
+        labels = with_last_dimension(tf.convert_to_tensor(labels), 1)
+        if self._label_vocabulary is not None:
+            labels = self._ids_of(labels)
+        elif self._needs_integers and not labels.dtype.is_integer:
+            raise ValueError(
+                f"Labels dtype should be integer. Instead got {labels.dtype}."
+            )
         labels = tf.cast(labels, tf.int64)
         in_range = [
             tf.debugging.assert_less(
@@ -106,6 +134,13 @@ class MultiClassHead(_Classifier):
         ValueError: there are too few classes, or names for another number of them.
     """
 
+    _needs_integers = True
+    _wrong_length = (
+        '"label_vocabulary" does not have "n_classes" items. '
+        "len(label_vocabulary)={length}, n_classes={n_classes}, "
+        "label_vocabulary={label_vocabulary}"
+    )
+
     def __init__(
         self,
         n_classes: int | None,
@@ -115,11 +150,10 @@ class MultiClassHead(_Classifier):
         loss_fn: Callable[..., Any] | None = None,
         name: str | None = None,
     ) -> None:
-        if n_classes is None or n_classes <= 2:  # noqa: PLR2004 - two are binary
-            raise ValueError(
-                "n_classes must be > 2 for multiclass classification. "
-                f"Given: {n_classes}"
-            )
+        if n_classes is None:
+            raise ValueError("n_classes cannot be None")
+        if n_classes <= 2:  # noqa: PLR2004 - two are binary
+            raise ValueError(f"n_classes must be > 2: {n_classes}.")
         super().__init__(
             n_classes, label_vocabulary, weight_column, loss_reduction, loss_fn, name
         )
@@ -172,6 +206,8 @@ class BinaryClassHead(_Classifier):
             2, label_vocabulary, weight_column, loss_reduction, loss_fn, name
         )
         self._thresholds = tuple(thresholds or ())
+        if not all(0 < threshold < 1 for threshold in self._thresholds):
+            raise ValueError(f"thresholds not in (0, 1): {(self._thresholds,)}.")
 
     @property
     def logits_dimension(self) -> int:
@@ -210,29 +246,24 @@ class BinaryClassHead(_Classifier):
             "prediction/mean": tf.metrics.mean(logistic, weights),
             "label/mean": mean,
             "accuracy_baseline": (tf.maximum(mean[0], 1 - mean[0]), mean[1]),
-            "auc": tf.metrics.auc(labels, logistic, weights),
-            "auc_precision_recall": tf.metrics.auc(
-                labels,
-                logistic,
-                weights,
-                curve="PR",
-                summation_method="careful_interpolation",
-            ),
+            **_areas(labels, logistic, weights, self._pr_summation),
         }
-        for threshold in self._thresholds:
-            above = tf.cast(logistic > threshold, tf.int64)
-            for name, metric in (
-                ("accuracy", tf.metrics.accuracy),
-                ("precision", tf.metrics.precision),
-                ("recall", tf.metrics.recall),
-            ):
-                key = f"{name}/positive_threshold_{threshold:f}"
-                metrics[key] = metric(labels, above, weights)
-        return metrics
+        return metrics | _at_thresholds(self._thresholds, labels, logistic, weights)
 
 
 class MultiLabelHead(_Classifier):
-    """Any number of the classes at once, by a logistic function of each logit."""
+    """
+    Any number of the classes at once, by a logistic function of each logit.
+
+    Args:
+        thresholds: from which probability on a class counts, for metrics at each.
+        classes_for_class_based_metrics: ids or names of classes that get metrics of
+            their own.
+
+    Raises:
+        ValueError: there are too few classes, names for another number of them, or a
+            threshold or class is out of range.
+    """
 
     def __init__(
         self,
@@ -245,10 +276,23 @@ class MultiLabelHead(_Classifier):
         classes_for_class_based_metrics: Any = None,
         name: str | None = None,
     ) -> None:
-        del thresholds, classes_for_class_based_metrics
+        if not n_classes or n_classes <= 1:
+            raise ValueError(
+                "n_classes must be > 1 for multi-label classification. "
+                f"Given: {n_classes}"
+            )
         super().__init__(
             n_classes, label_vocabulary, weight_column, loss_reduction, loss_fn, name
         )
+        self._thresholds = tuple(thresholds or ())
+        for threshold in self._thresholds:
+            if not 0 < threshold < 1:
+                raise ValueError(
+                    f"thresholds must be in (0, 1) range. Given: {threshold}"
+                )
+        self._judged_classes = [
+            self._class_id(chosen) for chosen in classes_for_class_based_metrics or ()
+        ]
 
     @property
     def logits_dimension(self) -> int:
@@ -267,20 +311,13 @@ class MultiLabelHead(_Classifier):
         return {"classification": self._classification(predictions)}
 
     def _labels(self, labels: Any) -> Any:
-        if labels is None:
-            raise ValueError("You must provide a labels Tensor. Given: None.")
         if isinstance(labels, tf.SparseTensor):
             indices = labels.values
             if self._label_vocabulary is not None:
-                names = tf.constant(list(self._label_vocabulary), tf.string)
-                ids = tf.range(self._n_classes, dtype=tf.int64)
-                table = tf.lookup.StaticHashTable(
-                    tf.lookup.KeyValueTensorInitializer(names, ids), -1
-                )
-                indices = table.lookup(indices)
+                indices = self._ids_of(indices)
             sparse = tf.SparseTensor(labels.indices, indices, labels.dense_shape)
             return tf.cast(tf.sparse_to_indicator(sparse, self._n_classes), tf.float32)
-        return tf.cast(labels, tf.float32)
+        return with_last_dimension(tf.cast(labels, tf.float32), self._n_classes)
 
     def _losses(self, labels: Any, logits: Any) -> Any:
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
@@ -288,4 +325,61 @@ class MultiLabelHead(_Classifier):
 
     def _metrics(self, labels: Any, predictions: dict[str, Any], weights: Any) -> Any:
         scores = predictions["probabilities"]
-        return {"auc": tf.metrics.auc(labels, scores, weights)}
+        metrics = {
+            **_areas(labels, scores, weights, self._pr_summation),
+            **_at_thresholds(self._thresholds, labels, scores, weights),
+        }
+        for class_id in self._judged_classes:
+            of_class = slice(class_id, class_id + 1)
+            its_labels, its_scores = labels[:, of_class], scores[:, of_class]
+            areas = _areas(its_labels, its_scores, weights, self._pr_summation)
+            name = (
+                f"class{class_id}"
+                if self._label_vocabulary is None
+                else self._label_vocabulary[class_id]
+            )
+            metrics[f"probability_mean/{name}"] = tf.metrics.mean(its_scores, weights)
+            metrics |= {f"{key}/{name}": area for key, area in areas.items()}
+        return metrics
+
+    def _class_id(self, chosen: Any) -> int:
+        if isinstance(chosen, str):
+            if self._label_vocabulary is None:
+                raise ValueError(
+                    "label_vocabulary must be provided when "
+                    "classes_for_class_based_metrics are strings."
+                )
+            return list(self._label_vocabulary).index(chosen)
+        if not 0 <= chosen < self._n_classes:
+            raise ValueError(
+                "All classes_for_class_based_metrics must be in range "
+                f"[0, {self._n_classes - 1}]. Given: {chosen}"
+            )
+        return int(chosen)
+
+
+def _areas(labels: Any, scores: Any, weights: Any, pr_summation: str) -> dict[str, Any]:
+    return {
+        "auc": tf.metrics.auc(labels, scores, weights),
+        "auc_precision_recall": tf.metrics.auc(
+            labels, scores, weights, curve="PR", summation_method=pr_summation
+        ),
+    }
+
+
+def _at_thresholds(
+    thresholds: Iterable[float], labels: Any, scores: Any, weights: Any
+) -> dict[str, Any]:
+    metrics = {}
+    truths = tf.cast(labels, tf.int64)
+    weights = tf.broadcast_to(weights, tf.shape(truths))
+    for threshold in thresholds:
+        above = tf.cast(scores > threshold, tf.int64)
+        for name, metric in (
+            ("accuracy", tf.metrics.accuracy),
+            ("precision", tf.metrics.precision),
+            ("recall", tf.metrics.recall),
+        ):
+            key = f"{name}/positive_threshold_{threshold:g}"
+            metrics[key] = metric(truths, above, weights)
+    return metrics

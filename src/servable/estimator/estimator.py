@@ -9,9 +9,10 @@ asked is in saved_model_export and loops.
 import copy
 import inspect
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from servable.estimator import loops
 from servable.estimator.estimator_spec import EstimatorSpec
@@ -68,7 +69,9 @@ class Estimator:
             raise ValueError("model_fn must be provided to Estimator.")
         _check_arguments(model_fn, params)
         self._model_fn = model_fn
-        self._params = copy.deepcopy(dict(params or {}))
+        self._params: dict[str, Any] = copy.deepcopy(
+            cast("dict[str, Any]", params or {})
+        )
         self._warm_start_settings = _warm_start_settings(warm_start_from)
 
     @property
@@ -97,6 +100,10 @@ class Estimator:
             return self._call_model_fn(features, labels, mode, config)
 
         return public_model_fn
+
+    def eval_dir(self, name: str | None = None) -> str:
+        """Return where the summaries of the evaluation called *name* are."""
+        return os.path.join(self.model_dir, f"eval_{name}" if name else "eval")
 
     def latest_checkpoint(self) -> str | None:
         """Return the newest checkpoint that the state file in model_dir names."""

@@ -165,9 +165,8 @@ class _SupervisedOutput(ExportOutput):
             **(self._predictions or {}),
             **(self._metrics or {}),
         }
-        for what, tensors in (("inputs", receiver_tensors), ("outputs", outputs)):
-            if not tensors:
-                raise ValueError(f"{self.method_name} {what} cannot be None or empty.")
+        if not receiver_tensors:
+            raise ValueError(f"{self.method_name} `inputs` cannot be None or empty.")
         info = tf.saved_model.utils.build_tensor_info
         return tf.saved_model.build_signature_def(
             {name: info(tensor) for name, tensor in receiver_tensors.items()},

@@ -9,6 +9,7 @@ import abc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from servable.estimator.estimator import argument_names
 from servable.estimator.estimator_spec import EstimatorSpec
 from servable.estimator.export_outputs import (
     DEFAULT_KEY,
@@ -20,6 +21,13 @@ from servable.export._tensorflow import tf
 
 SUM: Final = tf.losses.Reduction.SUM
 SUM_OVER_BATCH_SIZE: Final = "sum_over_batch_size"
+# Those of tf.losses under their own names, and tf.keras's two.
+_REDUCTIONS: Final = {
+    **{name: name for name in tf.losses.Reduction.all() if name != "none"},
+    "sum": SUM,
+    SUM_OVER_BATCH_SIZE: tf.losses.Reduction.SUM_OVER_BATCH_SIZE,
+}
+_LOSS_ARGUMENTS: Final = ("labels", "logits", "features", "loss_reduction")
 
 
 class Head(abc.ABC):
@@ -29,10 +37,14 @@ class Head(abc.ABC):
     Args:
         weight_column: name of the feature that weighs examples, or a column that has
             that as its key.
-        loss_reduction: how the losses of examples become one: "weighted_sum" or
-            "sum_over_batch_size".
-        loss_fn: (labels, logits) → loss of each example, in place of the usual one.
-        name: of the scope of the operations.
+        loss_reduction: how the losses of examples become one: "sum",
+            "sum_over_batch_size", or one of tf.losses.Reduction.
+        loss_fn: (labels, logits, and features and loss_reduction if it names them) →
+            loss of each example, in place of the usual one.
+        name: of the scope of the operations, and at the end of the names of metrics.
+
+    Raises:
+        ValueError: there is no such reduction, or loss_fn takes something else.
     """
 
     def __init__(
@@ -42,6 +54,13 @@ class Head(abc.ABC):
         loss_fn: Callable[..., Any] | None = None,
         name: str | None = None,
     ) -> None:
+        if loss_reduction not in _REDUCTIONS:
+            raise ValueError(
+                f"Invalid loss_reduction: {loss_reduction}. "
+                "See `tf.losses.Reduction` for valid options."
+            )
+        if loss_fn is not None:
+            _check_loss_fn(loss_fn)
         self._weight_column = weight_column
         self._loss_reduction = loss_reduction
         self._loss_fn = loss_fn
@@ -53,12 +72,17 @@ class Head(abc.ABC):
         return self._name
 
     @property
+    def loss_reduction(self) -> str:
+        """How the losses of examples become one."""
+        return self._loss_reduction
+
+    @property
     @abc.abstractmethod
     def logits_dimension(self) -> int:
         """How many logits an example has."""
 
     @abc.abstractmethod
-    def predictions(self, logits: Any) -> dict[str, Any]:
+    def predictions(self, logits: Any) -> dict[Any, Any]:
         """Return the predictions by name."""
 
     @abc.abstractmethod
@@ -67,7 +91,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def _labels(self, labels: Any) -> Any:
-        """Return labels as the loss needs them."""
+        """Return labels, which are there, as the loss needs them."""
 
     @abc.abstractmethod
     def _losses(self, labels: Any, logits: Any) -> Any:
@@ -105,7 +129,7 @@ class Head(abc.ABC):
 
         Raises:
             ValueError: training is asked for without optimizer and train_op_fn, or
-                logits are of another size.
+                logits or labels are missing, or of another shape or type.
         """
         with tf.name_scope(self.name or "head"):
             logits = self._checked(logits)
@@ -117,15 +141,13 @@ class Head(abc.ABC):
                     predictions=predictions,
                     export_outputs=self._all_outputs(predictions),
                 )
-            labels = self._labels(labels)
-            losses = (self._loss_fn or self._losses)(labels, logits)
-            weights = self._weights(features, losses)
-            loss = self._reduced(losses, weights, regularization_losses)
+            loss, metrics = self._judged(features, mode, logits, labels, predictions)
+            if regularization_losses:
+                extra = tf.add_n(list(regularization_losses))
+                loss += extra
+                if mode == ModeKeys.EVAL:
+                    metrics[self._named("regularization_loss")] = tf.metrics.mean(extra)
             if mode == ModeKeys.EVAL:
-                metrics = {
-                    "average_loss": tf.metrics.mean(losses, weights),
-                    **self._metrics(labels, predictions, weights),
-                }
                 return EstimatorSpec(
                     mode, predictions=predictions, loss=loss, eval_metric_ops=metrics
                 )
@@ -136,35 +158,109 @@ class Head(abc.ABC):
             mode, predictions=predictions, loss=loss, train_op=train_op
         )
 
-    def _all_outputs(self, predictions: dict[str, Any]) -> dict[str, ExportOutput]:
+    def _judged(
+        self, features: Any, mode: str, logits: Any, labels: Any, predictions: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the loss, and in EVAL mode the metrics."""
+        labels = self._labels(self._given(labels))
+        losses = self._losses_of(features, labels, logits)
+        weights = self._weights(features, losses)
+        loss = tf.losses.compute_weighted_loss(
+            losses,
+            weights,
+            loss_collection=None,
+            reduction=_REDUCTIONS[self._loss_reduction],
+        )
+        if mode != ModeKeys.EVAL:
+            return loss, {}
+        metrics = {
+            "average_loss": tf.metrics.mean(losses, weights),
+            **self._metrics(labels, predictions, weights),
+        }
+        return loss, {self._named(key): metric for key, metric in metrics.items()}
+
+    def _all_outputs(self, predictions: dict[Any, Any]) -> dict[str, ExportOutput]:
         outputs = self._export_outputs(predictions)
         default = next(iter(outputs.values()))
         return {DEFAULT_KEY: default, **outputs, "predict": PredictOutput(predictions)}
+
+    def _named(self, metric: str) -> str:
+        return f"{metric}/{self._name}" if self._name else metric
 
     def _checked(self, logits: Any) -> Any:
         logits = tf.convert_to_tensor(logits)
         expected = tf.TensorShape([None, self.logits_dimension])
         if not expected.is_compatible_with(logits.shape):
             raise ValueError(
-                f"logits must be of shape [batch, {self.logits_dimension}], "
-                f"and are {logits.shape}"
+                "logits shape must be [D0, D1, ... DN, logits_dimension], "
+                f"got {logits.shape}."
             )
         return (
             tf.ensure_shape(logits, expected) if logits.shape.rank is None else logits
         )
 
+    def _given(self, labels: Any) -> Any:
+        if labels is None:
+            raise ValueError(
+                "You must provide a labels Tensor. Given: None. Suggested "
+                "troubleshooting steps: Check that your data contains your label "
+                "feature. Check that your input_fn properly parses and returns labels."
+            )
+        return labels
+
+    def _losses_of(self, features: Any, labels: Any, logits: Any) -> Any:
+        if self._loss_fn is None:
+            return self._losses(labels, logits)
+        offered = {"features": features, "loss_reduction": self._loss_reduction}
+        names = argument_names(self._loss_fn)
+        wanted = {name: offered[name] for name in offered if name in names}
+        return self._loss_fn(labels=labels, logits=logits, **wanted)
+
     def _weights(self, features: Any, losses: Any) -> Any:
         if self._weight_column is None:
             return tf.ones_like(losses)
         key = getattr(self._weight_column, "key", self._weight_column)
-        weights = tf.cast(features[key], losses.dtype)
-        return tf.reshape(weights, [-1, 1])
+        if key not in features:
+            raise ValueError(f"Feature {key} is not in features dictionary.")
+        weights = tf.reshape(tf.cast(features[key], losses.dtype), [-1, 1])
+        is_one_each = tf.debugging.assert_equal(
+            tf.shape(weights)[0],
+            tf.shape(losses)[0],
+            message=f"{key} has to have one weight for each example",
+        )
+        with tf.control_dependencies([is_one_each]):
+            return tf.identity(weights)
 
-    def _reduced(self, losses: Any, weights: Any, extra: Sequence[Any] | None) -> Any:
-        loss = tf.reduce_sum(losses * weights)
-        if self._loss_reduction != SUM:
-            loss /= tf.cast(tf.size(losses), losses.dtype)
-        return tf.add_n([loss, *extra]) if extra else loss
+
+def with_last_dimension(labels: Any, size: int) -> Any:
+    """
+    Return *labels* of shape [batch, *size*]; where *size* is 1 it may be left out.
+
+    Raises:
+        ValueError: they are of another shape.
+    """
+    if labels.shape.rank == 1:
+        labels = tf.expand_dims(labels, -1)
+    if labels.shape.rank is not None and labels.shape[-1] not in (None, size):
+        raise ValueError(
+            f"Mismatched label shape. Expected labels dimension={size}.  "
+            f"Received {labels.shape[-1]}. Suggested Fix: If your classifier expects "
+            "one-hot encoding label, check your n_classes argument to the estimator "
+            "and/or the shape of your label. Otherwise, check the shape of your label."
+        )
+    return labels
+
+
+def _check_loss_fn(loss_fn: Callable[..., Any]) -> None:
+    names = argument_names(loss_fn)
+    for name in _LOSS_ARGUMENTS[:2]:
+        if name not in names:
+            raise ValueError(
+                f"loss_fn must contain argument: {name}. Given arguments: {names}"
+            )
+    unexpected = [name for name in names if name not in _LOSS_ARGUMENTS]
+    if unexpected:
+        raise ValueError(f"loss_fn has unexpected args: {unexpected}")
 
 
 def _train_op(

@@ -47,10 +47,12 @@ def numpy_input_fn(
         raise ValueError("x cannot be an empty dict")
     if isinstance(y, Mapping) and not y:
         raise ValueError("y cannot be empty dict, use None instead.")
+    if not isinstance(x, Mapping | np.ndarray):
+        raise TypeError(f"x must be a dict or array; got {type(x).__name__}")
+    _check_lengths(x, y)
     arrays: list[Any] = [
         np.asarray(a) for a in tf2.nest.flatten([x, y]) if a is not None
     ]
-    _check_lengths(arrays)
 
     def input_fn() -> Any:
         columns = _batches(arrays, batch_size, num_epochs, shuffle, queue_capacity)
@@ -106,13 +108,26 @@ def _check_shuffle(shuffle: Any) -> None:
         )
 
 
-def _check_lengths(arrays: list[Any]) -> None:
-    lengths = {len(array) for array in arrays}
-    if len(lengths) != 1:
+def _check_lengths(x: Any, y: Any) -> None:
+    columns = x if isinstance(x, Mapping) else {"x": x}
+    labels = {} if y is None else y if isinstance(y, Mapping) else {"y": y}
+    both = set(columns) & set(labels) if isinstance(y, Mapping) else set()
+    if both:
+        raise ValueError(
+            f"{len(both)} duplicate keys are found in both x and y: {both}"
+        )
+    if len({len(array) for array in (*columns.values(), *labels.values())}) > 1:
         raise ValueError(
             "Length of tensors in x and y is mismatched. All elements in x and y must "
-            f"have the same length; got {sorted(lengths)}"
+            f"have the same length.\nShapes in x: {_shapes(x)}\n"
+            f"Shapes in y: {_shapes(y)}\n"
         )
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: array.shape for key, array in value.items()}
+    return None if value is None else value.shape
 
 
 def _batches(

@@ -215,6 +215,8 @@ def batch_normalization(
                 beta_regularizer,
                 beta_constraint,
             )
+        # What is assigned to, and not trained, is never partitioned.
+        tf.get_variable_scope().set_partitioner(None)
         mean = _variable(
             "moving_mean", [size], kind, False, moving_mean_initializer or zeros
         )

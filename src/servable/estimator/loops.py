@@ -6,7 +6,6 @@ and closes its session before it returns.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +35,7 @@ def train(
         raise ValueError("Can not provide both steps and max_steps.")
     _check_positive("steps", steps)
     _check_positive("max_steps", max_steps)
+    hooks, saving_listeners = _hooks(hooks), _listeners(saving_listeners)
     if max_steps is not None and max_steps <= _saved_step(estimator):
         _logger.info("Not training: step %d is reached already", max_steps)
         return
@@ -44,7 +44,7 @@ def train(
         spec, all_hooks = _build(estimator, input_fn, ModeKeys.TRAIN)
         _warm_start(estimator)
         all_hooks += [
-            *(hooks or ()),
+            *hooks,
             *spec.training_hooks,
             tf.train.NanTensorHook(spec.loss),
         ]
@@ -83,10 +83,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return metrics; see Estimator.evaluate."""
     _check_positive("steps", steps)
+    hooks = _hooks(hooks)
     with tf.Graph().as_default():
         spec, all_hooks = _build(estimator, input_fn, ModeKeys.EVAL)
         metrics = _metrics(spec)
-        all_hooks += [*(hooks or ()), *spec.evaluation_hooks]
+        all_hooks += [*hooks, *spec.evaluation_hooks]
         values = {key: value for key, (value, _) in metrics.items()}
         updates = [update for _, update in metrics.values()]
         result: dict[str, Any] = {}
@@ -111,10 +112,11 @@ def predict(
     yield_single_examples: bool,
 ) -> Iterator[Any]:
     """Yield predictions; see Estimator.predict."""
+    hooks = _hooks(hooks)
     with tf.Graph().as_default():
         spec, all_hooks = _build(estimator, input_fn, ModeKeys.PREDICT)
         predictions = _chosen(spec.predictions, predict_keys)
-        all_hooks += [*(hooks or ()), *spec.prediction_hooks]
+        all_hooks += [*hooks, *spec.prediction_hooks]
         with tf.train.MonitoredSession(
             _session_creator(estimator, spec.scaffold, checkpoint_path, "predict"),
             hooks=all_hooks,
@@ -203,13 +205,12 @@ def _metrics(spec: Any) -> dict[str, tuple[Any, Any]]:
 def _write_summaries(
     estimator: "Estimator", result: Mapping[str, Any], name: str | None
 ) -> None:
-    folder = os.path.join(estimator.model_dir, f"eval_{name}" if name else "eval")
     summary = tf.Summary()
     for key, value in result.items():
         if key != _STEP and getattr(value, "shape", None) == ():
             summary.value.add(tag=key, simple_value=float(value))
     with tf.Graph().as_default():
-        writer = tf.summary.FileWriter(folder)
+        writer = tf.summary.FileWriter(estimator.eval_dir(name))
         writer.add_summary(summary, int(result[_STEP]))
         writer.close()
 
@@ -307,6 +308,25 @@ def _saved_step(estimator: "Estimator") -> int:
         return int(tf.train.load_variable(path, _STEP))
     except tf.errors.NotFoundError:
         return 0
+
+
+def _hooks(hooks: Iterable[Any] | None) -> list[Any]:
+    checked = list(hooks or ())
+    for hook in checked:
+        if not isinstance(hook, tf.train.SessionRunHook):
+            raise TypeError(f"Hooks must be a SessionRunHook, given: {hook}")
+    return checked
+
+
+def _listeners(listeners: Any) -> list[Any]:
+    checked = list(listeners or ())
+    for listener in checked:
+        if not isinstance(listener, tf.train.CheckpointSaverListener):
+            raise TypeError(
+                "saving_listeners must be a list of CheckpointSaverListener, "
+                f"given: {listener}"
+            )
+    return checked
 
 
 def _check_positive(name: str, value: int | None) -> None:

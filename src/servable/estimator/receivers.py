@@ -5,6 +5,7 @@ A receiver maps what a client sends (receiver tensors) to what the model functio
 takes (features).  The classes only check and name; nothing here makes a signature.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -247,9 +248,8 @@ def _check_key(key: Any, what: str, types: Any) -> None:
 def _check_tensor(value: Any, what: str) -> None:
     if isinstance(value, tf.Tensor | tf.SparseTensor | tf.RaggedTensor):
         return
-    try:
-        tf.convert_to_tensor(value.tensor)
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(
-            f"{what} must be a Tensor, SparseTensor, or RaggedTensor."
-        ) from None
+    if hasattr(value, "tensor"):  # a labelled tensor, which converts to a plain one
+        with contextlib.suppress(TypeError, ValueError):
+            tf.convert_to_tensor(value)
+            return
+    raise ValueError(f"{what} must be a Tensor, SparseTensor, or RaggedTensor.")

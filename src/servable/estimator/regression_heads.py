@@ -4,7 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from servable.estimator.export_outputs import ExportOutput, RegressionOutput
-from servable.estimator.heads import SUM_OVER_BATCH_SIZE, Head
+from servable.estimator.heads import (
+    SUM_OVER_BATCH_SIZE,
+    Head,
+    with_last_dimension,
+)
 from servable.export._tensorflow import tf
 
 
@@ -50,10 +54,7 @@ class RegressionHead(Head):
         return {"regression": RegressionOutput(predictions["predictions"])}
 
     def _labels(self, labels: Any) -> Any:
-        if labels is None:
-            raise ValueError("You must provide a labels Tensor. Given: None.")
-        labels = tf.cast(labels, tf.float32)
-        return tf.expand_dims(labels, -1) if labels.shape.rank == 1 else labels
+        return with_last_dimension(tf.cast(labels, tf.float32), self._label_dimension)
 
     def _losses(self, labels: Any, logits: Any) -> Any:
         return tf.square(labels - logits)

@@ -138,21 +138,50 @@ _ALONE: Final[dict[str, Any]] = {
 }
 
 
-class WarmStartSettings(NamedTuple):
+class _WarmStartFields(NamedTuple):
+    ckpt_to_initialize_from: str
+    vars_to_warm_start: Any
+    var_name_to_vocab_info: Any
+    var_name_to_prev_var_name: Any
+
+
+class WarmStartSettings(_WarmStartFields):
     """
     Where variables get their first values from.
 
-    Attributes:
+    Args:
         ckpt_to_initialize_from: a checkpoint, or a directory that has some.
         vars_to_warm_start: regular expression, or a list of them or of variables.
-        var_name_to_vocab_info: as tf.train.warm_start has it.
+        var_name_to_vocab_info: a VocabInfo by the name of its variable.
         var_name_to_prev_var_name: names in the checkpoint that are others.
+
+    Raises:
+        ValueError: no checkpoint is named.
     """
 
-    ckpt_to_initialize_from: str
-    vars_to_warm_start: Any = ".*"
-    var_name_to_vocab_info: Any = None
-    var_name_to_prev_var_name: Any = None
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        ckpt_to_initialize_from: str,
+        vars_to_warm_start: Any = ".*",
+        var_name_to_vocab_info: Any = None,
+        var_name_to_prev_var_name: Any = None,
+    ) -> "WarmStartSettings":
+        if not ckpt_to_initialize_from:
+            raise ValueError(
+                "`ckpt_to_initialize_from` MUST be set in WarmStartSettings"
+            )
+        return super().__new__(
+            cls,
+            ckpt_to_initialize_from,
+            vars_to_warm_start,
+            var_name_to_vocab_info or {},
+            var_name_to_prev_var_name or {},
+        )
+
+
+VocabInfo = tf.train.VocabInfo
 
 
 def path_to_str(path: Any) -> Any:

@@ -100,4 +100,6 @@ class Linear:
 
 def _scope(name: str, features: dict[str, Any], partitioner: Any) -> Any:
     values = tuple(tf.nest.flatten(features))
+    # Of one part here, which gives the optimizers' variables the names that they had.
+    partitioner = partitioner or tf.min_max_variable_partitioner()
     return tf.variable_scope(name, values=values, partitioner=partitioner)

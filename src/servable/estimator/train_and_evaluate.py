@@ -44,7 +44,7 @@ class TrainSpec(_TrainFields):
         if max_steps is not None and max_steps <= 0:
             raise ValueError(f"Must specify max_steps > 0, given: {max_steps}")
         return super().__new__(
-            cls, input_fn, max_steps, _hooks(hooks), tuple(saving_listeners or ())
+            cls, input_fn, max_steps, _hooks(hooks), _listeners(saving_listeners)
         )
 
 
@@ -132,7 +132,8 @@ def train_and_evaluate(
     ):
         if not isinstance(value, kind):
             raise TypeError(
-                f"`{name}` must have type `{kind.__name__}`, given: {type(value)}"
+                f"`{name}` must have type `tf.estimator.{kind.__name__}`. "
+                f"Got: {type(value)}"
             )
     listener = _EvaluateAfterSave(estimator, train_spec, eval_spec)
     estimator.train(
@@ -218,6 +219,17 @@ def _hooks(hooks: Iterable[Any] | None) -> tuple[Any, ...]:
                 f"All hooks must be `SessionRunHook` instances, given: {hook}"
             )
     return hooks
+
+
+def _listeners(listeners: Iterable[Any] | None) -> tuple[Any, ...]:
+    listeners = tuple(listeners or ())
+    for listener in listeners:
+        if not isinstance(listener, tf.train.CheckpointSaverListener):
+            raise TypeError(
+                "All saving_listeners must be `CheckpointSaverListener` instances, "
+                f"given: {listener}"
+            )
+    return listeners
 
 
 def _exporters(exporters: Any) -> tuple[Exporter, ...]:

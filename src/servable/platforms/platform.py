@@ -38,6 +38,10 @@ class PlatformOptions(Protocol):
         """How long a run may take in a model's own process."""
 
     @property
+    def python_memory_limit_bytes(self) -> int:
+        """How much memory a model's own process may have; 0 for any."""
+
+    @property
     def enable_model_warmup(self) -> bool:
         """Whether requests that a version brings along are replayed first."""
 

@@ -108,6 +108,17 @@ class ModelCache:
                 raise ResourceExhausted(f"The model cache is full: {exc}") from exc
             raise
 
+    def used_bytes(self) -> int:
+        """Return how many bytes it holds.  Reads directories."""
+        sizes: dict[int, int] = {}
+        for folder in ("blobs", "partial", "building", "versions"):
+            for parent, _, names in os.walk(self._path(folder)):
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        status = os.lstat(os.path.join(parent, name))
+                        sizes[status.st_ino] = status.st_size
+        return sum(sizes.values())
+
     def _fetch(self, content: Content, fetching: Fetching) -> Lease:
         key = content.identity
         lock = FileLock(self._path("locks", key))
@@ -256,10 +267,10 @@ class ModelCache:
         limit = self._limit_bytes()
         if needed_bytes <= limit:
             for remove in self._removals():
-                if self._used_bytes() + needed_bytes <= limit:
+                if self.used_bytes() + needed_bytes <= limit:
                     return
                 remove()
-        used = self._used_bytes()
+        used = self.used_bytes()
         if used + needed_bytes > limit:
             raise ResourceExhausted(
                 f"The model cache may hold {limit} bytes; {used} are in use, and "
@@ -307,16 +318,6 @@ class ModelCache:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(partial.path)
                 lock.release(remove=True)
-
-    def _used_bytes(self) -> int:
-        sizes: dict[int, int] = {}
-        for folder in ("blobs", "partial", "building", "versions"):
-            for parent, _, names in os.walk(self._path(folder)):
-                for name in names:
-                    with contextlib.suppress(FileNotFoundError):
-                        status = os.lstat(os.path.join(parent, name))
-                        sizes[status.st_ino] = status.st_size
-        return sum(sizes.values())
 
     def _make_folders(self) -> None:
         for folder in _FOLDERS:

@@ -49,6 +49,7 @@ def mlflow_source(options: SourceOptions) -> StoreSource:
         options.cache,
         options.poll_wait_s,
         is_available=options.is_available,
+        record=options.record_fetch,
         check=_check,
     )
 

@@ -118,6 +118,7 @@ def object_store_source(options: SourceOptions) -> StoreSource:
         options.cache,
         options.poll_wait_s,
         is_available=options.is_available,
+        record=options.record_fetch,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),
     )
 

@@ -17,6 +17,7 @@ from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, InvalidArgument
 from servable.plugins import Plugin
 from servable.sources.cache import ModelCache
+from servable.sources.store import Fetched
 from servable.sources.versions import FileSystemStoragePathSourceConfig
 
 
@@ -31,12 +32,14 @@ class SourceOptions:
         cache: where what is not on this machine is fetched to.
         is_available: whether requests can be sent to a version.
         model_roots: below which of them local files may be; anywhere if empty.
+        record_fetch: is told of what was fetched, for metrics.
     """
 
     poll_wait_s: float
     cache: ModelCache
     is_available: Callable[[ServableId], bool] = lambda _: False
     model_roots: tuple[str, ...] = ()
+    record_fetch: Callable[[Fetched], None] = lambda _: None
 
 
 class ServableSource(Protocol):

@@ -88,6 +88,28 @@ class LocalContent:
         return self.path
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """
+    What became of one attempt to get something from a store.
+
+    Attributes:
+        store: its kind, the scheme of its base paths.
+        outcome: "fetched", "failed", or "unreachable" for a look that failed.
+        came_bytes: what came over the network.
+        was_there_bytes: what the cache had already.
+        seconds: how long it took.
+        cache_bytes: what the cache holds after it.
+    """
+
+    store: str
+    outcome: str
+    came_bytes: int = 0
+    was_there_bytes: int = 0
+    seconds: float = 0.0
+    cache_bytes: int = 0
+
+
 class VersionStore(Protocol):
     """
     The versions of one servable in one place.

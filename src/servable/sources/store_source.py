@@ -23,8 +23,8 @@ from servable.core.worker_pool import Pool, WorkerPool
 from servable.errors import Cancelled, NotFound, ServingError, from_exception
 from servable.sources.cache import Fetching, Lease, ModelCache
 from servable.sources.remote_versions import RemoteVersions, back_off_s
-from servable.sources.store import Content, LocalContent, VersionStore
-from servable.sources.urls import redacted
+from servable.sources.store import Content, Fetched, LocalContent, VersionStore
+from servable.sources.urls import redacted, scheme_of
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Listing,
@@ -67,6 +67,7 @@ class StoreSource:
         *,
         is_available: Callable[[ServableId], bool] = lambda _: False,
         check: Callable[[ServableToMonitor], None] = lambda _: None,
+        record: Callable[[Fetched], None] = lambda _: None,
         look_pool: Pool | None = None,
         fetch_pool: Pool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +78,7 @@ class StoreSource:
         self._poll_wait_s = poll_wait_s
         self._is_available = is_available
         self._check = check
+        self._record = record
         # A look that takes longer is at a store that hangs; the others go on.
         self._look_pool = look_pool or WorkerPool("store", _LOOKS_AT_A_TIME, 2.0)
         self._fetch_pool = fetch_pool or WorkerPool("fetch", _FETCHES_AT_A_TIME, 0)
@@ -231,6 +233,13 @@ class StoreSource:
             )
         else:
             failures = monitor.failed_looks + 1
+            self._record(
+                Fetched(
+                    scheme_of(monitor.servable.base_path),
+                    "unreachable",
+                    cache_bytes=self._cache.used_bytes(),
+                )
+            )
             problem = (
                 f"Could not look at base path {base_path} for servable {name}; what is "
                 f"loaded stays, and it is tried again: {_one_line(exc)}"
@@ -300,6 +309,7 @@ class StoreSource:
         except Exception as exc:  # noqa: BLE001 - whatever a store's library raises
             error = from_exception(exc)
         now = self._clock()
+        self._record(fetch.ended("fetched" if lease else "failed", self._cache))
         with self._lock:
             monitor.fetching.discard(number)
             if self._is_stopped or monitor.is_gone:
@@ -465,6 +475,17 @@ class _Fetch(Fetching):
                 total // _MIB,
                 self._came / _MIB / (now - self._began_at),
             )
+
+    def ended(self, outcome: str, cache: ModelCache) -> Fetched:
+        """Return what became of it, for those who count."""
+        return Fetched(
+            scheme_of(self.monitor.servable.base_path),
+            outcome,
+            self._came,
+            self._was_there,
+            self._clock() - self._began_at,
+            cache.used_bytes(),
+        )
 
     def log_end(self) -> None:
         """Tell the log that it is complete."""

@@ -40,6 +40,10 @@ const SHARE: &str = "servable_default_traffic_ratio";
 const DECISIONS: &str = "servable_rollout_decisions_total";
 const SHADOW: &str = "servable_shadow_requests_total";
 const REFUSALS: &str = "servable_authorization_refusals_total";
+const FETCHES: &str = "servable_fetches_total";
+const FETCHED_BYTES: &str = "servable_fetch_bytes_total";
+const FETCH_TIME: &str = "servable_fetch_seconds_total";
+const CACHE: &str = "servable_model_cache_bytes";
 const INFO: &str = "servable_info";
 
 /// The last state, in which a version is no more.
@@ -57,6 +61,7 @@ pub fn page(app: &App) -> String {
     page.sample(READY, &[], u8::from(app.is_ready()));
     states(&mut page, app);
     rollouts(&mut page, app);
+    fetches(&mut page, app);
     requests(&mut page, app);
     page.declare(IN_FLIGHT, GAUGE, Some("Requests that are being answered."));
     for protocol in Protocol::ALL {
@@ -136,6 +141,40 @@ fn admission(page: &mut Page, app: &App) {
     }
     page.declare(STUCK_TOTAL, COUNTER, Some("Runs that have got stuck so far."));
     page.sample(STUCK_TOTAL, &[], app.abandoned.total());
+}
+
+/// Of base paths that are not in the file system.
+fn fetches(page: &mut Page, app: &App) {
+    let (stores, cache_bytes) = app.metrics.fetches.all();
+    page.declare(
+        FETCHES,
+        COUNTER,
+        Some("Versions that were fetched or not, and stores that could not be looked at."),
+    );
+    for (store, fetched) in &stores {
+        for (outcome, count) in &fetched.by_outcome {
+            page.sample(FETCHES, &[("store", store), ("outcome", outcome)], count);
+        }
+    }
+    page.declare(FETCHED_BYTES, COUNTER, Some("Bytes of fetched versions, by where they were."));
+    for (store, fetched) in &stores {
+        let from = [("store", fetched.bytes_from_store), ("cache", fetched.bytes_from_cache)];
+        for (place, bytes) in from {
+            page.sample(FETCHED_BYTES, &[("store", store), ("from", place)], bytes);
+        }
+    }
+    page.declare(FETCH_TIME, COUNTER, Some("Seconds that fetches took."));
+    for (store, fetched) in &stores {
+        page.sample(FETCH_TIME, &[("store", store)], fetched.seconds);
+    }
+    page.declare(
+        CACHE,
+        GAUGE,
+        Some("Bytes in the cache of fetched versions, after the last fetch."),
+    );
+    if !stores.is_empty() {
+        page.sample(CACHE, &[], cache_bytes);
+    }
 }
 
 /// Of models whose default traffic is divided, copied, or was.

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from servable.errors import (
     FailedPrecondition,
     Internal,
     InvalidArgument,
+    ResourceExhausted,
     ServingError,
     Unimplemented,
     from_exception,
@@ -116,12 +118,13 @@ def load(payload: Mapping[str, Any]) -> tuple[Hosted, int]:
     Args:
         payload: `factory` ("module:attribute") makes the model of `arguments`, `path`
             is its version directory, and `import_path` has where else to import
-            from; with `inner`, a SignatureDefMap in hexadecimal,
-            it is a Transform.
+            from; `memory_limit_bytes` holds from here on; with `inner`, a
+            SignatureDefMap in hexadecimal, it is a Transform.
 
     Raises:
         ServingError: it cannot be loaded.
     """
+    _limit_memory(payload["memory_limit_bytes"])
     sys.path += [path for path in payload["import_path"] if path not in sys.path]
     module, _, attribute = payload["factory"].partition(":")
     made = getattr(importlib.import_module(module), attribute)(**payload["arguments"])
@@ -201,7 +204,18 @@ def main(arguments: list[str]) -> None:
     os._exit(0)  # whatever threads the model has left behind
 
 
+def _limit_memory(limit_bytes: int) -> None:
+    """Let allocations fail beyond *limit_bytes*; mapped files do not count."""
+    if limit_bytes:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard != resource.RLIM_INFINITY:
+            limit_bytes = min(limit_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
 def _load_error(error: BaseException) -> ServingError:
+    if isinstance(error, MemoryError):
+        return ResourceExhausted("The model ran out of memory")
     if isinstance(error, ImportError | SystemExit):
         return FailedPrecondition(described(error))
     return from_exception(error)

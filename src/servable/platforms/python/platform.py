@@ -47,6 +47,7 @@ class WorkerPlatform:
         warmup: replays what a version brings along; None: nothing is.
         batching: says how the requests of a version are put into batches; None: each
             runs by itself.
+        memory_limit_bytes: how much memory for data the process may have; 0 for any.
     """
 
     name: str
@@ -55,6 +56,7 @@ class WorkerPlatform:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     warmup: ModelWarmup | None = None
     batching: ChoosesBatching | None = None
+    memory_limit_bytes: int = 0
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "WorkerLoader":
         """Return the Loader of the version at *path*."""
@@ -94,6 +96,7 @@ class WorkerLoader:
             self._path,
             self._platform.run_limit_s,
             self._platform.arguments,
+            memory_limit_bytes=self._platform.memory_limit_bytes,
         )
         if batching is not None:
             servable.set_batching(batching)
@@ -124,6 +127,8 @@ def start_worker(
     run_limit_s: float,
     arguments: Mapping[str, Any],
     inner: _engine.Servable | None = None,
+    *,
+    memory_limit_bytes: int = 0,
 ) -> _engine.Servable:
     """
     Return a servable that a process of its own runs; blocks until it is loaded.
@@ -134,6 +139,7 @@ def start_worker(
         run_limit_s: how long a run may take.
         arguments: of the factory.
         inner: what a Transform stands around; None for a PythonModel.
+        memory_limit_bytes: see WorkerPlatform.
 
     Raises:
         ServingError: what the model fails to load with.
@@ -142,6 +148,7 @@ def start_worker(
         "factory": factory,
         "path": path,
         "arguments": dict(arguments),
+        "memory_limit_bytes": memory_limit_bytes,
         # What this process can import, that one can; but not from where it was started.
         "import_path": [os.path.abspath(entry) for entry in sys.path if entry],
     }
@@ -190,6 +197,7 @@ def worker_platform(
         arguments or {},
         warmup if options.enable_model_warmup else None,
         options.read_platform_batching(),
+        options.python_memory_limit_bytes,
     )
 
 

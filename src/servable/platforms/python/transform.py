@@ -35,4 +35,5 @@ def transformed(
         options.python_run_limit_s,
         {"file": TRANSFORM_FILE, "class_name": "Transform"},
         servable,
+        memory_limit_bytes=options.python_memory_limit_bytes,
     )
