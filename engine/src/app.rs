@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use crate::abandoned::{Abandoned, Going, Threads};
+use crate::access::Access;
 use crate::admission::{Admission, Limit, Limits};
 use crate::batching::{queue_timeout, Admitted, Pool, Queues, Shared, Ticket};
 use crate::compute::{Compute, Full};
@@ -159,6 +160,7 @@ pub type AdministrationHandler = Arc<dyn Fn(&str, Vec<u8>) -> Result<Vec<u8>> + 
 /// Everything a front end needs to answer requests.
 pub struct App {
     pub options: Options,
+    pub access: Access,
     pub map: ServingMap,
     pub states: VersionStates,
     pub compute: Arc<Compute>,
@@ -207,6 +209,7 @@ impl App {
             admission: Admission::new(options.limits()),
             abandoned: Abandoned::new(patience, threads, batch_threads),
             options,
+            access: Access::default(),
             request_logs: RequestLogs::new(logs),
             map: ServingMap::default(),
             states: VersionStates::default(),

@@ -4,6 +4,7 @@
 //! `serving_map`) → `servable` → `tensor` → `status`. The Python module stands beside them.
 
 pub mod abandoned;
+pub mod access;
 pub mod admission;
 pub mod app;
 pub mod batching;
@@ -14,6 +15,8 @@ pub mod compute;
 mod corpus;
 pub mod embedded;
 pub mod frontend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod inference;
 pub mod memory;
 pub mod metrics;

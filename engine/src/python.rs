@@ -11,6 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::access::{Scopes, Token};
 use crate::app::Options;
 use crate::batching::{Decision, Parameters, Queues};
 use crate::composite::Composite;
@@ -67,6 +68,9 @@ mod exception {
 }
 
 use exception::raise;
+
+/// Name, SHA-256, names of scopes, models.
+type TokenRow = (String, Vec<u8>, Vec<String>, Vec<String>);
 
 #[pyclass(frozen, module = "servable._engine")]
 struct Servable {
@@ -188,8 +192,15 @@ fn load_saved_model(
     load_run_options: Vec<u8>,
     fixed_inputs: Vec<(String, Vec<u8>)>,
 ) -> PyResult<Servable> {
-    let options =
-        LoadOptions { tags, session_config, inter_op_in_caller, session_target, load_run_options };
+    let options = LoadOptions {
+        tags,
+        session_config,
+        inter_op_in_caller,
+        session_target,
+        load_run_options,
+        // Those were given to Python's TensorFlow, or left out of account, before.
+        refuses_unrestored: false,
+    };
     let model = py.detach(|| {
         // Opened before: the directory counts only the first time.
         let library = load_library(Path::new(""))?;
@@ -515,6 +526,18 @@ impl Engine {
         let port = if port == "rest" { Port::Rest } else { Port::Grpc };
         let credentials = Credentials { server_key, server_cert, custom_ca, client_verify };
         py.detach(|| self.server.replace_credentials(port, &credentials)).map_err(raise)
+    }
+
+    fn set_auth_tokens(&self, tokens: Vec<TokenRow>) -> PyResult<()> {
+        let token = |(name, sha256, scopes, models): TokenRow| {
+            let wrong = || PyValueError::new_err(format!("{name} is no token"));
+            let sha256 = sha256.try_into().map_err(|_| wrong())?;
+            let scopes = Scopes::named(scopes.iter().map(String::as_str)).ok_or_else(wrong)?;
+            Ok(Token { name, sha256, scopes, models })
+        };
+        let tokens = tokens.into_iter().map(token).collect::<PyResult<_>>()?;
+        self.server.app.access.set(tokens);
+        Ok(())
     }
 
     fn set_administration_handler(&self, handler: Py<PyAny>) {

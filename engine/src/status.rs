@@ -107,6 +107,7 @@ constructors! {
     unimplemented => Unimplemented,
     internal => Internal,
     unavailable => Unavailable,
+    unauthenticated => Unauthenticated,
 }
 
 impl Status {

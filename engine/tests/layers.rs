@@ -10,6 +10,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("memory.rs", &[]),
     ("admission.rs", &["status"]),
     ("abandoned.rs", &["status"]),
+    ("access.rs", &["status"]),
     ("tensor", &["status", "tensor", "wire", "protos"]),
     ("servable", &["status", "tensor", "wire", "protos", "compute", "servable"]),
     ("metrics", &["status", "metrics"]),
@@ -51,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "frontend",
         &[
+            "access",
             "status",
             "tensor",
             "wire",

@@ -8,6 +8,7 @@
 
 #include <servable/tensor.h>
 
+#include <algorithm>
 #include <complex>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -235,7 +237,7 @@ class Tensor {
     // A tensor that a library gave as a result; it is released with the last copy of this.
     static Tensor take(const servable_tensor &result) {
         struct Released {
-            explicit Released(const servable_tensor &result) : result(result) {}
+            explicit Released(const servable_tensor &given) : result(given) {}
             Released(const Released &) = delete;
             Released &operator=(const Released &) = delete;
             ~Released() {

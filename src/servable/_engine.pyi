@@ -396,6 +396,17 @@ class Engine:
     def set_profiler(self, profiler: Profiler) -> None:
         """Say who takes the profiles that ProfilerService is asked for."""
 
+    def set_auth_tokens(
+        self, tokens: Sequence[tuple[str, bytes, Sequence[str], Sequence[str]]]
+    ) -> None:
+        """
+        Ask for one of *tokens* from now on, each with its name, its SHA-256, the names
+        of its scopes, and the models that it may ask; no models: any.
+
+        Raises:
+            ValueError: A hash is not 32 bytes, or a scope is none.
+        """
+
     def replace_credentials(
         self,
         port: str,

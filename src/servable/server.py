@@ -21,6 +21,7 @@ from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
+from servable.config.auth_tokens import AuthToken
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     TENSORFLOW,
@@ -109,6 +110,7 @@ class Server:
         self._stop_lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._tls: tuple[SslConfig, ...] = ()
+        self._tokens: tuple[AuthToken, ...] = ()
         self._grpc_port: int | None = None
         self._rest_port: int | None = None
 
@@ -410,6 +412,7 @@ class Server:
             engine_options.num_batch_threads = batching.num_batch_threads
             engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
+        self._ask_for_tokens(options.read_tokens())
         engine.set_reload_handler(self._handle_reload)
         engine.set_administration_handler(Administration(self).handle)
         engine.set_warning_handler(_warn)
@@ -425,9 +428,7 @@ class Server:
         self._load_and_open(core, config, engine_options)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._start_thread("config-file", self._poll_config_file)
-        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
-        if has_tls and options.ssl_config_poll_wait_s:
-            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        self._poll_credentials()
         if policies:
             consultant = Consultant(engine, policies)
             self._start_thread("batching", lambda: self._consult(consultant))
@@ -549,6 +550,14 @@ class Server:
             return Code.INTERNAL, str(error)
         return Code.OK, ""
 
+    def _poll_credentials(self) -> None:
+        options = self._options
+        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
+        if has_tls and options.ssl_config_poll_wait_s:
+            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        if self._tokens and options.auth_tokens_poll_wait_s:
+            self._start_thread("auth-tokens-file", self._poll_tokens_file)
+
     def _poll_ssl_config_files(self) -> None:
         """Read the files again and again, and put in force what has changed."""
         problem, in_force = "", self._tls
@@ -569,6 +578,28 @@ class Server:
                 in_force = tls
             except Exception as error:  # noqa: BLE001 - the old ones stay in force
                 now = f"SSL credentials stay as they are: {from_exception(error)}"
+            if now and now != problem:
+                _logger.error("%s", now)
+            problem = now
+
+    def _ask_for_tokens(self, tokens: tuple[AuthToken, ...]) -> None:
+        if tokens:
+            self._running_engine().set_auth_tokens([token.row() for token in tokens])
+        self._tokens = tokens
+
+    def _poll_tokens_file(self) -> None:
+        """Read the file again and again, and put in force what has changed."""
+        problem = ""
+        while not self._is_stopped.wait(self._options.auth_tokens_poll_wait_s):
+            now = ""
+            try:
+                tokens = self._options.read_tokens()
+                if tokens != self._tokens:
+                    self._ask_for_tokens(tokens)
+                    names = ", ".join(token.name for token in tokens)
+                    _logger.info("Asking for other tokens: %s", names)
+            except Exception as error:  # noqa: BLE001 - the old ones stay in force
+                now = f"Tokens stay as they are: {from_exception(error)}"
             if now and now != problem:
                 _logger.error("%s", now)
             problem = now
@@ -651,6 +682,7 @@ class Server:
             ),
             config.num_tflite_interpreters,
             config.model_batching.of,
+            self._options.forbid_ops,
         )
 
     def _running_engine(self) -> Engine:

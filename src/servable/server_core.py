@@ -108,6 +108,11 @@ class Engine(Protocol):
     def set_profiler(self, profiler: "_engine.Profiler") -> None:
         """See servable._engine.Engine."""
 
+    def set_auth_tokens(
+        self, tokens: Sequence[tuple[str, bytes, Sequence[str], Sequence[str]]]
+    ) -> None:
+        """See servable._engine.Engine."""
+
     def replace_credentials(
         self,
         port: str,

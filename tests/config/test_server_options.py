@@ -125,6 +125,12 @@ def test_a_pod_of_kubernetes_is_a_lame_duck_by_itself(
             "model_roots must be absolute paths or URIs; got models",
             id="a root that is relative",
         ),
+        pytest.param(
+            "--model_base_path=/m --forbid_ops=files,everything",
+            "forbid_ops must be some of files, network, python, print, abort, "
+            "checkpoint, assets; got everything",
+            id="an effect that there is not",
+        ),
     ],
 )
 def test_what_is_refused(line: str, message: str) -> None:

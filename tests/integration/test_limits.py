@@ -393,17 +393,25 @@ def test_the_deadline_is_kept_and_runs_that_get_stuck_are_told_of_and_shed(
     for _ in range(THREADS // 2):
         ask(pipes.make(), model="second")
     wait_until(lambda: rest(server, "/healthz")[0] == 503, "failing probe")
-    pipes.release()
-    wait_until(lambda: rest(server, "/healthz")[0] == 200, "probe that is well")
-    wait_until(lambda: metric(server, stuck) == 0, "end of all runs")
+    total = "servable_stuck_runs_total"
+    wait_until(lambda: metric(server, total) == THREADS, "count of them")
+
+    def have_ended() -> bool:
+        pipes.release()
+        return not any(
+            metric(server, f'servable_stuck_runs{{model="{name}"}}')
+            for name in ("first", "second")
+        )
+
+    wait_until(have_ended, "end of all runs")
 
     assert {answer.code for answer in answers} == {EXCEEDED}
     assert all(answer.after_s >= 1 for answer in answers)
     assert shed.code is UNAVAILABLE
     assert "hold 2 of 4 threads; it is not run until some of them end" in shed.text
     assert (other.code, health) == (grpc.StatusCode.OK, 200)
+    assert rest(server, "/healthz")[0] == 200
     assert ask(1, "same").code is grpc.StatusCode.OK
-    assert metric(server, "servable_stuck_runs_total") == THREADS
 
 
 def test_a_loop_ends_soon_after_its_deadline(serve: Any, wait_until: Any) -> None:

@@ -6,7 +6,7 @@ compiled engine nor TensorFlow; the file system and all threads are real.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class FakeEngine:
         self.logged: dict[str, Any] = {}
         self.is_ready = False
         self.credentials: dict[str, tuple[object, ...]] = {}
+        self.tokens: list[Any] | None = None
         self.profiler: object = None
         self.events: list[str] = []
         self.reload: Callable[[bytes], tuple[int, str]] | None = None
@@ -85,6 +86,11 @@ class FakeEngine:
 
     def set_profiler(self, profiler: object) -> None:
         self.profiler = profiler
+
+    def set_auth_tokens(self, tokens: Sequence[Any]) -> None:
+        with self.changed:
+            self.tokens = list(tokens)
+            self.changed.notify_all()
 
     def replace_credentials(self, port: str, *credentials: object) -> None:
         with self.changed:

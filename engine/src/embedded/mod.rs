@@ -309,6 +309,8 @@ impl Loader {
             inter_op_in_caller: true,
             session_target: String::new(),
             load_run_options: Vec::new(),
+            // There is no Python to restore them.
+            refuses_unrestored: true,
         };
         let model = load_saved_model(self.library, path, &options)?;
         if Content::of(path) != content {

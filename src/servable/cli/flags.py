@@ -573,6 +573,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "auth_tokens_file",
+        FlagType.STRING,
+        "",
+        "Text file with a servable.AuthTokens message: every request but probes has "
+        "to show one of its bearer tokens, and may do what that is for.",
+        is_ours=True,
+    ),
+    Flag(
+        "auth_tokens_poll_wait_seconds",
+        FlagType.INT32,
+        10,
+        "Seconds between two readings of the file of tokens; 0 or less: it is read "
+        "once.",
+        is_ours=True,
+    ),
+    Flag(
         "model_options",
         FlagType.STRING,
         "",
@@ -788,6 +804,15 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT64,
         0,
         "How much the model cache may take; 0: half of the file system that it is on.",
+        is_ours=True,
+    ),
+    Flag(
+        "forbid_ops",
+        FlagType.STRING,
+        "",
+        "What operations of SavedModels must not be able to do, with commas between: "
+        "files, network, python, print, abort, checkpoint, assets; a version with such "
+        "an operation is not loaded.",
         is_ours=True,
     ),
     Flag(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self, cast
 
 from servable.config import (
+    auth_tokens,
     batching_options,
     batching_parameters,
     channel_arguments,
@@ -24,6 +25,7 @@ from servable.config import (
     session_config,
     ssl_config,
 )
+from servable.config.auth_tokens import AuthToken
 from servable.config.batching_options import BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
 from servable.config.model_batching import ModelBatching
@@ -35,6 +37,11 @@ from servable.config.ssl_config import SslConfig
 from servable.errors import InvalidArgument, Unimplemented
 
 _MAX_PORT: Final = 65535
+# What operations can do, as `servable check --ops` tells it.
+FORBIDDABLE: Final = (
+    *("files", "network", "python", "print", "abort"),
+    *("checkpoint", "assets"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class ServerOptions:
     enable_profiler: bool = True
     enable_session_service: bool = False
     allow_remote_administration: bool = False
+    auth_tokens_file: str = ""
+    auth_tokens_poll_wait_s: float | None = 10.0
     enable_serialization_as_tensor_content: bool = False
     enable_signature_method_name_check: bool = False
 
@@ -118,6 +127,7 @@ class ServerOptions:
 
     saved_model_tags: tuple[str, ...] = ("serve",)
     op_libraries: tuple[str, ...] = ()
+    forbid_ops: tuple[str, ...] = ()
     session: SessionFlags = field(default_factory=SessionFlags)
     prefer_tflite_model: bool = False
     num_tflite_pools: int = len(os.sched_getaffinity(0))
@@ -192,6 +202,12 @@ class ServerOptions:
             enable_profiler=flag.bool("enable_profiler"),
             enable_session_service=flag.bool("enable_session_service"),
             allow_remote_administration=flag.bool("allow_remote_administration"),
+            auth_tokens_file=flag.string("auth_tokens_file"),
+            auth_tokens_poll_wait_s=(
+                flag.integer("auth_tokens_poll_wait_seconds")
+                if flag.integer("auth_tokens_poll_wait_seconds") > 0
+                else None
+            ),
             enable_serialization_as_tensor_content=flag.bool(
                 "enable_serialization_as_tensor_content"
             ),
@@ -222,6 +238,7 @@ class ServerOptions:
             ),
             saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
             op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
+            forbid_ops=tuple(filter(None, flag.string("forbid_ops").split(","))),
             session=SessionFlags(
                 session_config_file=flag.string("tensorflow_session_config_file"),
                 session_parallelism=if_given("tensorflow_session_parallelism"),
@@ -309,11 +326,7 @@ class ServerOptions:
                 raise InvalidArgument(f"{name} is set without enable_batching")
         self.session.check()
         self._check_numbers()
-        for root in self.model_roots:
-            if not root.startswith(("/", "models:/")) and "://" not in root:
-                raise InvalidArgument(
-                    f"model_roots must be absolute paths or URIs; got {root}"
-                )
+        self._check_lists()
         if self.use_alts_credentials:
             # Serving without protection where it was asked for would be worse.
             raise Unimplemented("ALTS credentials are not supported.")
@@ -441,6 +454,27 @@ class ServerOptions:
             for path in (self.ssl_config_file, self.rest_api_ssl_config_file)
         )
         return grpc, rest
+
+    def _check_lists(self) -> None:
+        for root in self.model_roots:
+            if not root.startswith(("/", "models:/")) and "://" not in root:
+                raise InvalidArgument(
+                    f"model_roots must be absolute paths or URIs; got {root}"
+                )
+        for effect in self.forbid_ops:
+            if effect not in FORBIDDABLE:
+                raise InvalidArgument(
+                    f"forbid_ops must be some of {', '.join(FORBIDDABLE)}; got {effect}"
+                )
+
+    def read_tokens(self) -> tuple[AuthToken, ...]:
+        """
+        Return the tokens that requests have to show; none when nobody is asked.
+
+        Raises:
+            ServingError: The file cannot be read, or is wrong.
+        """
+        return auth_tokens.read(self.auth_tokens_file) if self.auth_tokens_file else ()
 
     def _check_numbers(self) -> None:
         if self.rest_port and self.rest_port == self.grpc_port:

@@ -95,6 +95,7 @@ class NativeLoader:
             if self._platform.batching is not None
             else None
         )
+        remove_left_copies()
         with contextlib.ExitStack() as failed:
             copy = failed.enter_context(_copied(self._path))
             _look_at(copy, self._id)
@@ -139,7 +140,6 @@ def native_platform(options: PlatformOptions, engine: object) -> NativePlatform:
             'model_platform: "native" runs libraries from the directories of models in '
             "the server's process; --allow_native_models allows that"
         )
-    remove_left_copies()
     warmup = ModelWarmup(
         cast("_engine.Engine", engine), options.num_request_iterations_for_warmup
     )
@@ -151,7 +151,8 @@ def native_platform(options: PlatformOptions, engine: object) -> NativePlatform:
 
 def remove_left_copies() -> None:
     """
-    Remove the copies of processes that are no more, as one that crashed leaves some.
+    Remove the copies of processes that are no more, as one that crashed leaves some,
+    and one that tried a version first.
 
     A library that is open stays so without its file; only debuggers would miss it.
     """

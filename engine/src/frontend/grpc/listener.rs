@@ -312,9 +312,9 @@ impl Connected for Connection {
             Connection::Tcp(stream) => {
                 let is_local =
                     stream.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
-                Peer { is_local, is_certified: false }
+                Peer { is_local, ..Peer::default() }
             }
-            Connection::Unix(_) => Peer { is_local: true, is_certified: false },
+            Connection::Unix(_) => Peer { is_local: true, ..Peer::default() },
             Connection::Tls(stream) => {
                 let (inner, session) = stream.get_ref();
                 Peer { is_certified: session.peer_certificates().is_some(), ..inner.connect_info() }

@@ -5,7 +5,10 @@
 
 mod administration;
 mod authority;
+mod authorization;
 mod channel_arguments;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 mod listener;
 mod model_service;
@@ -20,6 +23,7 @@ mod unary;
 use std::future::Future;
 use std::sync::Arc;
 
+use tonic::service::interceptor::InterceptedService;
 use tonic::service::Routes;
 
 pub use listener::{bind_tcp, bind_unix, inherit_tcp, inherit_unix, Listeners};
@@ -32,6 +36,7 @@ use self::profiler_service::Profiler;
 use self::service::{Found, Table};
 use self::session_service::Sessions;
 use self::transport::Dispatch;
+use crate::access::Scopes;
 use crate::app::{App, Options};
 use crate::status::Status;
 
@@ -63,7 +68,7 @@ pub async fn serve(
     let arguments = Arguments(&app.options.grpc_channel_arguments);
     let settings = arguments.settings();
     let limits = arguments.limits(app.options.max_message_bytes);
-    let dispatch = Dispatch { others: others(health), app, limits };
+    let dispatch = Dispatch { others: others(&app, health), app, limits };
     transport::serve(listeners.incoming(stopping), settings, dispatch).await;
 }
 
@@ -83,14 +88,28 @@ fn find(options: &Options, path: &str) -> Option<Found> {
 }
 
 /// The services that tonic has; what none of them knows is UNIMPLEMENTED.
-fn others(health: Option<health::Service>) -> Routes {
+fn others(app: &Arc<App>, health: Option<health::Service>) -> Routes {
+    let guarded = app.clone();
+    // Which methods there are is told to whoever has any token.
+    let guard = move |call: tonic::Request<()>| {
+        let headers = call.metadata().as_ref();
+        let headers = authorization::credentials(headers);
+        let admitted = guarded.access.admit(headers, Scopes::ANY, "Reflection");
+        admitted.map(|_| call).map_err(tonic::Status::from)
+    };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::protos::DESCRIPTORS)
     };
     let routes = Routes::default()
-        .add_service(reflection().build_v1().expect("our own descriptors are valid"))
-        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"));
+        .add_service(InterceptedService::new(
+            reflection().build_v1().expect("our own descriptors are valid"),
+            guard.clone(),
+        ))
+        .add_service(InterceptedService::new(
+            reflection().build_v1alpha().expect("our own descriptors are valid"),
+            guard,
+        ));
     match health {
         None => routes,
         Some(health) => routes.add_service(health),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use tokio::time::timeout_at;
 
-use super::unary;
+use super::{authorization, unary};
 use crate::admission::Permit;
 use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
@@ -60,6 +60,7 @@ pub struct Limits {
 /// A method, and what is to be known before it is called.
 #[derive(Clone, Copy)]
 pub struct Found {
+    pub service: &'static str,
     pub method: Method,
     /// Whether it runs a model.
     pub runs: bool,
@@ -67,7 +68,7 @@ pub struct Found {
 
 /// The method of a service.
 pub fn find<T: Table>(method: &str) -> Option<Found> {
-    Some(Found { method: T::method(method)?, runs: T::runs(method) })
+    Some(Found { service: T::NAME, method: T::method(method)?, runs: T::runs(method) })
 }
 
 /// Collect the message of a request, have the method answer it, and make a response of that.
@@ -75,16 +76,24 @@ pub fn find<T: Table>(method: &str) -> Option<Found> {
 /// The response comes when the client stops waiting at the latest.
 pub async fn answer<B>(
     app: Arc<App>,
-    Found { method, runs }: Found,
+    Found { service, method, runs }: Found,
     limits: Limits,
     request: Request<B>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Response<unary::Answer>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<unary::BoxError>,
 {
     let headers = request.headers();
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let credentials = authorization::credentials(headers);
+    let token = match app.access.admit(credentials, authorization::needed(service, name), name) {
+        Ok(token) => token.map(|token| (token, name.to_owned())),
+        // Nothing that a stranger sends is waited for.
+        Err(status) => return unary::response(Err(status.into())),
+    };
+    peer.has_admin_token = token.as_ref().is_some_and(|(token, _)| token.may_administrate());
     let deadline = match deadline(headers) {
         None if runs => deadline_after_ms(app.options.grpc_default_timeout_ms),
         deadline => deadline,
@@ -93,6 +102,9 @@ where
     let permit = app.admission.permit();
     let answered = async {
         let message = unary::message(request, limits.receive, &permit).await?;
+        if let Some((token, name)) = &token {
+            authorization::check_models(&app.access, token, name, &message)?;
+        }
         if runs {
             permit.enter()?;
         }

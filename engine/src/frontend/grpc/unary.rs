@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::time::{timeout_at, Instant};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::admission::Permit;
 use crate::frontend::pace::Pace;
@@ -23,6 +23,9 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Why a body broke off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes of a compressed message that are made before there is room for more.
+const INFLATED_AT_A_TIME: usize = 1 << 20;
 
 /// Memory taken for a message before it has arrived, whatever its length says.
 const EAGER: usize = 4 << 20;
@@ -73,9 +76,7 @@ where
         return Err(Status::internal("The request has more than one message"));
     }
     if is_compressed {
-        let inflated = decompressed(encoding.as_ref(), &message, limit)?;
-        permit.charge(inflated.len())?;
-        return Ok(inflated);
+        return decompressed(encoding.as_ref(), &message, limit, permit);
     }
     Ok(message)
 }
@@ -133,27 +134,37 @@ fn decompressed(
     encoding: Option<&HeaderValue>,
     message: &[u8],
     limit: usize,
+    permit: &Permit,
 ) -> Result<Bytes, Status> {
-    let mut inflated = Vec::new();
-    // One byte more than allowed tells a message that is too large.
-    let cap = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    let read = match encoding.map(HeaderValue::as_bytes) {
-        Some(b"gzip") => GzDecoder::new(message).take(cap).read_to_end(&mut inflated),
+    match encoding.map(HeaderValue::as_bytes) {
+        Some(b"gzip") => inflated(GzDecoder::new(message), limit, permit),
         // What gRPC calls deflate is a zlib stream; some peers leave its header out.
-        Some(b"deflate") => match ZlibDecoder::new(message).take(cap).read_to_end(&mut inflated) {
-            Err(_) => {
-                inflated.clear();
-                DeflateDecoder::new(message).take(cap).read_to_end(&mut inflated)
+        Some(b"deflate") => match inflated(ZlibDecoder::new(message), limit, permit) {
+            Err(status) if status.code() == Code::Internal => {
+                inflated(DeflateDecoder::new(message), limit, permit)
             }
-            read => read,
+            inflated => inflated,
         },
-        _ => return Err(Status::unimplemented("Only gzip and deflate are known as compression")),
-    };
-    read.map_err(|_| Status::internal("The message cannot be decompressed"))?;
-    if inflated.len() > limit {
-        return Err(too_large(inflated.len(), limit));
+        _ => Err(Status::unimplemented("Only gzip and deflate are known as compression")),
     }
-    Ok(inflated.into())
+}
+
+/// What a decoder makes, charged piece by piece: how much it will be nobody knows.
+fn inflated(mut decoder: impl Read, limit: usize, permit: &Permit) -> Result<Bytes, Status> {
+    let mut inflated = Vec::new();
+    loop {
+        // One byte more than allowed tells a message that is too large.
+        let most = INFLATED_AT_A_TIME.min(limit + 1 - inflated.len());
+        let read = decoder.by_ref().take(most as u64).read_to_end(&mut inflated);
+        let read = read.map_err(|_| Status::internal("The message cannot be decompressed"))?;
+        permit.charge(read)?;
+        if inflated.len() > limit {
+            return Err(too_large(inflated.len(), limit));
+        }
+        if read < most {
+            return Ok(inflated.into());
+        }
+    }
 }
 
 /// The message, if it is not larger than what may be sent.
@@ -256,7 +267,6 @@ mod tests {
 
     #[test]
     fn broken_and_oversized_requests_are_refused_with_grpcs_codes() {
-        use tonic::Code;
         for (frames, expected) in [
             (&[][..], Code::Internal),
             (&[&b"\0\0"[..]], Code::Internal),
@@ -284,13 +294,19 @@ mod tests {
             frame.extend(message);
             frame
         };
-        let limited = |message: &[u8]| {
-            decompressed(Some(&HeaderValue::from_static("gzip")), message, 10).map_err(|s| s.code())
+        let within = |limit: usize, message: &[u8]| {
+            let permit = Admission::new(Limits { bytes: 1 << 20, ..Limits::NONE }).permit();
+            let encoding = HeaderValue::from_static("gzip");
+            decompressed(Some(&encoding), message, limit, &permit).map_err(|s| s.code())
         };
 
-        assert_eq!(limited(&gzip(b"abc")).unwrap(), "abc");
-        assert_eq!(limited(&gzip(&[0; 11])), Err(tonic::Code::ResourceExhausted));
-        assert_eq!(limited(b"junk"), Err(tonic::Code::Internal));
+        assert_eq!(within(10, &gzip(b"abc")).unwrap(), "abc");
+        assert_eq!(within(10, &gzip(&[0; 10])).unwrap().len(), 10);
+        assert_eq!(within(10, &gzip(&[0; 11])), Err(tonic::Code::ResourceExhausted));
+        assert_eq!(within(10, b"junk"), Err(tonic::Code::Internal));
+        // A message that is alone may be larger than the budget, in several pieces.
+        let large = INFLATED_AT_A_TIME * 3 + 1;
+        assert_eq!(within(large, &gzip(&vec![0; large])).unwrap().len(), large);
         let too_long = framed(gzip(b"abc"));
         assert_eq!(
             receive(&[&too_long], Some("gzip")).unwrap_err().code(),

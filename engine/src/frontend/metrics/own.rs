@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{batching, gpu, process};
+use crate::access::Refusal;
 use crate::admission::Limit;
 use crate::app::App;
 use crate::inference::model_status::STATES;
@@ -38,6 +39,7 @@ const STATE: &str = "servable_model_version_state";
 const SHARE: &str = "servable_default_traffic_ratio";
 const DECISIONS: &str = "servable_rollout_decisions_total";
 const SHADOW: &str = "servable_shadow_requests_total";
+const REFUSALS: &str = "servable_authorization_refusals_total";
 const INFO: &str = "servable_info";
 
 /// The last state, in which a version is no more.
@@ -76,6 +78,12 @@ pub fn page(app: &App) -> String {
     }
     page.declare(LOG_QUEUE, GAUGE, Some("Bytes of requests that wait to be logged."));
     page.sample(LOG_QUEUE, &[], app.request_logs.queued_bytes());
+    page.declare(REFUSALS, COUNTER, Some("Requests that no token allowed, by what is wrong."));
+    if app.access.is_asked_for() {
+        for (reason, name) in Refusal::ALL {
+            page.sample(REFUSALS, &[("reason", name)], app.access.refusals(reason));
+        }
+    }
     batching::write(&mut page, app);
     page.declare(MLMD, GAUGE, Some("1 for each version that says what ML Metadata calls it."));
     for (model, version, uuid) in app.metrics.mlmd.all() {

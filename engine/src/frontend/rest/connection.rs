@@ -52,6 +52,9 @@ pub trait Service {
     /// What a request will hold whose body is about to be read.
     fn permit(&self) -> Arc<Permit>;
 
+    /// The answer that does not depend on the body: it is not waited for then.
+    fn refusal(&self, head: &Head) -> Option<Reply>;
+
     /// Most bytes a body may have.
     fn max_body_bytes(&self) -> usize;
 
@@ -133,6 +136,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(Failure::Gone) => return Ok(()),
                 Err(Failure::Refused(reply)) => return self.end(reply, 1).await,
             };
+            if head.framing != Framing::Length(0) {
+                if let Some(reply) = service.refusal(&head) {
+                    return self.end(reply, head.minor).await;
+                }
+            }
             let permit = service.permit();
             let body = match self.body(&head, service.max_body_bytes(), &permit).await {
                 Ok(body) => body,

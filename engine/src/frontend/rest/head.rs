@@ -60,6 +60,18 @@ pub struct Head {
     pub is_low_priority: bool,
     /// How long the client waits for its answer, if it says so.
     pub timeout_ms: Option<u32>,
+    /// The values of all fields of that name.
+    pub authorization: Vec<Secret>,
+}
+
+/// What is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Where the head ends, `None` while more of it is to come.
@@ -118,6 +130,7 @@ impl Head {
             output_filter: Vec::new(),
             is_low_priority: false,
             timeout_ms: None,
+            authorization: Vec::new(),
         }
     }
 
@@ -141,6 +154,8 @@ impl Head {
         } else if is(OUTPUT_FILTER) {
             let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
             self.output_filter.extend(aliases.map(text));
+        } else if is("authorization") {
+            self.authorization.push(Secret(value.to_vec()));
         } else if is(PRIORITY) {
             self.is_low_priority = value == LOW_PRIORITY.as_bytes();
         } else if TIMEOUTS.iter().any(|name| is(name)) {

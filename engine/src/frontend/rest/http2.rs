@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{
     HeaderValue, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
 };
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
@@ -28,7 +29,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 
 use super::connection::{Body, Service, IDLE, WRITE_STALL};
 use super::head::{Head, MAX_FIELDS, MAX_FIELDS_BYTES, MAX_LINE};
-use super::reply::Reply;
+use super::reply::{Reply, CHALLENGE};
 use super::service::Session;
 use super::url::Method;
 use crate::admission::Permit;
@@ -188,6 +189,8 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
         Reply::page(414)
     } else if parts.headers.len() > MAX_FIELDS {
         Reply::page(431)
+    } else if let Some(refusal) = session.refusal(&head) {
+        refusal
     } else {
         let permit = session.permit();
         match collect(body, session.max_body_bytes(), &permit).await {
@@ -206,6 +209,9 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if reply.status == 401 {
+        fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    }
     if reply.is_gzip {
         fields.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         fields.insert(VARY, HeaderValue::from_static("Accept-Encoding"));

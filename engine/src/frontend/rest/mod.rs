@@ -7,6 +7,8 @@
 mod connection;
 mod document;
 mod examples;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gzip;
 mod head;
 mod heads;

@@ -12,6 +12,9 @@ pub const HTML: &str = "text/html";
 /// What the HTTP library says of a body that has no type, such as an empty one.
 const UNTYPED: &str = "text/html; charset=ISO-8859-1";
 
+/// How a client that is not known may say who it is.
+pub const CHALLENGE: &str = "Bearer";
+
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -95,6 +98,10 @@ impl Reply {
                 b"\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: POST, GET\
                   \r\nAccess-Control-Allow-Headers: Content-Type",
             );
+        }
+        if self.status == 401 {
+            out.extend_from_slice(b"\r\nWWW-Authenticate: ");
+            out.extend_from_slice(CHALLENGE.as_bytes());
         }
         if !keep_alive {
             out.extend_from_slice(b"\r\nConnection: close");

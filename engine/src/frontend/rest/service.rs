@@ -13,6 +13,7 @@ use super::media::Media;
 use super::reply::Reply;
 use super::url::{self, Action, Method, Refusal, Route};
 use super::{connection, Page};
+use crate::access::{Scopes, Token};
 use crate::admission::Permit;
 use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
@@ -20,7 +21,7 @@ use crate::inference::head;
 use crate::metrics::{Exchange, Method as Counted, Protocol, Stage};
 use crate::servable::RunOptions;
 use crate::serving_map::ModelSpec;
-use crate::status::{Code, Status};
+use crate::status::{Code, Result, Status};
 
 /// Documents and answers above this are not converted on an I/O thread.
 const LARGE: usize = 64 << 10;
@@ -60,14 +61,20 @@ pub struct Session {
 
 impl Session {
     pub fn new(service: &Arc<Service>, peer: IpAddr) -> Self {
-        let peer = Peer { is_local: peer.is_loopback(), is_certified: false };
+        let peer = Peer { is_local: peer.is_loopback(), ..Peer::default() };
         Self { service: service.clone(), peer }
     }
 }
 
 impl connection::Service for Session {
     async fn answer(&self, head: &RequestHead, body: Vec<u8>, permit: Arc<Permit>) -> Reply {
-        let reply = self.service.answer(head, body, self.peer, permit).await;
+        let token = match self.service.authorized(head) {
+            Ok(token) => token,
+            Err(status) => return self.service.refused(&status),
+        };
+        let has_admin_token = token.is_some_and(|token| token.may_administrate());
+        let peer = Peer { has_admin_token, ..self.peer };
+        let reply = self.service.answer(head, body, peer, permit).await;
         let least = self.service.app.options.rest_compression_min_bytes;
         let is_worth_it = least > 0 && reply.body.len() >= least && reply.status == 200;
         if head.accepts_gzip && is_worth_it {
@@ -80,6 +87,10 @@ impl connection::Service for Session {
         Arc::new(self.service.app.admission.permit())
     }
 
+    fn refusal(&self, head: &RequestHead) -> Option<Reply> {
+        self.service.authorized(head).err().map(|status| self.service.refused(&status))
+    }
+
     fn max_body_bytes(&self) -> usize {
         self.service.app.options.max_body_bytes
     }
@@ -89,7 +100,69 @@ impl connection::Service for Session {
     }
 }
 
+/// Pages that need no token.
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+/// What an action needs where tokens are asked for.
+fn needed(action: Action) -> Scopes {
+    match action {
+        Action::Predict | Action::Classify | Action::Regress | Action::MultiInference => {
+            Scopes::PREDICT
+        }
+        Action::Metadata => Scopes::PREDICT.or(Scopes::STATUS),
+        Action::Status | Action::List => Scopes::STATUS,
+        Action::Reload => Scopes::ADMIN,
+    }
+}
+
 impl Service {
+    /// The token that allows a request, `None` where none is needed. Everything that counts stands
+    /// in the head.
+    fn authorized(&self, head: &RequestHead) -> Result<Option<Arc<Token>>> {
+        let access = &self.app.access;
+        if !access.is_asked_for() {
+            return Ok(None);
+        }
+        let Some(target) = url::matched(&head.target) else { return Ok(None) };
+        let admit = |needed, what: &str| {
+            access.admit(head.authorization.iter().map(|secret| &*secret.0), needed, what)
+        };
+        let page = url::bare_path(target);
+        if self.pages.contains_key(page) {
+            let options = &self.app.options;
+            let is_metrics = [&*options.metrics_path, &options.prometheus_path].contains(&page);
+            if OPEN.contains(&page) && !is_metrics {
+                return Ok(None);
+            }
+            return admit(Scopes::METRICS, page);
+        }
+        // Browsers ask with OPTIONS before they show who asks; and of what is not there nothing
+        // can be learned.
+        let Some(method) = head.method.filter(|&method| method != Method::Options) else {
+            return Ok(None);
+        };
+        if !url::is_api(target) {
+            return Ok(None);
+        }
+        let extended = self.app.options.rest_api_extensions;
+        let Ok(route) = url::route(method, target, extended) else {
+            return admit(Scopes::ANY, "This request");
+        };
+        let what = match route.action {
+            Action::List => "The list of models",
+            action => counted_as(action).name(),
+        };
+        let token = admit(needed(route.action), what)?;
+        if let Some(token) = &token {
+            access.check_models(token, [route.name.as_str()])?;
+        }
+        Ok(token)
+    }
+
+    fn refused(&self, status: &Status) -> Reply {
+        Reply { cors: self.app.options.rest_enable_cors, ..Reply::error(status) }
+    }
+
     async fn answer(
         &self,
         head: &RequestHead,

@@ -543,6 +543,10 @@ impl connection::Service for Echo {
         Reply::new(200, "text/plain", body)
     }
 
+    fn refusal(&self, head: &Head) -> Option<Reply> {
+        (head.target == "/refused").then(|| Reply::page(401))
+    }
+
     fn max_body_bytes(&self) -> usize {
         1 << 20
     }
@@ -560,6 +564,17 @@ fn slow(width: usize) -> (Client<DuplexStream>, tokio::task::JoinHandle<()>) {
         connection::serve(far, BytesMut::new(), &Echo, stopping).await;
     });
     (Client(near), task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_who_is_refused_is_not_waited_for() {
+    let (mut client, _task) = slow(1 << 16);
+    client.send(b"POST /refused HTTP/1.1\r\nContent-Length: 1000\r\n\r\n").await;
+
+    let answer = String::from_utf8(client.rest().await).unwrap();
+
+    assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{answer}");
+    assert!(answer.contains("\r\nWWW-Authenticate: Bearer\r\n"), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
