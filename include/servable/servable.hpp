@@ -33,11 +33,8 @@
 #include <servable/tensor.hpp>
 
 #include <cstdint>
-#include <cstring>
 #include <deque>
-#include <initializer_list>
 #include <memory>
-#include <new>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -225,7 +222,7 @@ class Run {
     }
     // The same for any type of plain elements.
     void *output(std::string_view name, std::int32_t dtype, Shape shape) {
-        return put(name, [&] { return allocate(dtype, shape); }).second;
+        return const_cast<void *>(put(name, [&] { return allocate(dtype, shape); }).data);
     }
 
     // An output that is there already: its memory is taken over, and not copied.
@@ -263,11 +260,11 @@ class Run {
     }
 
     template <typename Make>
-    std::pair<servable_tensor *, void *> put(std::string_view name, Make make) {
+    const servable_tensor &put(std::string_view name, Make make) {
         servable_tensor &target = run_.outputs[find(signature_.outputs, run_.num_outputs, name)];
         drop(target);
         target = make();
-        return {&target, const_cast<void *>(target.data)};
+        return target;
     }
 
     const servable_signature &signature_;

@@ -5,16 +5,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace {
-
 // Of the kind that two versions would share, were it not for -fno-gnu-unique.
 inline std::atomic<std::int64_t> runs{0};
+
+namespace {
 
 class Everything : public servable::Servable {
    public:
