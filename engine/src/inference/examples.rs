@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_context_does_not_multiply_without_end() {
-        let context = [0_u8; 100_000];
+        let context = vec![0_u8; 100_000];
         let of = |count: usize| {
             let examples =
                 Examples { examples: vec![&b""[..]; count], context: Some(&context[..]) };
