@@ -60,7 +60,9 @@ def measure(name: str, flags: str, factors: list[float], seconds: float) -> list
         template = f"{servers.OURS} {flags}"
         models = {MODEL: batching.MODELS / MODEL}
         process = running.enter_context(servers.ours(models, template))
-        spec = _spec(process)
+        # A server without limits is not told when clients give up, either.
+        told = {} if name == "no limits" else {"grpc-timeout": f"{TIMEOUT_S:.0f}S"}
+        spec = dataclasses.replace(_spec(process), headers=told)
         servers.wait_until_answering(process, spec)
         peak = run(dataclasses.replace(spec, load=ClosedLoop(16), seconds=seconds))
         before_mib = process.rss_bytes() / 2**20

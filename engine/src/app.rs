@@ -451,8 +451,8 @@ fn queue_is_full(model: &str, full: Full) -> Status {
              allows no more. Try again later"
         ),
         Full::Late(wait) => format!(
-            "Requests for {model} wait for about {} ms for a compute thread, which is longer than \
-             this one may take. Try again later",
+            "Requests for {model} wait for about {} ms for a compute thread, more than half of the \
+             time that this one has. Try again later",
             wait.as_millis()
         ),
     })

@@ -31,7 +31,7 @@ pub struct Compute {
 pub enum Full {
     /// So much waits already.
     Waiting(usize),
-    /// It would wait for about so long, which is longer than it may.
+    /// It would wait for about so long, which is too much of the time that it has.
     Late(Duration),
 }
 
@@ -259,7 +259,8 @@ impl Compute {
         }
         if let (Some(deadline), Some(wait)) = (deadline, state.expected_wait(at, self.shared.limit))
         {
-            if wait > deadline.saturating_duration_since(Instant::now()) {
+            // Who begins just before the deadline ends after it, and was run for nobody.
+            if wait > deadline.saturating_duration_since(Instant::now()) / 2 {
                 return Err(Full::Late(wait));
             }
         }
@@ -297,7 +298,7 @@ impl Full {
         match self {
             Full::Waiting(_) => Status::unavailable("Too many requests wait for this model"),
             Full::Late(wait) => Status::unavailable(format!(
-                "The request would wait for about {} ms, which is longer than it may",
+                "The request would wait for about {} ms, more than half of the time that it has",
                 wait.as_millis()
             )),
         }

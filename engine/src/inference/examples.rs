@@ -72,6 +72,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_context_does_not_multiply_without_end() {
+        let context = vec![0_u8; 100_000];
+        let of = |count: usize| {
+            let examples =
+                Examples { examples: vec![&b""[..]; count], context: Some(&context[..]) };
+            examples.to_tensor().map(|tensor| tensor.num_elements()).map_err(|s| s.code)
+        };
+
+        assert_eq!(of(3), Ok(3));
+        assert_eq!(of(1000), Err(crate::status::Code::ResourceExhausted));
+    }
+
+    #[test]
     fn the_context_stands_in_front_of_every_example() {
         let examples = Examples { examples: vec!["a", ""], context: Some("c") };
         let tensor = examples.to_tensor().unwrap();
