@@ -5,6 +5,7 @@ An archive holds files and directories and nothing else.  Links, devices and nam
 lead elsewhere are refused, not skipped: such an archive is no version.
 """
 
+import errno
 import os
 import shutil
 import tarfile
@@ -72,6 +73,10 @@ def unpack(
         raise DataLoss(f"The archive cannot be read: {exc}") from exc
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
         raise InvalidArgument("Two members of the archive are in one place") from exc
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
+        raise InvalidArgument("A member of the archive has too long a name") from exc
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: str) -> None:
