@@ -172,18 +172,18 @@ def memory(settings: Settings) -> Figures:
 
 
 def reload(settings: Settings) -> Figures:
-    """New versions of a 100 MB model beside x/2+2: its p99, and memory after five."""
+    """New versions of ResNet-50 beside x/2+2: its p99, and memory after five."""
     models = servers.build_models()
     rate = OpenLoop(rate=200, arrival="constant")
-    moving = servers.BUILD / "reload" / "big"
+    moving = servers.BUILD / "reload" / "resnet50"
     shutil.rmtree(moving.parent, ignore_errors=True)
-    _publish(models / "big" / "1", moving / "1")
-    paths = {"half_plus_two": models / "half_plus_two", "big": moving}
+    _publish(models / "resnet50" / "1", moving / "1")
+    paths = {"half_plus_two": models / "half_plus_two", "resnet50": moving}
     make_spec = _small_grpc("half_plus_two")
     with servers.ours(paths, settings.server) as process:
         spec = make_spec(process)
         servers.wait_until_answering(process, spec)
-        _wait_until_alone(process, "big", 1)
+        _wait_until_alone(process, "resnet50", 1)
         rss_one = process.rss_bytes()
         begun = time.monotonic()
         # Also says how long the measurement must last to hold four more.
@@ -394,8 +394,8 @@ def _session_time_us(model: Path) -> float:
 
 
 def _load_version(process: Process, models: Path, moving: Path, version: int) -> None:
-    _publish(models / "big" / "1", moving / str(version))
-    _wait_until_alone(process, "big", version)
+    _publish(models / "resnet50" / "1", moving / str(version))
+    _wait_until_alone(process, "resnet50", version)
 
 
 def _publish(source: Path, target: Path) -> None:

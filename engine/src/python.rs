@@ -11,6 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::access::{Scopes, Token};
 use crate::app::Options;
 use crate::batching::{Decision, Parameters, Queues};
 use crate::composite::Composite;
@@ -20,6 +21,8 @@ use crate::inference::model_status::VersionStatus;
 use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
 use crate::request_log::{Complain, Logging};
+use crate::servable::fixed_inputs::FixedInputs;
+use crate::servable::native;
 use crate::servable::python::PythonServable;
 use crate::servable::table::{Column, Rows, Table, Value};
 use crate::servable::tensorflow::{load_library, load_saved_model as load, Library, LoadOptions};
@@ -66,6 +69,9 @@ mod exception {
 
 use exception::raise;
 
+/// Name, SHA-256, names of scopes, models.
+type TokenRow = (String, Vec<u8>, Vec<String>, Vec<String>);
+
 #[pyclass(frozen, module = "servable._engine")]
 struct Servable {
     /// `None` once closed.
@@ -96,19 +102,24 @@ impl Servable {
         Ok(PyBytes::new(py, self.get()?.signature_def_map()))
     }
 
-    #[pyo3(signature = (log_type, request, engine=None))]
+    #[pyo3(signature = (log_type, request, engine=None, all_batch_sizes=false))]
     fn replay<'py>(
         &self,
         py: Python<'py>,
         log_type: i32,
         request: &[u8],
         engine: Option<&Bound<'py, Engine>>,
+        all_batch_sizes: bool,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let handle = ServableHandle::new(String::new(), 0, self.get()?, &self.released);
+        let inner = self.get()?;
         let request = Bytes::copy_from_slice(request);
         let app = engine.map(|engine| engine.get().server.app.clone());
         let metrics = app.as_ref().map(|app| &app.metrics);
-        let answer = py.detach(|| replay(&handle, log_type, &request, metrics));
+        let mut handle = ServableHandle::new(String::new(), 0, inner.clone(), &self.released);
+        if let (Some(app), Some(parameters)) = (&app, self.batching.lock().clone()) {
+            handle = handle.batched(Queues::new(String::new(), inner, parameters, app.batching()));
+        }
+        let answer = py.detach(|| replay(&handle, log_type, &request, metrics, all_batch_sizes));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
     }
 
@@ -166,9 +177,10 @@ fn load_op_library(py: Python<'_>, path: &str) -> PyResult<()> {
 }
 
 #[pyfunction]
+#[allow(clippy::too_many_arguments)]
 #[pyo3(signature = (
     path, tags, session_config, inter_op_in_caller, session_target=String::new(),
-    load_run_options=Vec::new(),
+    load_run_options=Vec::new(), fixed_inputs=Vec::new(),
 ))]
 fn load_saved_model(
     py: Python<'_>,
@@ -178,6 +190,7 @@ fn load_saved_model(
     inter_op_in_caller: bool,
     session_target: String,
     load_run_options: Vec<u8>,
+    fixed_inputs: Vec<(String, Vec<u8>)>,
 ) -> PyResult<Servable> {
     let options = LoadOptions {
         tags,
@@ -193,7 +206,13 @@ fn load_saved_model(
         let library = load_library(Path::new(""))?;
         load(library, Path::new(path), &options)
     });
-    Ok(Servable::new(Arc::new(model.map_err(raise)?)))
+    let model: Arc<dyn Runs> = Arc::new(model.map_err(raise)?);
+    if fixed_inputs.is_empty() {
+        return Ok(Servable::new(model));
+    }
+    let inputs = fixed_inputs.into_iter().map(|(name, input)| (name, Bytes::from(input)));
+    let with_inputs = FixedInputs::new(model, inputs.collect()).map_err(raise)?;
+    Ok(Servable::new(Arc::new(with_inputs)))
 }
 
 #[pyfunction]
@@ -209,6 +228,21 @@ fn load_worker(
     let inner = inner.map(|servable| servable.get().get()).transpose()?;
     let loaded = py.detach(|| worker::load(recipe, inner));
     Ok(Servable::new(loaded.map_err(raise)?))
+}
+
+#[pyfunction]
+fn load_native(
+    py: Python<'_>,
+    library: &str,
+    directory: &str,
+    model_name: &str,
+    model_version: i64,
+) -> PyResult<Servable> {
+    let directory = Path::new(directory);
+    let version = native::Version { directory, model_name, number: model_version };
+    // SAFETY: whoever runs the server has said that native models are trusted.
+    let loaded = py.detach(|| unsafe { native::load(Path::new(library), &version) });
+    Ok(Servable::new(Arc::new(loaded.map_err(raise)?)))
 }
 
 /// Collects the rows of a look-up table.
@@ -389,7 +423,8 @@ impl Engine {
                     Some(handle) if Arc::ptr_eq(&handle.servable, &inner) => handle.clone(),
                     _ => {
                         let queues = servable.batching.lock().clone().map(|parameters| {
-                            Queues::new(inner.clone(), parameters, self.server.app.batching())
+                            let shared = self.server.app.batching();
+                            Queues::new(name.clone(), inner.clone(), parameters, shared)
                         });
                         let released = &servable.released;
                         let handle = ServableHandle::new(name.clone(), version, inner, released);
@@ -465,6 +500,15 @@ impl Engine {
         py.detach(|| self.server.app.set_request_logging(models, &complain));
     }
 
+    fn set_warning_handler(&self, handler: Py<PyAny>) {
+        self.server.app.abandoned.set_tell(Arc::new(move |warning| {
+            Python::attach(|py| {
+                // Whoever is told must not fail; there is nobody else to tell.
+                let _ = handler.call1(py, (warning,));
+            });
+        }));
+    }
+
     fn set_profiler(&self, profiler: Py<PyAny>) {
         *self.server.app.profiler.write() = Some(Arc::new(PythonProfiler(profiler)));
     }
@@ -482,6 +526,18 @@ impl Engine {
         let port = if port == "rest" { Port::Rest } else { Port::Grpc };
         let credentials = Credentials { server_key, server_cert, custom_ca, client_verify };
         py.detach(|| self.server.replace_credentials(port, &credentials)).map_err(raise)
+    }
+
+    fn set_auth_tokens(&self, tokens: Vec<TokenRow>) -> PyResult<()> {
+        let token = |(name, sha256, scopes, models): TokenRow| {
+            let wrong = || PyValueError::new_err(format!("{name} is no token"));
+            let sha256 = sha256.try_into().map_err(|_| wrong())?;
+            let scopes = Scopes::named(scopes.iter().map(String::as_str)).ok_or_else(wrong)?;
+            Ok(Token { name, sha256, scopes, models })
+        };
+        let tokens = tokens.into_iter().map(token).collect::<PyResult<_>>()?;
+        self.server.app.access.set(tokens);
+        Ok(())
     }
 
     fn set_administration_handler(&self, handler: Py<PyAny>) {
@@ -532,6 +588,10 @@ impl Engine {
 
     fn start_rest(&self, py: Python<'_>) -> PyResult<u16> {
         py.detach(|| self.server.start_rest()).map_err(raise)
+    }
+
+    fn leave(&self, py: Python<'_>) {
+        py.detach(|| self.server.leave());
     }
 
     fn stop(&self, py: Python<'_>, grace_s: f64) -> PyResult<bool> {
@@ -630,6 +690,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
     module.add_function(wrap_pyfunction!(load_worker, module)?)?;
+    module.add_function(wrap_pyfunction!(load_native, module)?)?;
     module.add_function(wrap_pyfunction!(composite_servable, module)?)?;
     module.add_class::<TableBuilder>()?;
     module.add_function(wrap_pyfunction!(crate::bench::python::bench, module)?)?;

@@ -21,6 +21,10 @@ class ServerOptions(Protocol):
     grpc_host: str  # address to bind, "0.0.0.0"
     grpc_port: int | None  # None: no TCP listener; 0: any free port
     grpc_socket_path: str  # "": no Unix socket
+    # Descriptors of sockets that are bound already, to listen on; None: bind them.
+    grpc_listener: int | None
+    grpc_socket_listener: int | None
+    rest_listener: int | None
     grpc_server_key: str  # PEM texts; "" and "": no TLS
     grpc_server_cert: str
     grpc_custom_ca: str  # PEM text of the client roots, ""
@@ -50,6 +54,13 @@ class ServerOptions(Protocol):
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
     max_body_bytes: int  # REST, before and after decompression
+    max_in_flight_bytes: int  # 0: chosen from the memory there is
+    max_concurrent_requests: int  # 0: no limit
+    max_queued_requests: int  # of each model; 0: no limit
+    max_connections: int  # of both ports; 0: no limit
+    max_connections_per_peer: int  # 0: half of them
+    grpc_default_timeout_ms: int  # for calls without a deadline; 0: none
+    abandoned_run_s: float  # a run that goes on for so long for nobody is stuck
     request_log_file_bytes: int  # a file of logged requests that has as much is ended
     request_log_file_s: float  # and one that is as old
     request_log_queue_bytes: int  # what may wait to be written; more is dropped
@@ -76,6 +87,39 @@ class BatchingParameters(Protocol):
     policy: str  # "fixed", "adaptive", or a name: sizes by decide_batching
     target_p99_ms: float  # 0: none
     max_in_flight: int  # batches of a signature at one time; 0: one for each core
+    batcher: Batcher | None  # None: rows one below another
+
+class BatchGroup(Protocol):
+    """
+    Requests that run together, as a Batcher has grouped them; see PythonServable for
+    tensors.  Both may raise what the requests are answered.
+    """
+
+    def pad(
+        self, size: int
+    ) -> Sequence[tuple[str, tuple[int, tuple[int, ...], object]]]:
+        """Return what is fed, by alias; size is what the allowed sizes ask for."""
+
+    def split(
+        self, outputs: Mapping[str, tuple[int, tuple[int, ...], object]]
+    ) -> Sequence[Sequence[tuple[str, tuple[int, tuple[int, ...], object]]]]:
+        """Return the outputs of each request, by alias."""
+
+class Batcher(Protocol):
+    """Puts requests together and takes answers apart; called from several threads."""
+
+    def group(
+        self,
+        signature_name: str,
+        requests: Sequence[
+            tuple[int, Mapping[str, tuple[int, tuple[int, ...], object]]]
+        ],
+    ) -> Sequence[tuple[Sequence[int], BatchGroup]]:
+        """
+        Return which requests, given as rows and inputs by alias, run together.
+
+        A group has the places of its requests.  May raise what they are answered.
+        """
 
 class QueueObservation(TypedDict):
     """A queue whose sizes are decided while it runs, as it is now; times in seconds."""
@@ -103,10 +147,17 @@ class Servable:
         """Serialized tensorflow.serving.SignatureDefMap of the version."""
 
     def replay(
-        self, log_type: int, request: bytes, engine: Engine | None = None
+        self,
+        log_type: int,
+        request: bytes,
+        engine: Engine | None = None,
+        all_batch_sizes: bool = False,
     ) -> bytes:
         """
         Run one serialized request on the calling thread; for warm-up and tests.
+
+        With an engine, a servable that is batched runs it as a batch of its own, padded
+        as batches are; with all_batch_sizes as one of each of the allowed sizes, too.
 
         log_type is the field of PredictionLog that holds such requests: 2 classify,
         3 regress, 4 multi-inference, 6 predict.  The model name and version in the
@@ -118,11 +169,7 @@ class Servable:
         """
 
     def set_batching(self, parameters: BatchingParameters) -> None:
-        """
-        Put requests into batches from the next Engine.publish() that adds it.
-
-        replay() runs its request by itself all the same.
-        """
+        """Put requests into batches from the next Engine.publish() that adds it."""
 
     def in_use(self) -> bool:
         """Return whether a request or a published snapshot still holds it."""
@@ -161,6 +208,7 @@ def load_saved_model(
     inter_op_in_caller: bool,
     session_target: str = "",
     load_run_options: bytes = b"",
+    fixed_inputs: Sequence[tuple[str, bytes]] = (),
 ) -> Servable:
     """
     Open a SavedModel with TensorFlow's C API.
@@ -169,7 +217,8 @@ def load_saved_model(
     tensorflow.RunOptions, for what is run to load the model.  session_target names
     the runtime that has the session, "" for this process.  With
     inter_op_in_caller a graph runs in the thread that asks for it where that is
-    faster; without it always on TensorFlow's inter-op pool.  Blocks, without the
+    faster; without it always on TensorFlow's inter-op pool.  fixed_inputs are fed to
+    every run: names in the graph and serialized TensorProtos.  Blocks, without the
     GIL, on the calling thread and at its priority.
 
     Raises:
@@ -193,6 +242,20 @@ def load_worker(
 
     Raises:
         EngineError: what it fails to load with; INTERNAL when the process ends.
+    """
+
+def load_native(
+    library: str, directory: str, model_name: str, model_version: int
+) -> Servable:
+    """
+    Open a library that keeps to servable.h and have it load a version directory.
+
+    library is the path of a file that stays as it is until the servable is closed; one
+    that was opened before is not opened again under the same path.  Blocks.
+
+    Raises:
+        EngineError: FAILED_PRECONDITION when it is no such library, or what it fails
+            to load with.
     """
 @final
 class TableBuilder:
@@ -323,8 +386,26 @@ class Engine:
         written.  What was logged is in files when stop() returns.
         """
 
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """
+        Say who is told, in a sentence, of runs that have got stuck.
+
+        Called from an I/O thread; it must not block or raise.
+        """
+
     def set_profiler(self, profiler: Profiler) -> None:
         """Say who takes the profiles that ProfilerService is asked for."""
+
+    def set_auth_tokens(
+        self, tokens: Sequence[tuple[str, bytes, Sequence[str], Sequence[str]]]
+    ) -> None:
+        """
+        Ask for one of *tokens* from now on, each with its name, its SHA-256, the names
+        of its scopes, and the models that it may ask; no models: any.
+
+        Raises:
+            ValueError: A hash is not 32 bytes, or a scope is none.
+        """
 
     def replace_credentials(
         self,
@@ -380,6 +461,13 @@ class Engine:
 
     def start_rest(self) -> int:
         """Open the REST listener and return its port; raises as start_grpc does."""
+
+    def leave(self) -> None:
+        """
+        Have clients look elsewhere, for good: probes fail, all else is answered.
+
+        Each HTTP/1 connection ends with its next answer.
+        """
 
     def stop(self, grace_s: float) -> bool:
         """

@@ -18,8 +18,9 @@ PLATFORMS: Final = "servable.platforms"
 SOURCES: Final = "servable.sources"
 VERSION_POLICIES: Final = "servable.version_policies"
 BATCHING_POLICIES: Final = "servable.batching_policies"
+BATCHERS: Final = "servable.batchers"
 
-GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES)
+GROUPS: Final = (PLATFORMS, SOURCES, VERSION_POLICIES, BATCHING_POLICIES, BATCHERS)
 
 _OURS: Final = "servable"
 
@@ -40,11 +41,13 @@ _BUILT_IN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         PLATFORMS: {
             "composite": "servable.platforms.composite:composite_platform",
             "hashmap": "servable.platforms.hashmap:hashmap_platform",
+            "native": "servable.platforms.native:native_platform",
             "onnx": "servable.platforms.onnx:onnx_platform",
             "python": "servable.platforms.python.platform:python_platform",
             "sklearn": "servable.platforms.sklearn:sklearn_platform",
             "xgboost": "servable.platforms.xgboost:xgboost_platform",
         },
+        BATCHERS: {"rows": "servable.batching.batcher:RowBatcher"},
         VERSION_POLICIES: {
             "availability_preserving": (
                 "servable.core.version_policy:AvailabilityPreservingPolicy"

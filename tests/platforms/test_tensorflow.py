@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,8 +63,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         inter_op_in_caller: bool,
         session_target: str,
         load_run_options: bytes,
+        fixed_inputs: Sequence[tuple[str, bytes]],
     ) -> FakeServable:
-        del session_target, load_run_options
+        del session_target, load_run_options, fixed_inputs
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         calls.append((*arguments, inter_op_in_caller, nice))
         return FakeServable()

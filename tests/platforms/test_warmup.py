@@ -37,11 +37,19 @@ class FakeEngine:
 class FakeServable:
     def __init__(self, answer: Callable[[bytes], bytes] = bytes) -> None:
         self.replayed: list[tuple[int, bytes]] = []
+        self.in_all_sizes: list[bool] = []
         self._answer = answer
 
-    def replay(self, log_type: int, request: bytes, engine: object = None) -> bytes:
+    def replay(
+        self,
+        log_type: int,
+        request: bytes,
+        engine: object = None,
+        all_batch_sizes: bool = False,
+    ) -> bytes:
         assert isinstance(engine, FakeEngine)
         self.replayed.append((log_type, request))
+        self.in_all_sizes.append(all_batch_sizes)
         return self._answer(request)
 
 
@@ -94,6 +102,18 @@ def test_requests_are_replayed_as_what_they_were(
     request = getattr(made, kind).request
     assert servable.replayed == [(number, request.SerializeToString())]
     assert engine.warmups == [(path, "OK", 1)]
+
+
+@pytest.mark.parametrize("all_batch_sizes", [False, True])
+def test_all_sizes_of_batches_are_warmed_up_where_that_is_asked_for(
+    engine: FakeEngine, tmp_path: Path, *, all_batch_sizes: bool
+) -> None:
+    servable = FakeServable()
+
+    path = version(tmp_path, logs("a"))
+    ModelWarmup(engine, all_batch_sizes=all_batch_sizes).run(path, servable)
+
+    assert servable.in_all_sizes == [all_batch_sizes]
 
 
 def test_requests_are_replayed_in_their_order_each_as_often_as_asked(

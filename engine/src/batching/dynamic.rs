@@ -2,9 +2,9 @@
 //!
 //! Everything happens when something happens: a task comes, a batch ends, a wait is over. A task
 //! that finds a free place does not wait for others, but for the I/O thread to read what has
-//! already come: that costs nothing, and is what fills batches on a single core.
+//! already come: that costs nothing, and is what fills batches on a single core. A client that is
+//! alone is spared even that. What runs next is decided in `waiting`.
 
-use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -14,35 +14,19 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::adaptive::{Adaptive, Costs, Decision, Reason};
-use super::queue::{Batch, Entry};
+use super::adaptive::{Adaptive, Decision};
 use super::run;
 use super::scheduler::Priority;
 use super::signature::Signature;
 use super::task::Task;
+use super::waiting::{Observation, Waiting};
 use crate::compute::Compute;
-use crate::metrics::Batching;
+use crate::metrics::{Batching, Run};
+use crate::servable::RunOptions;
 use crate::status::{Result, Status};
+use crate::tensor::Tensor;
 
-/// What the queue of one signature shows of itself.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    pub waiting_rows: usize,
-    pub in_flight: usize,
-    /// Rows that came in a second, of late.
-    pub arrival_rate: f64,
-    pub decision: Decision,
-    /// Whether the decision is that of a policy in Python.
-    pub is_decided: bool,
-    /// How long a request that comes now is expected to take.
-    pub expected_wait: Option<Duration>,
-    pub costs: Costs,
-    /// Batches by why they had the size they had.
-    pub reasons: [u64; Reason::ALL.len()],
-    pub refused: u64,
-    pub rows: u64,
-    pub batches: u64,
-}
+type Formed = super::waiting::Formed<Arc<Task>>;
 
 /// The queue of one signature.
 pub struct Dynamic {
@@ -58,63 +42,66 @@ pub struct Dynamic {
 }
 
 struct State {
-    /// By priority.
-    waiting: [VecDeque<Entry<Arc<Task>>>; 2],
-    waiting_rows: usize,
-    in_flight: usize,
+    waiting: Waiting<Arc<Task>>,
     /// Whether somebody is about to look at the queue.
     is_awaited: bool,
-    policy: Adaptive,
-    /// What a policy in Python decided last.
-    decided: Option<Decision>,
-    arrivals: Arrivals,
-    reasons: [u64; Reason::ALL.len()],
-    rows: u64,
-    batches: u64,
+}
+
+/// The leave of a request to run where it is, without being queued.
+pub struct AtOnce {
+    queue: Arc<Dynamic>,
+    rows: usize,
+    /// How long it ran; zero until it has.
+    took: Duration,
+}
+
+impl AtOnce {
+    /// Run on this thread. `began` is when the request was ready.
+    ///
+    /// # Errors
+    /// What the runtime says.
+    pub fn run(
+        mut self,
+        feeds: Vec<(String, Tensor)>,
+        fetches: &[String],
+        options: RunOptions,
+        began: Instant,
+    ) -> Result<(Vec<Tensor>, Run)> {
+        let metrics = &self.queue.metrics;
+        metrics.queuing.record_time(Duration::ZERO);
+        for _ in &feeds {
+            metrics.input_size.record(self.rows as u64);
+        }
+        metrics.ran(self.rows, 0);
+        let outputs = self.queue.signature.servable.run(feeds, fetches, options);
+        let ended = Instant::now();
+        self.took = ended.saturating_duration_since(began);
+        Ok((outputs?, Run { began, ended }))
+    }
+}
+
+impl Drop for AtOnce {
+    fn drop(&mut self) {
+        let rows = if self.took.is_zero() { 0 } else { self.rows };
+        let looks = {
+            let mut state = self.queue.state.lock();
+            state.waiting.ended(rows, false, self.took);
+            state.awaits_more()
+        };
+        // Others may have come on other threads, and found the place taken.
+        if looks {
+            self.queue.look_soon();
+        }
+    }
 }
 
 impl State {
-    fn is_empty(&self) -> bool {
-        self.waiting.iter().all(VecDeque::is_empty)
+    /// Say that whoever asks looks, where something waits that nobody else looks after.
+    fn awaits_more(&mut self) -> bool {
+        let looks = !self.is_awaited && !self.waiting.is_empty();
+        self.is_awaited |= looks;
+        looks
     }
-
-    fn decision(&self) -> Decision {
-        self.decided.unwrap_or_else(|| self.policy.decision())
-    }
-}
-
-/// Rows that came, by the second.
-struct Arrivals {
-    rate: f64,
-    rows: usize,
-    since: Instant,
-}
-
-impl Arrivals {
-    const SPAN: Duration = Duration::from_millis(250);
-
-    fn came(&mut self, rows: usize, now: Instant) {
-        self.look(now);
-        self.rows += rows;
-    }
-
-    /// Rows a second over the last span that is over, which may have been a long one.
-    fn look(&mut self, now: Instant) -> f64 {
-        let span = now.saturating_duration_since(self.since);
-        if span >= Self::SPAN {
-            self.rate = self.rows as f64 / span.as_secs_f64();
-            self.rows = 0;
-            self.since = now;
-        }
-        self.rate
-    }
-}
-
-/// A batch, and whether others ran when it began.
-struct Formed {
-    batch: Batch<Arc<Task>>,
-    rows: usize,
-    beside: bool,
 }
 
 impl Dynamic {
@@ -134,26 +121,17 @@ impl Dynamic {
         let runtime = Handle::current();
         let parameters = &signature.parameters;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // More than a servable runs at a time would only wait elsewhere.
+        let places = signature.servable.compute().map_or(cores, Compute::limit);
         let in_flight =
-            if parameters.max_in_flight == 0 { cores } else { parameters.max_in_flight };
+            if parameters.max_in_flight == 0 { places } else { parameters.max_in_flight };
         let target = Duration::try_from_secs_f64(parameters.target_p99_ms / 1e3).ok();
         let policy = Adaptive::new(
             parameters.limits().max_batch_size,
             in_flight,
             target.filter(|target| !target.is_zero()),
         );
-        let state = State {
-            waiting: Default::default(),
-            waiting_rows: 0,
-            in_flight: 0,
-            is_awaited: false,
-            policy,
-            decided: None,
-            arrivals: Arrivals { rate: 0.0, rows: 0, since: now },
-            reasons: Default::default(),
-            rows: 0,
-            batches: 0,
-        };
+        let state = State { waiting: Waiting::new(policy, now), is_awaited: false };
         let (state, refused) = (Mutex::new(state), AtomicU64::new(0));
         Arc::new(Self {
             signature,
@@ -174,44 +152,49 @@ impl Dynamic {
     pub fn submit(self: &Arc<Self>, task: Arc<Task>, priority: Priority) -> Result<()> {
         let limits = self.signature.parameters.limits();
         let rows = task.rows;
-        if rows > limits.max_task_size {
-            return Err(Status::invalid_argument(format!(
-                "Task size {rows} is larger than maximum input batch size {}",
-                limits.max_task_size
-            )));
-        }
+        limits.check_size(rows)?;
         let mut state = self.state.lock();
         let now = task.arrived;
-        state.arrivals.came(rows, now);
-        if let Err(status) = self.check_room(&state, rows) {
+        state.waiting.came(rows, now);
+        if let Err(status) = self.check_room(&state.waiting, rows) {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(status);
         }
-        let mut start = 0;
-        loop {
-            let end = (start + limits.max_batch_size).min(rows);
-            let entry = Entry { task: task.clone(), rows: start..end };
-            state.waiting[priority as usize].push_back(entry);
-            start = end;
-            if start >= rows {
-                break;
-            }
-        }
-        state.waiting_rows += rows;
-        let decision = state.decision();
+        state.waiting.push(&task, rows, limits.max_batch_size, priority, now);
+        let decision = state.waiting.decision();
         if state.is_awaited {
-            if !decision.wait.is_zero() && state.waiting_rows >= decision.size {
+            if !decision.wait.is_zero() && state.waiting.rows() >= decision.size {
                 self.filled.notify_one();
             }
             return Ok(());
         }
-        if state.in_flight >= decision.in_flight {
+        if !state.waiting.has_place() {
             return Ok(());
         }
         state.is_awaited = true;
         drop(state);
         self.look_soon();
         Ok(())
+    }
+
+    /// Leave for a request of `rows` rows to run where it is: it is quick, and nobody else is there.
+    pub fn at_once(self: &Arc<Self>, rows: usize, now: Instant) -> Option<AtOnce> {
+        let parameters = &self.signature.parameters;
+        let is_as_alone = parameters.run_unbatchable_alone
+            && rows > 0
+            && rows == parameters.padded_size(rows)
+            && rows <= parameters.limits().max_batch_size;
+        if !is_as_alone {
+            return None;
+        }
+        let mut state = self.state.lock();
+        if state.is_awaited
+            || !state.waiting.form_at_once(rows, |state| self.is_quick(state, rows, 1))
+        {
+            return None;
+        }
+        state.waiting.came(rows, now);
+        Some(AtOnce { queue: self.clone(), rows, took: Duration::ZERO })
     }
 
     fn look_soon(self: &Arc<Self>) {
@@ -228,26 +211,13 @@ impl Dynamic {
         let max_size = self.signature.parameters.limits().max_batch_size;
         let size = decision.size.clamp(1, max_size);
         let in_flight = decision.in_flight.max(1);
-        self.state.lock().decided = Some(Decision { size, in_flight, ..decision });
+        self.state.lock().waiting.decide(Decision { size, in_flight, ..decision });
         self.filled.notify_one();
     }
 
     pub fn observe(&self, now: Instant) -> Observation {
-        let mut state = self.state.lock();
-        let arrival_rate = state.arrivals.look(now);
-        Observation {
-            waiting_rows: state.waiting_rows,
-            in_flight: state.in_flight,
-            arrival_rate,
-            decision: state.decision(),
-            is_decided: state.decided.is_some(),
-            expected_wait: state.policy.expected_wait(state.waiting_rows),
-            costs: state.policy.costs().clone(),
-            reasons: state.reasons,
-            refused: self.refused.load(Ordering::Relaxed),
-            rows: state.rows,
-            batches: state.batches,
-        }
+        let refused = self.refused.load(Ordering::Relaxed);
+        self.state.lock().waiting.observe(refused, now)
     }
 
     /// The threads that runs of this servable wait on.
@@ -255,19 +225,19 @@ impl Dynamic {
         self.signature.servable.compute().unwrap_or(&self.compute)
     }
 
-    fn check_room(&self, state: &State, rows: usize) -> Result<()> {
+    fn check_room(&self, waiting: &Waiting<Arc<Task>>, rows: usize) -> Result<()> {
         const FULL: &str = "The batch scheduling queue to which this task was submitted is full";
         let parameters = &self.signature.parameters;
         let batches = parameters.max_enqueued_batches.max(1);
         let room = parameters.limits().max_batch_size.saturating_mul(batches);
-        if state.waiting_rows + rows > room && state.waiting_rows > 0 {
+        if waiting.rows() + rows > room && waiting.rows() > 0 {
             return Err(Status::unavailable(format!(
                 "{FULL}; currently {} rows wait and {room} may",
-                state.waiting_rows
+                waiting.rows()
             )));
         }
-        if !state.policy.has_time_for(state.waiting_rows) {
-            let wait = state.policy.expected_wait(state.waiting_rows).unwrap_or_default();
+        if !waiting.policy().has_time_for(waiting.rows()) {
+            let wait = waiting.policy().expected_wait(waiting.rows()).unwrap_or_default();
             return Err(Status::unavailable(format!(
                 "{FULL}; the request would wait for about {} ms",
                 wait.as_millis()
@@ -296,23 +266,12 @@ impl Dynamic {
 
     /// Say that this task looks again, where something waits that nobody else looks after.
     fn await_more(&self) -> bool {
-        let mut state = self.state.lock();
-        let looks = !state.is_awaited && !state.is_empty();
-        state.is_awaited |= looks;
-        looks
+        self.state.lock().awaits_more()
     }
 
     /// Until when a batch that is not full is to wait for more rows.
     fn waits_until(&self) -> Option<Instant> {
-        let state = self.state.lock();
-        let decision = state.decision();
-        if state.waiting_rows >= decision.size || decision.wait.is_zero() {
-            return None;
-        }
-        let fronts = state.waiting.iter().filter_map(VecDeque::front);
-        let oldest = fronts.map(|entry| entry.task.arrived).min()?;
-        let due = oldest.checked_add(decision.wait)?;
-        (due > Instant::now()).then_some(due)
+        self.state.lock().waiting.waits_until().filter(|due| *due > Instant::now())
     }
 
     /// Start as many batches as may run on compute threads, but for one that had better run here.
@@ -320,13 +279,14 @@ impl Dynamic {
         let mut inline = None;
         let mut state = self.state.lock();
         state.is_awaited = false;
-        while let Some(formed) = Self::form(&mut state) {
-            if inline.is_none() && self.is_quick(&state, &formed) {
+        while let Some(formed) = state.waiting.form() {
+            let tasks = formed.batch.len();
+            if inline.is_none() && self.is_quick(&state.waiting, formed.rows, tasks) {
                 inline = Some(formed);
                 continue;
             }
             let queue = self.clone();
-            self.compute().spawn(Box::new(move || queue.work(formed)));
+            self.compute().spawn(&self.signature.model, Box::new(move || queue.work(formed)));
         }
         inline
     }
@@ -340,7 +300,7 @@ impl Dynamic {
             if is_due {
                 let mut state = self.state.lock();
                 // Somebody who is about to look takes what has come.
-                next = if state.is_awaited { None } else { Self::form(&mut state) };
+                next = if state.is_awaited { None } else { state.waiting.form() };
             } else {
                 next = None;
                 if self.await_more() {
@@ -357,54 +317,18 @@ impl Dynamic {
         // A panic ends the batch, which its waiters see as an error, and nothing else.
         let ran = catch_unwind(AssertUnwindSafe(|| run::run(batch, &self.metrics)));
         let took = began.elapsed();
-        let mut state = self.state.lock();
-        state.in_flight -= 1;
-        state.policy.ran(ran.unwrap_or_default(), beside, took);
-    }
-
-    fn form(state: &mut State) -> Option<Formed> {
-        if state.is_empty() || state.in_flight >= state.decision().in_flight {
-            return None;
-        }
-        let (size, is_trial) = match state.decided {
-            Some(decision) => (decision.size, false),
-            None => state.policy.next_size(),
-        };
-        let mut batch = Batch::new();
-        let mut rows = 0;
-        let mut is_full = false;
-        'filling: for waiting in &mut state.waiting {
-            while let Some(entry) = waiting.front() {
-                if rows + entry.rows.len() > size && !batch.is_empty() {
-                    is_full = true;
-                    break 'filling;
-                }
-                rows += entry.rows.len();
-                batch.extend(waiting.pop_front());
-            }
-        }
-        state.waiting_rows -= rows;
-        let reason = match (is_full, is_trial) {
-            (false, _) => Reason::QueueEmpty,
-            (true, true) => Reason::Trial,
-            (true, false) => Reason::SizeLimit,
-        };
-        state.reasons[reason as usize] += 1;
-        state.rows += rows as u64;
-        state.batches += 1;
-        state.in_flight += 1;
-        Some(Formed { batch, rows, beside: state.in_flight > 1 })
+        self.state.lock().waiting.ended(ran.unwrap_or_default(), beside, took);
     }
 
     /// Whether a batch is so short, and so surely, that another thread would only make it longer.
-    fn is_quick(&self, state: &State, formed: &Formed) -> bool {
-        if !self.signature.servable.is_bounded() {
+    fn is_quick(&self, waiting: &Waiting<Arc<Task>>, rows: usize, tasks: usize) -> bool {
+        if !self.signature.servable.is_bounded() || self.signature.parameters.batcher.is_some() {
             return false;
         }
-        let tasks = u32::try_from(formed.batch.len()).unwrap_or(u32::MAX);
+        let tasks = u32::try_from(tasks).unwrap_or(u32::MAX);
         let allowed = Self::INLINE.max(Self::INLINE_PER_TASK.saturating_mul(tasks));
         let allowed = allowed.min(Self::INLINE_AT_MOST).as_secs_f64();
-        state.policy.costs().batch_s(formed.rows).is_some_and(|batch_s| batch_s <= allowed)
+        waiting.policy().costs().batch_s(rows).is_some_and(|batch_s| batch_s <= allowed)
     }
 }
 
@@ -426,7 +350,8 @@ mod tests {
         let (echo, runs) = Echo::new(None);
         let names = |name: &str| vec![name.to_owned()];
         let echo = Arc::new(echo);
-        let signature = Signature::new(echo, names("x:0"), names("y:0"), Arc::new(parameters));
+        let signature =
+            Signature::new("m".to_owned(), echo, names("x:0"), names("y:0"), Arc::new(parameters));
         let compute = Arc::new(Compute::new(2));
         let queue = Dynamic::new(Arc::new(signature), compute, Arc::default(), Instant::now());
         (queue, runs)
@@ -474,7 +399,7 @@ mod tests {
             }
             assert_eq!(*runs.lock(), [[3], [4], [4]]);
             let seen = queue.observe(Instant::now());
-            assert_eq!((seen.waiting_rows, seen.rows, seen.batches), (0, 11, 3));
+            assert_eq!((seen.waiting_rows, seen.counts.rows, seen.counts.batches), (0, 11, 3));
         });
     }
 

@@ -42,6 +42,12 @@ impl Pool {
         Self { shared: Arc::new(shared), limit: limit.max(1), thread_name }
     }
 
+    /// Other threads of the same name.
+    #[must_use]
+    pub fn beside(&self, limit: usize) -> Self {
+        Self::new(limit, self.thread_name.clone(), self.shared.metrics.clone())
+    }
+
     pub fn add(&self, limits: Limits, priority: Priority) -> QueueId {
         self.shared.state.lock().scheduler.add(limits, priority)
     }

@@ -25,6 +25,20 @@ pub struct Limits {
     pub splits: bool,
 }
 
+impl Limits {
+    /// # Errors
+    /// INVALID_ARGUMENT when a task of `size` rows is larger than any may be.
+    pub fn check_size(&self, size: usize) -> Result<()> {
+        if size <= self.max_task_size {
+            return Ok(());
+        }
+        Err(Status::invalid_argument(format!(
+            "Task size {size} is larger than maximum input batch size {}",
+            self.max_task_size
+        )))
+    }
+}
+
 /// Rows of a task that stand in one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<T> {
@@ -66,13 +80,7 @@ impl<T: Clone> Queue<T> {
     /// # Errors
     /// INVALID_ARGUMENT when it is larger than any task may be; UNAVAILABLE when there is no room.
     pub fn offer(&mut self, task: T, size: usize, now: Instant) -> Result<usize> {
-        let limits = &self.limits;
-        if size > limits.max_task_size {
-            return Err(Status::invalid_argument(format!(
-                "Task size {size} is larger than maximum input batch size {}",
-                limits.max_task_size
-            )));
-        }
+        self.limits.check_size(size)?;
         self.check_room(size)?;
         let mut pieces = 0;
         let mut start = 0;

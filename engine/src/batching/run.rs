@@ -1,17 +1,21 @@
-//! Runs a batch: drops whom nobody waits for, puts rows together, runs, takes them apart.
+//! Runs a batch: drops whom nobody waits for, has rows put together, runs, has them taken apart.
+//!
+//! How rows stand in tensors is told in `rows`, or by whoever is installed for that (`batcher`).
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::batcher::{self, Batcher};
 use super::queue::{Batch, Entry};
-use super::signature::{Parameters, Signature};
+use super::rows;
+use super::signature::Signature;
 use super::task::Task;
-use super::tensors::{self, Part};
+use crate::abandoned::Going;
 use crate::metrics::{Batching, Run};
-use crate::servable::RunOptions;
-use crate::status::{Result, Status};
+use crate::servable::{ProcessCounts, RunOptions};
+use crate::status::{Code, Result, Status};
 use crate::tensor::{Shape, Tensor};
 
 /// What is answered to a task that waited for longer than it may.
@@ -20,19 +24,21 @@ pub fn queue_timeout() -> Status {
 }
 
 /// Rows of a task with what they are fed.
-struct Member {
-    task: Arc<Task>,
-    rows: Range<usize>,
-    feeds: Arc<Vec<Tensor>>,
+pub struct Member {
+    pub task: Arc<Task>,
+    pub rows: Range<usize>,
+    pub feeds: Arc<Vec<Tensor>>,
     /// The rows of `feeds` that count: other than `rows` once they have been padded.
-    fed: Range<usize>,
+    pub fed: Range<usize>,
     /// The row shapes that the feeds had, where they were padded.
-    before_padding: Option<Vec<Shape>>,
+    pub before_padding: Option<Vec<Shape>>,
 }
 
-/// Run a batch on the calling thread and answer its tasks. Returns the rows that ran.
+/// Run a batch on the calling thread and answer its tasks. Returns the rows that ran; 0 where the
+/// time that it took tells nothing of what rows cost.
 pub fn run(batch: Batch<Arc<Task>>, metrics: &Batching) -> usize {
     let now = Instant::now();
+    let going = Arc::new(Going::begun());
     let mut members = Vec::with_capacity(batch.len());
     for Entry { task, rows } in batch {
         if !task.is_wanted() {
@@ -43,263 +49,248 @@ pub fn run(batch: Batch<Arc<Task>>, metrics: &Batching) -> usize {
             task.fail(queue_timeout());
             continue;
         }
-        task.begin();
+        task.begin(&going);
         let feeds = task.feeds(&rows);
         members.push(Member { task, fed: rows.clone(), rows, feeds, before_padding: None });
     }
     let Some(signature) = members.first().map(|member| member.task.signature.clone()) else {
         return 0;
     };
-    let mut ran = 0;
-    for group in groups(members, &signature.parameters) {
-        ran += run_group(&signature, group, metrics);
+    let runner = Runner { signature: &signature, metrics };
+    if let Some(installed) = &signature.parameters.batcher {
+        return runner.run_installed(&**installed, members).unwrap_or(0);
     }
-    ran
+    let groups = rows::groups(members, &signature.parameters);
+    let ran: Option<usize> = groups.into_iter().map(|group| runner.run_group(group)).sum();
+    ran.unwrap_or(0)
 }
 
-/// Members that can stand in one tensor: of the same types, and of the same row shapes where
-/// nothing is padded. Differences of shape alone stay in one group, to be refused as one, where
-/// nothing runs by itself.
-fn groups(members: Vec<Member>, parameters: &Parameters) -> Vec<Vec<Member>> {
-    let joins = |one: &Member, other: &Member| {
-        one.feeds.iter().zip(other.feeds.iter()).all(|(one, other)| {
-            let shapes_agree = if parameters.pad_variable_length_inputs {
-                one.shape().len() == other.shape().len()
-            } else {
-                !parameters.run_unbatchable_alone
-                    || tensors::row_shape(one) == tensors::row_shape(other)
-            };
-            one.dtype() == other.dtype() && shapes_agree
-        })
-    };
-    let mut groups: Vec<Vec<Member>> = Vec::with_capacity(1);
-    for member in members {
-        match groups.iter_mut().find(|group| joins(&group[0], &member)) {
-            Some(group) => group.push(member),
-            None => groups.push(vec![member]),
-        }
-    }
-    groups
+/// Runs members of one signature; `None` is for rows whose cost cannot be told.
+struct Runner<'r> {
+    signature: &'r Signature,
+    metrics: &'r Batching,
 }
 
-fn run_group(signature: &Signature, mut group: Vec<Member>, metrics: &Batching) -> usize {
-    let parameters = &signature.parameters;
-    if let Some(at) = differing_feed(&group) {
-        if !parameters.pad_variable_length_inputs {
-            fail_all(&group, &different_shapes(&signature.feeds[at]));
-            return 0;
-        }
-        group = padded(group, parameters);
-    }
-    if group.is_empty() {
-        return 0;
-    }
-    let rows: usize = group.iter().map(|member| member.rows.len()).sum();
-    let size = parameters.padded_size(rows);
-    for member in &group {
-        for _ in &signature.feeds {
-            metrics.input_size.record(member.rows.len() as u64);
-        }
-    }
-    metrics.ran(size, size - rows);
-    let is_alone = group.len() == 1 && size == rows;
-    let largest = shapes(&group[0].feeds);
-    let feeds = joined_feeds(&mut group, size - rows);
-    let (outputs, run) = run_servable(signature, feeds, &group);
-    let outputs = match outputs {
-        Ok(outputs) if is_alone && parameters.run_unbatchable_alone => Ok(outputs),
-        Ok(outputs) => match check_outputs(&outputs, size) {
-            Ok(()) => Ok(outputs),
-            Err(_) if parameters.run_unbatchable_alone => {
-                signature.is_unbatchable.store(true, Ordering::Relaxed);
-                return size
-                    + group.into_iter().map(|one| run_alone(signature, one)).sum::<usize>();
+impl Runner<'_> {
+    fn run_group(&self, mut group: Vec<Member>) -> Option<usize> {
+        let parameters = &self.signature.parameters;
+        if let Some(at) = rows::differing_feed(&group) {
+            if !parameters.pad_variable_length_inputs {
+                fail_all(&group, &rows::different_shapes(&self.signature.feeds[at]));
+                return Some(0);
             }
-            Err(status) => Err(status),
-        },
-        Err(status) => Err(status),
-    };
-    match outputs {
-        Err(status) => fail_all(&group, &status),
-        Ok(outputs) if is_alone => group[0].task.succeed(&group[0].rows, outputs, run),
-        Ok(outputs) => deliver(&group, outputs, &largest, run),
-    }
-    size
-}
-
-/// Run without others what turned out to fit into no batch.
-fn run_alone(signature: &Signature, member: Member) -> usize {
-    if !member.task.is_whole(&member.rows) {
-        member.task.fail(Status::failed_precondition(
-            "The request was split, and its outputs cannot be put together",
-        ));
-        return 0;
-    }
-    let rows = member.rows.clone();
-    let mut group = [member];
-    let feeds = joined_feeds(&mut group, 0);
-    let (outputs, run) = run_servable(signature, feeds, &group);
-    match outputs {
-        Ok(outputs) => group[0].task.succeed(&rows, outputs, run),
-        Err(status) => group[0].task.fail(status),
-    }
-    rows.len()
-}
-
-fn run_servable(
-    signature: &Signature,
-    feeds: Vec<Tensor>,
-    group: &[Member],
-) -> (Result<Vec<Tensor>>, Run) {
-    // Nobody waits beyond the last deadline.
-    let deadlines: Option<Vec<Instant>> = group.iter().map(|member| member.task.deadline).collect();
-    let options = RunOptions {
-        deadline: deadlines.and_then(|all| all.into_iter().max()),
-        is_low_priority: false,
-    };
-    let feeds = signature.feeds.iter().cloned().zip(feeds).collect();
-    let began = Instant::now();
-    let outputs = signature.servable.run(feeds, &signature.fetches, options);
-    (outputs, Run { began, ended: Instant::now() })
-}
-
-/// Give each task its rows, without what padding added.
-fn deliver(group: &[Member], outputs: Vec<Tensor>, largest: &[Shape], run: Run) {
-    let outputs: Vec<Arc<Tensor>> = outputs.into_iter().map(Arc::new).collect();
-    let mut start = 0;
-    for member in group {
-        let end = start + member.rows.len();
-        let unpads = member.task.signature.parameters.unpad_outputs;
-        let own = member.before_padding.as_ref().filter(|_| unpads);
-        let parts = outputs.iter().map(|output| {
-            let part = tensors::part(output, start..end);
-            match own {
-                Some(own) => unpadded(part, largest, own),
-                None => part,
+            group = rows::padded(group, parameters);
+        }
+        for member in &group {
+            for _ in &self.signature.feeds {
+                self.metrics.input_size.record(member.rows.len() as u64);
             }
-        });
-        member.task.succeed(&member.rows, parts.collect(), run);
-        start = end;
+        }
+        self.run_rows(group)
     }
-}
 
-/// The first feed whose row shape is not the same in all members.
-fn differing_feed(group: &[Member]) -> Option<usize> {
-    let first = &group.first()?.feeds;
-    (0..first.len()).find(|&at| {
-        let row = tensors::row_shape(&first[at]);
-        group.iter().any(|member| tensors::row_shape(&member.feeds[at]) != row)
-    })
-}
-
-fn shapes(feeds: &[Tensor]) -> Vec<Shape> {
-    feeds.iter().map(|tensor| tensors::row_shape(tensor).to_vec()).collect()
-}
-
-fn fail_all(group: &[Member], status: &Status) {
-    for member in group {
-        member.task.fail(status.clone());
-    }
-}
-
-fn different_shapes(name: &str) -> Status {
-    Status::failed_precondition(format!(
-        "Tensors with name '{name}' from different tasks have different shapes and padding is \
-         turned off. Set pad_variable_length_inputs to true, or ensure that all tensors with the \
-         same name have equal dimensions starting with the first dim."
-    ))
-}
-
-/// Members whose feeds all have the largest row shapes; those that cannot be padded fail.
-fn padded(group: Vec<Member>, parameters: &Parameters) -> Vec<Member> {
-    let count = group[0].feeds.len();
-    let largest: Vec<Shape> = (0..count)
-        .map(|at| tensors::largest_row(group.iter().map(|member| &member.feeds[at])))
-        .collect();
-    let pad = |member: Member| {
-        let feeds = member.feeds.iter().zip(&largest).map(|(tensor, row)| {
-            let rows = Part::new(tensor, &member.fed);
-            if tensors::row_shape(tensor) == &row[..] {
-                return Ok(tensors::join(&[rows], 0));
-            }
-            tensors::pad(&tensors::join(&[rows], 0), row, parameters.fill())
-        });
-        match feeds.collect::<Result<Vec<Tensor>>>() {
-            Ok(feeds) => {
-                let fed = 0..member.rows.len();
-                let before_padding = Some(shapes(&member.feeds));
-                Some(Member { feeds: Arc::new(feeds), fed, before_padding, ..member })
+    fn run_rows(&self, mut group: Vec<Member>) -> Option<usize> {
+        if group.is_empty() {
+            return Some(0);
+        }
+        let parameters = &self.signature.parameters;
+        let rows = num_rows(&group);
+        let size = parameters.padded_size(rows);
+        self.metrics.ran(size, size - rows);
+        let is_alone = group.len() == 1 && size == rows;
+        let largest = rows::shapes(&group[0].feeds);
+        let counts = self.process_counts();
+        let feeds = rows::joined(&mut group, size - rows);
+        let (outputs, run) = self.run_servable(feeds, &group);
+        let outputs = match outputs {
+            Ok(outputs) if is_alone && parameters.run_unbatchable_alone => outputs,
+            Ok(outputs) => match rows::check_outputs(&outputs, size) {
+                Ok(()) => outputs,
+                Err(_) if parameters.run_unbatchable_alone => {
+                    self.signature.is_unbatchable.store(true, Ordering::Relaxed);
+                    for member in group {
+                        self.run_alone(member);
+                    }
+                    return None;
+                }
+                Err(status) => {
+                    fail_all(&group, &status);
+                    return Some(size);
+                }
+            },
+            Err(status) if self.may_concern_one(&status, &group, counts) => {
+                for half in halves(group) {
+                    self.run_rows(half);
+                }
+                return None;
             }
             Err(status) => {
-                member.task.fail(status);
-                None
+                fail_all(&group, &status);
+                return Some(size);
             }
+        };
+        if is_alone {
+            group[0].task.succeed(&group[0].rows, outputs, run);
+        } else {
+            rows::deliver(&group, outputs, &largest, run);
         }
-    };
-    group.into_iter().filter_map(pad).collect()
-}
-
-/// The tensors to feed. Those of a task that runs alone are not copied.
-fn joined_feeds(group: &mut [Member], extra: usize) -> Vec<Tensor> {
-    if let ([member], 0) = (&mut *group, extra) {
-        if member.task.is_whole(&member.rows) {
-            match Arc::try_unwrap(std::mem::take(&mut member.feeds)) {
-                Ok(feeds) => return feeds,
-                Err(shared) => member.feeds = shared,
-            }
-        }
+        Some(size)
     }
-    (0..group[0].feeds.len())
-        .map(|at| {
-            let parts: Vec<Part<'_>> =
-                group.iter().map(|member| Part::new(&member.feeds[at], &member.fed)).collect();
-            tensors::join(&parts, extra)
-        })
-        .collect()
-}
 
-fn check_outputs(outputs: &[Tensor], size: usize) -> Result<()> {
-    for output in outputs {
-        match tensors::rows(output) {
-            None => {
-                return Err(Status::failed_precondition("Batched output tensor has 0 dimensions"))
-            }
-            Some(rows) if rows != size => {
-                return Err(Status::failed_precondition(
-                    "Batched output tensor's 0th dimension does not equal the sum of the 0th \
-                     dimension sizes of the input tensors",
-                ))
-            }
-            Some(_) => {}
+    /// Run without others what turned out to fit into no batch.
+    fn run_alone(&self, member: Member) {
+        if !member.task.is_whole(&member.rows) {
+            member.task.fail(Status::failed_precondition(
+                "The request was split, and its outputs cannot be put together",
+            ));
+            return;
+        }
+        let rows = member.rows.clone();
+        let mut group = [member];
+        let feeds = rows::joined(&mut group, 0);
+        let (outputs, run) = self.run_servable(feeds, &group);
+        match outputs {
+            Ok(outputs) => group[0].task.succeed(&rows, outputs, run),
+            Err(status) => group[0].task.fail(status),
         }
     }
-    Ok(())
+
+    /// Run what an installed batcher makes of the members.
+    fn run_installed(&self, installed: &dyn Batcher, mut members: Vec<Member>) -> Option<usize> {
+        for member in &mut members {
+            for _ in &self.signature.feeds {
+                self.metrics.input_size.record(member.rows.len() as u64);
+            }
+            if !member.task.is_whole(&member.fed) {
+                member.feeds = Arc::new(rows::joined(std::slice::from_mut(member), 0));
+                member.fed = 0..member.rows.len();
+            }
+        }
+        self.run_grouped(installed, members)
+    }
+
+    fn run_grouped(&self, installed: &dyn Batcher, members: Vec<Member>) -> Option<usize> {
+        if members.is_empty() {
+            return Some(0);
+        }
+        let names = batcher::Aliases::of(self.signature);
+        let grouped = batcher::groups(installed, self.signature, &names, &members);
+        let groups = match grouped {
+            Ok(groups) => groups,
+            Err(status) => return self.divide(installed, members, &status, None),
+        };
+        let mut members: Vec<Option<Member>> = members.into_iter().map(Some).collect();
+        let mut ran = Some(0);
+        for group in groups {
+            let of_group: Vec<Member> =
+                group.places().iter().filter_map(|&place| members[place].take()).collect();
+            let rows = num_rows(&of_group);
+            let size = self.signature.parameters.padded_size(rows);
+            let counts = self.process_counts();
+            let mut times = None;
+            let parts = batcher::feeds(&*group, &names, size).and_then(|feeds| {
+                self.metrics.ran(size, size - rows);
+                let (outputs, run) = self.run_servable(feeds, &of_group);
+                times = Some(run);
+                batcher::parts(&*group, &names, &outputs?)
+            });
+            let here = match (parts, times) {
+                (Ok(parts), Some(run)) => {
+                    for (member, outputs) in of_group.iter().zip(parts) {
+                        member.task.succeed(&member.rows, outputs, run);
+                    }
+                    Some(size)
+                }
+                (Ok(_), None) => Some(0),
+                (Err(status), _) => self.divide(installed, of_group, &status, counts),
+            };
+            ran = ran.zip(here).map(|(before, here)| before + here);
+        }
+        ran
+    }
+
+    /// Have what an installed batcher, or the run of what it made, failed for fail alone.
+    fn divide(
+        &self,
+        installed: &dyn Batcher,
+        members: Vec<Member>,
+        status: &Status,
+        counts: Option<ProcessCounts>,
+    ) -> Option<usize> {
+        if self.may_concern_one(status, &members, counts) {
+            for half in halves(members) {
+                self.run_grouped(installed, half);
+            }
+        } else {
+            fail_all(&members, status);
+        }
+        None
+    }
+
+    fn run_servable(&self, feeds: Vec<Tensor>, group: &[Member]) -> (Result<Vec<Tensor>>, Run) {
+        let signature = self.signature;
+        // Nobody waits beyond the last deadline.
+        let deadlines: Option<Vec<Instant>> =
+            group.iter().map(|member| member.task.deadline).collect();
+        let options = RunOptions {
+            deadline: deadlines.and_then(|all| all.into_iter().max()),
+            is_low_priority: false,
+        };
+        let feeds = signature.feeds.iter().cloned().zip(feeds).collect();
+        let began = Instant::now();
+        let outputs = signature.servable.run(feeds, &signature.fetches, options);
+        (outputs, Run { began, ended: Instant::now() })
+    }
+
+    /// Whether a batch may have failed for one of several members, so that it is worth to look for
+    /// which. A process that has ended is not ended again to find out.
+    fn may_concern_one(
+        &self,
+        status: &Status,
+        members: &[Member],
+        before: Option<ProcessCounts>,
+    ) -> bool {
+        let concerns_all = matches!(
+            status.code,
+            Code::DeadlineExceeded | Code::Unavailable | Code::ResourceExhausted | Code::Cancelled
+        );
+        let ends = |counts: Option<ProcessCounts>| counts.map(|counts| counts.ends);
+        let has_lived = before.is_none() || ends(self.process_counts()) == ends(before);
+        members.len() > 1
+            && self.signature.parameters.run_unbatchable_alone
+            && !concerns_all
+            && has_lived
+    }
+
+    fn process_counts(&self) -> Option<ProcessCounts> {
+        self.signature.servable.process_counts()
+    }
 }
 
-/// A task's part of an output without what padding of its inputs added: a size that is the largest
-/// of some input, in the same dimension, becomes the task's own.
-fn unpadded(part: Tensor, largest: &[Shape], own: &[Shape]) -> Tensor {
-    let mut row = tensors::row_shape(&part).to_vec();
-    for (dim, size) in row.iter_mut().enumerate() {
-        let mut inputs = largest.iter().zip(own);
-        let found = inputs.find_map(|(largest, own)| {
-            let (largest, own) = (largest.get(dim)?, own.get(dim)?);
-            (largest == size && own < largest).then_some(*own)
-        });
-        *size = found.unwrap_or(*size);
-    }
-    if row == tensors::row_shape(&part) {
-        part
-    } else {
-        tensors::cut(&part, &row)
+/// Both halves, without those that nobody waits for any more.
+fn halves(mut members: Vec<Member>) -> [Vec<Member>; 2] {
+    members.retain(|member| member.task.is_wanted());
+    let second = members.split_off(members.len() / 2);
+    [members, second]
+}
+
+fn num_rows(members: &[Member]) -> usize {
+    members.iter().map(|member| member.rows.len()).sum()
+}
+
+fn fail_all(members: &[Member], status: &Status) {
+    for member in members {
+        member.task.fail(status.clone());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batching::signature::Parameters;
     use crate::batching::task::Answer;
-    use crate::batching::testing::{ints, parameters, Echo, Runs};
+    use crate::batching::tensors;
+    use crate::batching::testing::{ints, parameters, Echo, Runs, POISON};
     use crate::tensor::{Buffer, DType};
     use tokio::sync::oneshot::Receiver;
 
@@ -310,10 +301,18 @@ mod tests {
 
     impl Fixture {
         fn new(parameters: Parameters, output: Option<Vec<i64>>) -> Self {
-            let (echo, runs) = Echo::new(output);
+            Self::of(Echo::new(output), parameters)
+        }
+
+        fn of((echo, runs): (Echo, Runs), parameters: Parameters) -> Self {
             let names = |name: &str| vec![name.to_owned()];
-            let signature =
-                Signature::new(Arc::new(echo), names("x:0"), names("y:0"), Arc::new(parameters));
+            let signature = Signature::new(
+                "m".to_owned(),
+                Arc::new(echo),
+                names("x:0"),
+                names("y:0"),
+                Arc::new(parameters),
+            );
             Self { signature: Arc::new(signature), runs }
         }
 
@@ -440,6 +439,52 @@ mod tests {
             assert_eq!(apart.answers(feeds()), vec![Ok((output, vec![7])); 2]);
             assert_eq!(apart.runs(), [[2], [1], [1]]);
             assert!(apart.signature.is_unbatchable.load(Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn what_fails_for_one_fails_for_it_alone_where_requests_may_run_alone() {
+        let feeds = || (1..=8).map(|one| ints(&[1], &[if one == 6 { POISON } else { one }]));
+        let text = "INVALID_ARGUMENT: poison".to_owned();
+        let alone = Parameters { run_unbatchable_alone: true, ..parameters() };
+        let dividing = Fixture::new(alone, None);
+        let expected: Vec<_> = (1..=8)
+            .map(|one| if one == 6 { Err(text.clone()) } else { Ok((vec![1], vec![one])) })
+            .collect();
+
+        assert_eq!(dividing.answers(feeds().collect()), expected);
+        assert_eq!(dividing.runs(), [[8], [4], [4], [2], [1], [1], [2]]);
+        let together = Fixture::new(parameters(), None);
+        assert_eq!(together.answers(feeds().collect()), vec![Err(text); 8]);
+        assert_eq!(together.runs(), [[8]]);
+    }
+
+    #[test]
+    fn nobody_looks_for_one_who_is_to_blame_where_that_helps_no_other() {
+        for (failure, crashes) in [
+            (Status::deadline_exceeded("late"), false),
+            (Status::unavailable("busy"), false),
+            (Status::resource_exhausted("full"), false),
+            (Status::internal("the process has ended"), true),
+        ] {
+            let alone = Parameters { run_unbatchable_alone: true, ..parameters() };
+            let fixture = Fixture::of(Echo::failing(failure.clone(), crashes), alone);
+            let feeds = vec![ints(&[1], &[1]), ints(&[1], &[POISON])];
+
+            assert_eq!(fixture.answers(feeds), vec![Err(failure.to_string()); 2]);
+            assert_eq!(fixture.runs(), [[2]]);
+        }
+    }
+
+    #[test]
+    fn time_that_tells_nothing_of_rows_counts_for_none() {
+        let alone = Parameters { run_unbatchable_alone: true, ..parameters() };
+        for (last, expected) in [(2, 2), (POISON, 0)] {
+            let fixture = Fixture::new(alone.clone(), None);
+            let feeds = [1, last].map(|one| fixture.task(ints(&[1], &[one]), None));
+            let entries = feeds.iter().map(|(task, _)| Entry { rows: 0..1, task: task.clone() });
+
+            assert_eq!(run(entries.collect(), &Batching::default()), expected);
         }
     }
 

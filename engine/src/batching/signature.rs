@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batcher::Installed;
 use super::queue::Limits;
 use super::tensors::Fill;
 use crate::servable::Servable;
@@ -31,6 +32,8 @@ pub struct Parameters {
     pub target_p99_ms: f64,
     /// Most batches at a time; 0: one for each core.
     pub max_in_flight: usize,
+    /// Puts requests together and takes answers apart; `None`: `rows`.
+    pub batcher: Option<Installed>,
 }
 
 impl Parameters {
@@ -54,14 +57,16 @@ impl Parameters {
         }
     }
 
+    pub fn allowed_sizes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.allowed_batch_sizes.iter().filter_map(|&size| usize::try_from(size).ok())
+    }
+
     /// The size that a batch of `rows` is padded to: the smallest allowed that holds it.
     pub fn padded_size(&self, rows: usize) -> usize {
-        let allowed =
-            self.allowed_batch_sizes.iter().filter_map(|&size| usize::try_from(size).ok());
         if rows == 0 {
             return 0;
         }
-        allowed.filter(|&size| size >= rows).min().unwrap_or(rows)
+        self.allowed_sizes().filter(|&size| size >= rows).min().unwrap_or(rows)
     }
 
     pub fn fill(&self) -> Fill {
@@ -71,6 +76,7 @@ impl Parameters {
 
 /// One combination of feeds and fetches of one version.
 pub struct Signature {
+    pub model: String,
     /// The signature that feeds and fetches belong to; empty for those of several.
     pub name: String,
     pub servable: Arc<dyn Servable>,
@@ -78,13 +84,14 @@ pub struct Signature {
     pub feeds: Vec<String>,
     pub fetches: Vec<String>,
     pub parameters: Arc<Parameters>,
-    /// Whether its requests run by themselves: it changes what outlives a run, or its outputs
+    /// Whether its requests run by themselves: the servable says so, or its outputs
     /// turned out not to have a row for each row that is fed.
     pub is_unbatchable: AtomicBool,
 }
 
 impl Signature {
     pub fn new(
+        model: String,
         servable: Arc<dyn Servable>,
         feeds: Vec<String>,
         fetches: Vec<String>,
@@ -92,8 +99,8 @@ impl Signature {
     ) -> Self {
         let name = name(&*servable, &feeds, &fetches);
         let is_unbatchable =
-            AtomicBool::new(parameters.run_unbatchable_alone && servable.writes(&name));
-        Self { name, servable, feeds, fetches, parameters, is_unbatchable }
+            AtomicBool::new(parameters.run_unbatchable_alone && !servable.is_batchable(&name));
+        Self { model, name, servable, feeds, fetches, parameters, is_unbatchable }
     }
 }
 

@@ -83,6 +83,13 @@ pub fn join(parts: &[Part<'_>], extra: usize) -> Tensor {
     Tensor::dense(first.dtype(), shape, buffer)
 }
 
+/// A tensor of `rows` rows, some at least, as one of `size` rows: the first ones, and copies of the
+/// first.
+pub fn resized(tensor: &Tensor, rows: usize, size: usize) -> Tensor {
+    let kept = rows.min(size);
+    join(&[Part { tensor, start: 0, end: kept }], size - kept)
+}
+
 /// Rows of a tensor as a tensor, on the same memory.
 pub fn part(tensor: &Arc<Tensor>, rows: Range<usize>) -> Tensor {
     let mut shape = tensor.shape().to_vec();

@@ -1,17 +1,21 @@
 //! A servable to batch for, and parameters that ask for nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::signature::Parameters;
-use crate::servable::{RunOptions, Servable, Signatures};
-use crate::status::Result;
+use crate::servable::{ProcessCounts, RunOptions, Servable, Signatures};
+use crate::status::{Result, Status};
 use crate::tensor::{Buffer, DType, Tensor};
 
 /// The shapes of what was fed, run by run.
 pub type Runs = Arc<Mutex<Vec<Vec<i64>>>>;
+
+/// What a run fails with that is fed `POISON`.
+pub const POISON: i32 = -1;
 
 /// Gives back what it is fed, and remembers the shapes.
 pub struct Echo {
@@ -20,14 +24,32 @@ pub struct Echo {
     runs: Runs,
     /// The shape of its output where that is not the input's.
     output: Option<Vec<i64>>,
+    /// How a run fails that is fed `POISON`.
+    failure: Status,
+    /// Whether such a run ends a process of the servable's.
+    crashes: bool,
+    ends: AtomicU64,
 }
 
 impl Echo {
     pub fn new(output: Option<Vec<i64>>) -> (Self, Runs) {
         let runs = Runs::default();
-        let echo =
-            Self { signatures: Signatures::new(), map: Bytes::new(), runs: runs.clone(), output };
+        let echo = Self {
+            signatures: Signatures::new(),
+            map: Bytes::new(),
+            runs: runs.clone(),
+            output,
+            failure: Status::invalid_argument("poison"),
+            crashes: false,
+            ends: AtomicU64::new(0),
+        };
         (echo, runs)
+    }
+
+    /// One that fails in another way.
+    pub fn failing(failure: Status, crashes: bool) -> (Self, Runs) {
+        let (echo, runs) = Self::new(None);
+        (Self { failure, crashes, ..echo }, runs)
     }
 }
 
@@ -38,6 +60,10 @@ impl Servable for Echo {
     fn signature_def_map(&self) -> &Bytes {
         &self.map
     }
+    fn process_counts(&self) -> Option<ProcessCounts> {
+        let ends = self.ends.load(Ordering::Relaxed);
+        self.crashes.then_some(ProcessCounts { ends, ..ProcessCounts::default() })
+    }
     fn run(
         &self,
         feeds: Vec<(String, Tensor)>,
@@ -46,6 +72,11 @@ impl Servable for Echo {
     ) -> Result<Vec<Tensor>> {
         let (_, tensor) = feeds.into_iter().next().unwrap();
         self.runs.lock().push(tensor.shape().to_vec());
+        let is_ints = tensor.dtype() == DType::Int32;
+        if is_ints && tensor.buffer().unwrap().elements::<i32>().contains(&POISON) {
+            self.ends.fetch_add(u64::from(self.crashes), Ordering::Relaxed);
+            return Err(self.failure.clone());
+        }
         let shape = self.output.clone();
         Ok(vec![shape.map_or(tensor, |shape| ints(&shape, &[7]))])
     }
@@ -73,5 +104,6 @@ pub fn parameters() -> Parameters {
         policy: "fixed".to_owned(),
         target_p99_ms: 0.0,
         max_in_flight: 0,
+        batcher: None,
     }
 }

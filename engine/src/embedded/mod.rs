@@ -348,6 +348,7 @@ impl Batches {
                 padding_value: None,
                 unpad_outputs: false,
                 unbatched_signatures: Vec::new(),
+                batcher: None,
                 policy: if timeout.is_zero() { "adaptive" } else { "fixed" }.to_owned(),
                 target_p99_ms: 0.0,
                 max_in_flight: 0,

@@ -37,7 +37,10 @@ impl Version {
     pub fn new(number: i64, servable: Arc<dyn Servable>, batches: Option<Arc<Batches>>) -> Self {
         let batching = batches.map(|batches| {
             let parameters = batches.parameters.clone();
-            (Queues::new(servable.clone(), parameters, batches.shared.clone()), batches)
+            (
+                Queues::new(String::new(), servable.clone(), parameters, batches.shared.clone()),
+                batches,
+            )
         });
         Self { number, servable, batching, is_retired: AtomicBool::new(false) }
     }
@@ -113,6 +116,9 @@ impl Version {
         let _entered = batches.runtime.enter();
         match queues.admit(feeds, fetches, signature_name, options, self.clone())? {
             Admitted::Alone(feeds, fetches) => self.servable.run(feeds, &fetches, options),
+            Admitted::AtOnce(feeds, fetches, leave) => {
+                leave.run(feeds, &fetches, options, Instant::now()).map(|(outputs, _)| outputs)
+            }
             Admitted::Queued(mut ticket) => batches.runtime.block_on(async {
                 let answer = match options.deadline {
                     None => ticket.answer().await,

@@ -68,6 +68,11 @@ impl Aliases {
         &self.signature_def_map
     }
 
+    /// The signature that a tensor name of a run belongs to.
+    pub fn signature_of(&self, name: &str) -> Option<&str> {
+        self.names.get(name).map(|(signature, _)| signature.as_str())
+    }
+
     /// A run, taken apart into one call of each signature that it fetches from.
     ///
     /// # Errors

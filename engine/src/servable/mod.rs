@@ -1,6 +1,10 @@
 //! What requests are run on: any runtime that takes named tensors and gives named tensors back.
 
 pub mod aliases;
+mod cost;
+pub mod fixed_inputs;
+#[cfg(unix)]
+pub mod native;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod signature_def;
@@ -60,6 +64,8 @@ pub struct RunOptions {
 pub struct ProcessCounts {
     /// Runs that were given up, and their process with them.
     pub hung_runs: u64,
+    /// Processes that ended while they were needed; counted before their runs are answered.
+    pub ends: u64,
     pub restarts: u64,
 }
 
@@ -86,10 +92,10 @@ pub trait Servable: Send + Sync {
         None
     }
 
-    /// Whether a signature changes what outlives a run, so that requests for it are not to be
-    /// batched.
-    fn writes(&self, _signature_name: &str) -> bool {
-        false
+    /// Whether requests for a signature may share a run: it changes nothing that outlives one, and
+    /// says of none of its tensors that they have no rows.
+    fn is_batchable(&self, _signature_name: &str) -> bool {
+        true
     }
 
     /// Whether a run of a signature may keep what it was fed beyond its end.

@@ -86,7 +86,7 @@ impl Servable for PythonServable {
 }
 
 /// The status of an exception: its own code and text when it has them, and never a trace.
-fn status_of(py: Python<'_>, error: &PyErr) -> Status {
+pub(crate) fn status_of(py: Python<'_>, error: &PyErr) -> Status {
     let value = error.value(py);
     let code = value.getattr("code").and_then(|code| code.extract::<i32>());
     let message = value.getattr("message").and_then(|message| message.extract::<String>());
@@ -97,7 +97,7 @@ fn status_of(py: Python<'_>, error: &PyErr) -> Status {
 }
 
 /// (number of the type, shape, data): a buffer for dense elements, bytes objects for strings.
-fn to_python<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyTuple>> {
+pub(crate) fn to_python<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyTuple>> {
     let dtype = tensor.dtype().number();
     let shape = PyTuple::new(py, tensor.shape())?;
     let data = match tensor.data() {
@@ -110,7 +110,9 @@ fn to_python<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyTup
     (dtype, shape, data).into_pyobject(py)
 }
 
-fn from_python(tensor: &Bound<'_, PyTuple>) -> PyResult<std::result::Result<Tensor, String>> {
+pub(crate) fn from_python(
+    tensor: &Bound<'_, PyTuple>,
+) -> PyResult<std::result::Result<Tensor, String>> {
     let (dtype, shape, data): (i32, Vec<i64>, Bound<'_, PyAny>) = tensor.extract()?;
     let Some(dtype) = DType::from_number(dtype) else {
         return Ok(Err(format!("unknown type {dtype}")));

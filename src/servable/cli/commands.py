@@ -61,6 +61,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "tune": Command(
         "servable.cli.tune:tune", "Find batching parameters for a latency target."
     ),
+    "include": Command(
+        "servable.cli.include:include", "Print where the C and C++ headers are."
+    ),
     "version": Command(
         "servable.cli.version:version", "Print the versions of servable and TensorFlow."
     ),

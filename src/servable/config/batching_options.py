@@ -29,11 +29,14 @@ class BatchingOptions:
         max_in_flight: most batches of a signature that run at a time under a policy
             other than "fixed"; 0: as many as there are cores.
         run_unbatchable_alone: whether what no batch can hold runs by itself, instead
-            of being refused; None: under every policy but "fixed".
+            of being refused; None: under every policy but "fixed", and
+            with an installed batcher.
         padding_value: what variable lengths are padded with; None: the first element
             of each tensor itself.
         unpad_outputs: whether outputs lose what padding of the inputs added to them.
         unbatched_signatures: names of signatures whose requests run one by one.
+        batcher: the installed batcher that puts requests together and takes answers
+            apart; "": the engine does.
     """
 
     policy: str = FIXED
@@ -43,12 +46,13 @@ class BatchingOptions:
     padding_value: float | None = None
     unpad_outputs: bool = False
     unbatched_signatures: tuple[str, ...] = ()
+    batcher: str = ""
 
     @property
     def runs_unbatchable_alone(self) -> bool:
         """Whether what no batch can hold runs by itself."""
         if self.run_unbatchable_alone is None:
-            return self.policy != FIXED
+            return self.policy != FIXED or bool(self.batcher)
         return self.run_unbatchable_alone
 
     def updated(self, table: dict[str, Any], where: str) -> Self:
@@ -81,6 +85,12 @@ class BatchingOptionsByModel:
         """The names of policies that are none of the engine's own."""
         options = (self.default, *(options for _, options in self.by_model))
         return frozenset(one.policy for one in options) - {FIXED, ADAPTIVE}
+
+    @property
+    def batchers(self) -> frozenset[str]:
+        """The names of installed batchers."""
+        options = (self.default, *(options for _, options in self.by_model))
+        return frozenset(one.batcher for one in options if one.batcher)
 
     def of(self, model_name: str) -> BatchingOptions:
         """Return the options of a model."""
@@ -151,4 +161,5 @@ _CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
         ),
         "a list of names of signatures",
     ),
+    "batcher": (lambda value: isinstance(value, str), "the name of a batcher"),
 }

@@ -3,12 +3,13 @@ How the versions of SavedModels are batched: whose parameters hold, and what the
 is told of them.
 """
 
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from servable.config import batching_parameters
 from servable.config.batching_options import (
@@ -17,6 +18,9 @@ from servable.config.batching_options import (
     BatchingOptionsByModel,
 )
 from servable.config.batching_parameters import BatchingParameters
+
+if TYPE_CHECKING:
+    from servable import _engine
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ class EngineBatching:
     policy: str
     target_p99_ms: float
     max_in_flight: int
+    batcher: "_engine.Batcher | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +59,22 @@ class ModelBatching:
         is_per_model: whether the file in a version's directory says it, and a version
             without one is not batched.
         options: ours.
+        refuses_unbatchable: whether what no batch can hold is refused, as TensorFlow
+            Serving does, where neither options nor policy say otherwise.
     """
 
     parameters: BatchingParameters | None
     is_per_model: bool = False
     options: BatchingOptionsByModel = NO_OPTIONS
+    refuses_unbatchable: bool = True
 
     def of(self, model_name: str, path: str) -> EngineBatching | None:
         """
         Return how the version at *path* is batched, None for not at all.
 
         Raises:
-            InvalidArgument: The parameters contradict one another.
+            InvalidArgument: The parameters contradict one another, or there is no such
+                batcher.
             ServingError: Its file cannot be read.
         """
         parameters = self.parameters
@@ -78,7 +87,10 @@ class ModelBatching:
             parameters = batching_parameters.read(str(file))
         parameters.check_model()
         _logger.info("Wrapping session to perform batch processing")
-        return _for_engine(parameters, self.options.of(model_name))
+        options = self.options.of(model_name)
+        if options.run_unbatchable_alone is None and not self.refuses_unbatchable:
+            options = dataclasses.replace(options, run_unbatchable_alone=True)
+        return _for_engine(parameters, options)
 
 
 def _for_engine(
@@ -99,4 +111,14 @@ def _for_engine(
         policy=options.policy,
         target_p99_ms=options.target_p99_ms,
         max_in_flight=options.max_in_flight,
+        batcher=_batcher(options.batcher),
     )
+
+
+def _batcher(name: str) -> "_engine.Batcher | None":
+    if not name:
+        return None
+    # Needs NumPy, and is seldom asked for.
+    from servable.batching.hosting import load_batcher  # noqa: PLC0415
+
+    return load_batcher(name)

@@ -20,6 +20,7 @@ from servable.apis import (
 from servable.config import batching_parameters, session_config
 from servable.config.batching_options import NO_OPTIONS, BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
+from servable.config.model_batching import ModelBatching
 from servable.config.model_server_config import TENSORFLOW
 from servable.config.text_format import read_text_proto
 from servable.errors import InvalidArgument, NotFound
@@ -33,7 +34,8 @@ class TensorFlowConfig:
     How SavedModels are opened.
 
     session_config is a serialized tensorflow.ConfigProto, load_run_options one of
-    tensorflow.RunOptions for what is run to load a model.  batching is None where
+    tensorflow.RunOptions for what is run to load a model.  fixed_inputs are names in
+    the graph and serialized TensorProtos that every run is fed.  batching is None where
     requests run one by one.  transient_ram_bytes are needed beside a model's files.
     num_tflite_interpreters is 0 where TensorFlow Lite models are not looked for.
     """
@@ -46,17 +48,27 @@ class TensorFlowConfig:
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1
     num_model_warmup_threads: int = 1
+    enable_all_batch_sizes_warmup: bool = False
     session_target: str = ""
     load_run_options: bytes = b""
+    fixed_inputs: tuple[tuple[str, bytes], ...] = ()
     transient_ram_bytes: int = 0
     enable_session_metadata: bool = False
     num_tflite_interpreters: int = 0
+
+    @property
+    def model_batching(self) -> ModelBatching:
+        """Says how the requests of a version are batched."""
+        return ModelBatching(
+            self.batching,
+            self.enable_per_model_batching_parameters,
+            self.batching_options,
+        )
 
 
 # Fields of SessionBundleConfig and its ModelWarmupOptions that change nothing here.
 _WITHOUT_EFFECT: Final = {
     "in_graph_batching_parameters": "batches that graphs form follow the graph",
-    "experimental_fixed_input_tensors": "a request's own inputs are all that is fed",
     "remove_unused_fields_from_bundle_metagraph": "nothing else is ever kept",
     "resource_estimation_uses_validation_result": "nothing is validated beforehand",
     "num_tflite_interpreters": "num_tflite_pools has taken its place",
@@ -65,7 +77,6 @@ _WITHOUT_EFFECT: Final = {
 _WARMUP_WITHOUT_EFFECT: Final = {
     "model_name": "the name is that of the model config",
     "model_version": "the version is that of the directory",
-    "enable_all_batch_sizes_warmup": "requests are replayed as they were recorded",
 }
 
 
@@ -160,6 +171,10 @@ def _tensorflow(
         ).SerializeToString(),
         session_target=message.session_target,
         load_run_options=_load_run_options(message),
+        fixed_inputs=tuple(
+            (named.name, named.tensor.SerializeToString())
+            for named in message.experimental_fixed_input_tensors
+        ),
         transient_ram_bytes=message.experimental_transient_ram_bytes_during_load,
         enable_session_metadata=message.enable_session_metadata,
         num_tflite_interpreters=(
@@ -182,6 +197,7 @@ def _tensorflow(
             if warmup.HasField("num_request_iterations")
             else 1
         ),
+        enable_all_batch_sizes_warmup=warmup.enable_all_batch_sizes_warmup,
         num_model_warmup_threads=(
             warmup.num_model_warmup_threads.value
             if warmup.HasField("num_model_warmup_threads")

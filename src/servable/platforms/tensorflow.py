@@ -11,9 +11,9 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -25,6 +25,7 @@ from servable.errors import (
     Unimplemented,
     from_exception,
 )
+from servable.platforms.graph_ops import check_operations
 from servable.platforms.saved_model_files import (
     GRAPH_FILES,
     Completeness,
@@ -39,11 +40,11 @@ from servable.platforms.unrestored_variables import (
 )
 from servable.platforms.warmup import ModelWarmup
 
-ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
-
 _logger = logging.getLogger(__name__)
 
 Transform: TypeAlias = Callable[[str, _engine.Servable], _engine.Servable | None]
+ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
+"""Says of a model's name and a version's path how its requests are batched."""
 
 TFLITE_FILE: Final = "model.tflite"
 _NICE_WHILE_LOADING = 10
@@ -95,6 +96,8 @@ class SessionOptions:
     Attributes:
         target: names the runtime that has them; "": this process.
         load_run_options: serialized tensorflow.RunOptions of what loads a model.
+        fixed_inputs: what every run is fed: names in the graph and serialized
+            TensorProtos.
         transient_ram_bytes: what a load needs beside the files of the version.
         shows_metadata: whether TensorFlow, and *engine*, are told what a version is
             called.
@@ -102,6 +105,7 @@ class SessionOptions:
 
     target: str = ""
     load_run_options: bytes = b""
+    fixed_inputs: Sequence[tuple[str, bytes]] = ()
     transient_ram_bytes: int = 0
     shows_metadata: bool = False
     engine: ShowsMetadata | None = None
@@ -123,9 +127,11 @@ class TensorFlowPlatform:
         batching: says, of a model's name and a version's path, how requests are put
             into batches, None: each runs by itself; raises what the load shall fail
             with.
+        forbidden: names of effects that the operations of a graph must not have.
     """
 
     name = "tensorflow"
+    loads_in_process: Literal[True] = True
 
     def __init__(
         self,
@@ -136,7 +142,9 @@ class TensorFlowPlatform:
         session: SessionOptions | None = None,
         num_tflite_interpreters: int = 0,
         batching: ChooseBatching = lambda *_: None,
+        forbidden: Collection[str] = (),
     ) -> None:
+        self._forbidden = frozenset(forbidden)
         self._num_tflite_interpreters = num_tflite_interpreters
         self._transform = transform
         self._session = session or SessionOptions()
@@ -195,6 +203,7 @@ class TensorFlowPlatform:
             self._warmup.run(path, servable)
 
     def _open(self, path: str, servable_id: ServableId | None) -> OpenSavedModel:
+        check_operations(path, self._forbidden)
         LIBRARY.open()
         model = read_object_graph_model(path, self._tags)
         if model is not None and model.unrestored_variables:
@@ -215,6 +224,7 @@ class TensorFlowPlatform:
                 inter_op_in_caller=True,
                 session_target=self._session.target,
                 load_run_options=self._session.load_run_options,
+                fixed_inputs=list(self._session.fixed_inputs),
             )
         except _engine.EngineError as error:
             raise from_exception(error) from error

@@ -47,7 +47,11 @@ class Replays(Protocol):
     """What can be warmed up: servable._engine.Servable."""
 
     def replay(
-        self, log_type: int, request: bytes, engine: "_engine.Engine | None" = None
+        self,
+        log_type: int,
+        request: bytes,
+        engine: "_engine.Engine | None" = None,
+        all_batch_sizes: bool = False,
     ) -> bytes:
         """See servable._engine.Servable."""
 
@@ -69,14 +73,21 @@ class ModelWarmup:
         engine: is told of every warm-up, and counts what runs in it.
         num_request_iterations: how often each request is replayed.
         num_threads: how many requests run at a time.
+        all_batch_sizes: whether each runs as a batch of each of the allowed sizes.
     """
 
     def __init__(
-        self, engine: Counts, num_request_iterations: int = 1, num_threads: int = 1
+        self,
+        engine: Counts,
+        num_request_iterations: int = 1,
+        num_threads: int = 1,
+        *,
+        all_batch_sizes: bool = False,
     ) -> None:
         self._engine = engine
         self._num_request_iterations = num_request_iterations
         self._num_threads = num_threads
+        self._all_batch_sizes = all_batch_sizes
 
     def run(self, path: str, servable: Replays) -> None:
         """
@@ -133,7 +144,7 @@ class ModelWarmup:
         engine = cast("_engine.Engine", self._engine)
         for _ in range(self._num_request_iterations):
             try:
-                servable.replay(log_type, request, engine)
+                servable.replay(log_type, request, engine, self._all_batch_sizes)
             except Exception as error:
                 raise from_exception(error) from error
 

@@ -6,9 +6,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tonic::transport::Server;
-
 use super::service::Limits;
+use super::transport::Settings;
+
+/// How often a connection on which nothing comes is asked for a sign of life, and how long that may
+/// take.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Arguments by their names.
 pub struct Arguments<'a>(pub &'a HashMap<String, i64>);
@@ -25,30 +29,30 @@ impl Arguments<'_> {
         Some(Duration::from_millis(ms.into()))
     }
 
-    pub fn apply(&self, mut server: Server) -> Server {
-        if let Some(most) = self.limit("grpc.max_concurrent_streams") {
-            server = server.max_concurrent_streams(most);
+    /// What is given, where something is; else the default.
+    fn or_none(&self, name: &str, default: Duration) -> Option<Duration> {
+        if self.0.contains_key(name) {
+            self.duration(name)
+        } else {
+            Some(default)
         }
-        if let Some(every) = self.duration("grpc.keepalive_time_ms") {
-            server = server.http2_keepalive_interval(Some(every));
-        }
-        if let Some(wait) = self.duration("grpc.keepalive_timeout_ms") {
-            server = server.http2_keepalive_timeout(Some(wait));
-        }
-        if let Some(age) = self.duration("grpc.max_connection_age_ms") {
-            server = server.max_connection_age(age);
-        }
-        if let Some(grace) = self.duration("grpc.max_connection_age_grace_ms") {
-            server = server.max_connection_age_grace(grace);
-        }
-        if let Some(most) = self.limit("grpc.max_metadata_size") {
-            server = server.http2_max_header_list_size(most);
-        }
-        if let Some(size) = self.limit("grpc.http2.max_frame_size") {
+    }
+
+    /// How connections are kept.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            max_concurrent_streams: self.limit("grpc.max_concurrent_streams"),
+            // A peer that is gone without a word, or reads nothing, is noticed by this.
+            keepalive_interval: self.or_none("grpc.keepalive_time_ms", KEEPALIVE),
+            keepalive_timeout: self.or_none("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
+            max_connection_age: self.duration("grpc.max_connection_age_ms"),
+            max_connection_age_grace: self.duration("grpc.max_connection_age_grace_ms"),
+            max_header_list_size: self.limit("grpc.max_metadata_size"),
             // What the protocol allows.
-            server = server.max_frame_size(size.clamp(16_384, (1 << 24) - 1));
+            max_frame_size: self
+                .limit("grpc.http2.max_frame_size")
+                .map(|size| size.clamp(16_384, (1 << 24) - 1)),
         }
-        server
     }
 
     /// Limits on messages; `receive` is the one that holds anyway.

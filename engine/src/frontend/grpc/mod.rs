@@ -5,25 +5,39 @@
 
 mod administration;
 mod authority;
+mod authorization;
 mod channel_arguments;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 mod listener;
 mod model_service;
+mod patient;
 mod prediction_service;
 mod profiler_service;
 mod service;
 mod session_service;
+mod transport;
 mod unary;
 
+use std::future::Future;
 use std::sync::Arc;
 
-use tonic::transport::server::Router;
+use tonic::service::interceptor::InterceptedService;
+use tonic::service::Routes;
 
-pub use listener::{bind_tcp, bind_unix, Listeners};
+pub use listener::{bind_tcp, bind_unix, inherit_tcp, inherit_unix, Listeners};
 
+use self::administration::Administration;
 use self::channel_arguments::Arguments;
-use self::service::Methods;
-use crate::app::App;
+use self::model_service::Models;
+use self::prediction_service::Prediction;
+use self::profiler_service::Profiler;
+use self::service::{Found, Table};
+use self::session_service::Sessions;
+use self::transport::Dispatch;
+use crate::access::Scopes;
+use crate::app::{App, Options};
 use crate::status::Status;
 
 /// Longest text of an error; longer ones are cut, because clients refuse big trailers.
@@ -44,43 +58,64 @@ impl From<Status> for tonic::Status {
     }
 }
 
-/// The services, ready to be given connections.
-pub fn router(app: &Arc<App>, health: Option<health::Service>) -> Router {
-    let options = &app.options;
-    let arguments = Arguments(&options.grpc_channel_arguments);
-    let builder = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME);
-    let mut builder = arguments.apply(builder);
-    let limits = arguments.limits(options.max_message_bytes);
+/// Serve `listeners` until `stopping` is over, and then the connections that there are.
+pub async fn serve(
+    app: Arc<App>,
+    listeners: Listeners,
+    health: Option<health::Service>,
+    stopping: impl Future<Output = ()> + Send + 'static,
+) {
+    let arguments = Arguments(&app.options.grpc_channel_arguments);
+    let settings = arguments.settings();
+    let limits = arguments.limits(app.options.max_message_bytes);
+    let dispatch = Dispatch { others: others(&app, health), app, limits };
+    transport::serve(listeners.incoming(stopping), settings, dispatch).await;
+}
+
+/// The method of that path, where it is one of ours.
+fn find(options: &Options, path: &str) -> Option<Found> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    match service {
+        <Prediction as Table>::NAME => service::find::<Prediction>(method),
+        <Models as Table>::NAME => service::find::<Models>(method),
+        <Administration as Table>::NAME => service::find::<Administration>(method),
+        <Profiler as Table>::NAME if options.enable_profiler => service::find::<Profiler>(method),
+        <Sessions as Table>::NAME if options.enable_session_service => {
+            service::find::<Sessions>(method)
+        }
+        _ => None,
+    }
+}
+
+/// The services that tonic has; what none of them knows is UNIMPLEMENTED.
+fn others(app: &Arc<App>, health: Option<health::Service>) -> Routes {
+    let guarded = app.clone();
+    // Which methods there are is told to whoever has any token.
+    let guard = move |call: tonic::Request<()>| {
+        let headers = call.metadata().as_ref();
+        let headers = authorization::credentials(headers);
+        let admitted = guarded.access.admit(headers, Scopes::ANY, "Reflection");
+        admitted.map(|_| call).map_err(tonic::Status::from)
+    };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(crate::protos::DESCRIPTORS)
     };
-    let profiler = options.enable_profiler;
-    let sessions = options.enable_session_service;
-    builder
-        .add_optional_service(health)
-        .add_service(Methods::<prediction_service::Prediction>::new(app.clone(), limits))
-        .add_service(Methods::<model_service::Models>::new(app.clone(), limits))
-        .add_service(Methods::<administration::Administration>::new(app.clone(), limits))
-        .add_optional_service(
-            profiler.then(|| Methods::<profiler_service::Profiler>::new(app.clone(), limits)),
-        )
-        .add_optional_service(
-            sessions.then(|| Methods::<session_service::Sessions>::new(app.clone(), limits)),
-        )
-        .add_service(reflection().build_v1().expect("our own descriptors are valid"))
-        .add_service(reflection().build_v1alpha().expect("our own descriptors are valid"))
+    let routes = Routes::default()
+        .add_service(InterceptedService::new(
+            reflection().build_v1().expect("our own descriptors are valid"),
+            guard.clone(),
+        ))
+        .add_service(InterceptedService::new(
+            reflection().build_v1alpha().expect("our own descriptors are valid"),
+            guard,
+        ));
+    match health {
+        None => routes,
+        Some(health) => routes.add_service(health),
+    }
+    .prepare()
 }
-
-/// Windows large enough that a tensor of some megabytes arrives without waiting for updates.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Frames large enough that such a tensor is a handful of them.
-const MAX_FRAME: u32 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -2,38 +2,35 @@
 //!
 //! Every method here is unary, so a call is: collect one message, answer one message and the
 //! trailers. That much is done here, without the streams that would be set up for it otherwise
-//! (about a third of the time of a small call); connections, HTTP/2, TLS and the other services
-//! are tonic's.
+//! (about a third of the time of a small call).
 
-use std::convert::Infallible;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::server::NamedService;
+use tokio::time::timeout_at;
 
-use super::unary;
-use crate::app::App;
+use super::{authorization, unary};
+use crate::admission::Permit;
+use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
 use crate::frontend::{LOW_PRIORITY, PRIORITY};
 use crate::status::Status;
 use crate::wire::Message;
 
 /// What a call carries beside its message.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Default)]
 pub struct Call {
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
     /// Others go first where requests wait for one another.
     pub is_low_priority: bool,
     pub peer: Peer,
+    /// What the call holds, until it is answered.
+    pub permit: Option<Permit>,
 }
 
 pub type Answer = Pin<Box<dyn Future<Output = Result<Message, Status>> + Send>>;
@@ -46,6 +43,11 @@ pub trait Table: Send + Sync + 'static {
 
     /// The method of that name.
     fn method(name: &str) -> Option<Method>;
+
+    /// Whether the method of that name runs a model: the others are answered however many do.
+    fn runs(_name: &str) -> bool {
+        false
+    }
 }
 
 /// Most bytes of one message.
@@ -55,59 +57,68 @@ pub struct Limits {
     pub send: usize,
 }
 
-/// A service of tonic's that answers from a [`Table`].
-pub struct Methods<T> {
+/// A method, and what is to be known before it is called.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub service: &'static str,
+    pub method: Method,
+    /// Whether it runs a model.
+    pub runs: bool,
+}
+
+/// The method of a service.
+pub fn find<T: Table>(method: &str) -> Option<Found> {
+    Some(Found { service: T::NAME, method: T::method(method)?, runs: T::runs(method) })
+}
+
+/// Collect the message of a request, have the method answer it, and make a response of that.
+///
+/// The response comes when the client stops waiting at the latest.
+pub async fn answer<B>(
     app: Arc<App>,
+    Found { service, method, runs }: Found,
     limits: Limits,
-    table: PhantomData<fn() -> T>,
-}
-
-impl<T> Methods<T> {
-    pub fn new(app: Arc<App>, limits: Limits) -> Self {
-        Self { app, limits, table: PhantomData }
-    }
-}
-
-impl<T> Clone for Methods<T> {
-    fn clone(&self) -> Self {
-        Self::new(self.app.clone(), self.limits)
-    }
-}
-
-impl<T: Table> NamedService for Methods<T> {
-    const NAME: &'static str = T::NAME;
-}
-
-impl<T: Table> Service<Request<Body>> for Methods<T> {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The router matched "/<NAME>/" already.
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let Some(method) = T::method(method) else {
-            return Box::pin(async { Ok(tonic::Status::unimplemented("").into_http()) });
-        };
-        let app = self.app.clone();
-        let limits = self.limits;
-        Box::pin(async move {
-            let call = Call {
-                deadline: deadline(request.headers()),
-                is_low_priority: is_low_priority(request.headers()),
-                peer: peer(&request),
-            };
-            let answer = match unary::message(request, limits.receive).await {
-                Ok(message) => method(app, message, call).await.map_err(tonic::Status::from),
-                Err(status) => Err(status),
-            };
-            Ok(unary::response(answer.and_then(|message| unary::sized(message, limits.send))))
-        })
-    }
+    request: Request<B>,
+    mut peer: Peer,
+) -> Response<unary::Answer>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<unary::BoxError>,
+{
+    let headers = request.headers();
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let credentials = authorization::credentials(headers);
+    let token = match app.access.admit(credentials, authorization::needed(service, name), name) {
+        Ok(token) => token.map(|token| (token, name.to_owned())),
+        // Nothing that a stranger sends is waited for.
+        Err(status) => return unary::response(Err(status.into())),
+    };
+    peer.has_admin_token = token.as_ref().is_some_and(|(token, _)| token.may_administrate());
+    let deadline = match deadline(headers) {
+        None if runs => deadline_after_ms(app.options.grpc_default_timeout_ms),
+        deadline => deadline,
+    };
+    let is_low_priority = is_low_priority(headers);
+    let permit = app.admission.permit();
+    let answered = async {
+        let message = unary::message(request, limits.receive, &permit).await?;
+        if let Some((token, name)) = &token {
+            authorization::check_models(&app.access, token, name, &message)?;
+        }
+        if runs {
+            permit.enter()?;
+        }
+        let call = Call { deadline, is_low_priority, peer, permit: Some(permit) };
+        let answer = method(app, message, call).await?;
+        unary::sized(answer, limits.send)
+    };
+    let answer = match deadline {
+        None => answered.await,
+        Some(deadline) => timeout_at(deadline.into(), answered)
+            .await
+            .unwrap_or_else(|_| Err(Status::timed_out().into())),
+    };
+    unary::response(answer)
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header.
@@ -136,10 +147,6 @@ fn parse_timeout(value: &[u8]) -> Option<Duration> {
         b'n' => Duration::from_nanos(number),
         _ => return None,
     })
-}
-
-fn peer(request: &Request<Body>) -> Peer {
-    request.extensions().get().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ const METRICS: [(&str, &str, &str, Write); 12] = [
         "Batches that were begun, by why they had no more rows.",
         |page, name, labels, seen| {
             let [model, version, signature] = *labels;
-            for (reason, count) in Reason::ALL.iter().zip(seen.reasons) {
+            for (reason, count) in Reason::ALL.iter().zip(seen.counts.reasons) {
                 let labels = [model, version, signature, ("reason", reason.name())];
                 page.sample(name, &labels, count);
             }
@@ -83,7 +83,7 @@ const METRICS: [(&str, &str, &str, Write); 12] = [
         "servable_batching_rows_total",
         COUNTER,
         "Rows of batches that were begun.",
-        |page, name, labels, seen| page.sample(name, labels, seen.rows),
+        |page, name, labels, seen| page.sample(name, labels, seen.counts.rows),
     ),
     (
         "servable_batching_refused_total",

@@ -30,13 +30,23 @@ pub fn write(page: &mut Page) {
 
 static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
 
-/// `nvmlMemory_t`, in bytes.
+/// `nvmlMemory_v2_t`, in bytes. The first version of it counts what the driver keeps for itself
+/// as used.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Memory {
+    version: c_uint,
     total: u64,
+    reserved: u64,
     free: u64,
     used: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let version = size_of::<Self>() as c_uint | 2 << 24;
+        Self { version, total: 0, reserved: 0, free: 0, used: 0 }
+    }
 }
 
 /// The functions of NVIDIA's management library that are used.
@@ -63,7 +73,7 @@ impl Nvml {
             Some(Self {
                 count: *library.get(c"nvmlDeviceGetCount_v2".to_bytes_with_nul()).ok()?,
                 handle: *library.get(c"nvmlDeviceGetHandleByIndex_v2".to_bytes_with_nul()).ok()?,
-                memory: *library.get(c"nvmlDeviceGetMemoryInfo".to_bytes_with_nul()).ok()?,
+                memory: *library.get(c"nvmlDeviceGetMemoryInfo_v2".to_bytes_with_nul()).ok()?,
                 _library: library,
             })
         }

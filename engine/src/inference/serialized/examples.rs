@@ -295,7 +295,8 @@ fn regression_result(values: &[f32]) -> Vec<u8> {
     result
 }
 
-/// Answer the request that a record of a warm-up file holds, and count the run in `metrics`.
+/// Answer the request that a record of a warm-up file holds, and count the run in `metrics`; as a
+/// batch of each of the allowed sizes, too, with `all_sizes`.
 ///
 /// # Errors
 /// UNIMPLEMENTED for a kind of record that cannot be replayed; what the request is answered.
@@ -304,14 +305,15 @@ pub fn replay(
     kind: i32,
     message: &Bytes,
     metrics: Option<&Metrics>,
+    all_sizes: bool,
 ) -> Result<Message> {
     use super::answer_here;
     use super::predict::PredictRequest;
     match kind {
-        2 => answer_here::<ClassificationRequest>(handle, message, metrics),
-        3 => answer_here::<RegressionRequest>(handle, message, metrics),
-        4 => answer_here::<MultiInferenceRequest>(handle, message, metrics),
-        6 => answer_here::<PredictRequest>(handle, message, metrics),
+        2 => answer_here::<ClassificationRequest>(handle, message, metrics, all_sizes),
+        3 => answer_here::<RegressionRequest>(handle, message, metrics, all_sizes),
+        4 => answer_here::<MultiInferenceRequest>(handle, message, metrics, all_sizes),
+        6 => answer_here::<PredictRequest>(handle, message, metrics, all_sizes),
         _ => Err(Status::unimplemented(format!("Unsupported log_type for warmup: {kind}"))),
     }
 }

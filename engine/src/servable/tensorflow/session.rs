@@ -4,9 +4,8 @@ use std::ffi::{c_char, c_void, CStr, CString};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hashbrown::{Equivalent, HashMap};
@@ -18,6 +17,7 @@ use super::api::{
 use super::saved_model::{self, MetaGraph};
 use super::startup;
 use super::tensor::Owned;
+use crate::servable::cost::{Cost, Stopwatch};
 use crate::servable::{RunOptions, Servable, SessionRun, Signatures};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
@@ -167,12 +167,12 @@ impl Servable for SavedModel {
         &self.meta_graph.signature_def_map
     }
 
-    fn writes(&self, signature_name: &str) -> bool {
-        self.meta_graph.writing_signatures.contains(signature_name)
+    fn is_batchable(&self, signature_name: &str) -> bool {
+        !self.meta_graph.writing_signatures.contains(signature_name)
     }
 
     fn may_keep_feeds(&self, signature_name: &str) -> bool {
-        self.meta_graph.may_wait || self.writes(signature_name)
+        self.meta_graph.may_wait || !self.is_batchable(signature_name)
     }
 
     fn is_bounded(&self) -> bool {
@@ -354,99 +354,6 @@ struct Plan {
     cost: Cost,
 }
 
-/// How long runs take.
-#[derive(Default)]
-struct Cost {
-    /// Moving average in nanoseconds; 0 before the first run.
-    average: AtomicU64,
-    /// The longest of late, in nanoseconds: it fades by a quarter with every run.
-    peak: AtomicU64,
-}
-
-impl Cost {
-    /// Runs below this gain nothing from being spread over threads: handing them over costs about
-    /// 30 µs, and is what makes a small model slow.
-    const SHORT: Duration = Duration::from_micros(500);
-    /// Runs below this cost less than waking another thread for them and being woken by it.
-    const QUICK: Duration = Duration::from_micros(30);
-    /// A run that took longer than this of late keeps those after it off the I/O threads.
-    const QUICK_AT_WORST: Duration = Duration::from_micros(300);
-    /// Most bytes fed for a run to be quick: even an outer product of so little is over soon.
-    const SMALL: usize = 4 << 10;
-
-    fn record(&self, took: Duration) {
-        let took = nanoseconds(took).max(1);
-        let average = self.average.load(Ordering::Relaxed);
-        let average = if average == 0 { took } else { average - average / 4 + took / 4 };
-        self.average.store(average.max(1), Ordering::Relaxed);
-        let peak = self.peak.load(Ordering::Relaxed);
-        self.peak.store(took.max(peak - peak / 4), Ordering::Relaxed);
-    }
-
-    /// Whether runs are known to be short. One that was never seen is not: only on the runtime's
-    /// own threads can it be told to stop at a deadline.
-    fn is_short(&self) -> bool {
-        let average = self.average.load(Ordering::Relaxed);
-        average > 0 && average < nanoseconds(Self::SHORT)
-    }
-
-    /// Whether runs are so short that they may happen on an I/O thread.
-    fn is_quick(&self) -> bool {
-        let average = self.average.load(Ordering::Relaxed);
-        let peak = self.peak.load(Ordering::Relaxed);
-        average > 0
-            && average < nanoseconds(Self::QUICK)
-            && peak < nanoseconds(Self::QUICK_AT_WORST)
-    }
-}
-
-/// Measures a run.
-///
-/// A compute thread that loses its core in the middle of a run has not made the run longer, and if
-/// it counted so, a busy machine would never find out that a model is quick. There the thread's
-/// CPU time bounds what counts. Reading that clock is a system call, which quick runs are spared.
-struct Stopwatch {
-    began: Instant,
-    /// CPU time of the thread at the start, where it is looked at.
-    cpu: Option<Duration>,
-}
-
-impl Stopwatch {
-    /// How much longer than its CPU time a run may count: it may wait for other threads' work.
-    const WAITING: u32 = 4;
-
-    fn start(is_quick: bool) -> Self {
-        let cpu = if is_quick { None } else { thread_cpu_time() };
-        Self { began: Instant::now(), cpu }
-    }
-
-    fn took(&self) -> Duration {
-        let wall = self.began.elapsed();
-        match (self.cpu, self.cpu.and_then(|_| thread_cpu_time())) {
-            (Some(before), Some(after)) => {
-                wall.min(after.saturating_sub(before).saturating_mul(Self::WAITING))
-            }
-            _ => wall,
-        }
-    }
-}
-
-/// CPU time of the calling thread, where the system tells it.
-fn thread_cpu_time() -> Option<Duration> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a `timespec` of ours.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    match (result, seconds, nanos) {
-        (0, Ok(seconds), Ok(nanos)) => Some(Duration::new(seconds, nanos)),
-        _ => None,
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Plans kept; requests can ask for more combinations of outputs than are worth keeping.
 const MAX_PLANS: usize = 512;
 
@@ -549,8 +456,9 @@ impl SavedModel {
     /// Serialized `tensorflow.RunOptions`.
     fn run_options(&self, plan: &Plan, options: RunOptions) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(16);
-        if self.inter_op_in_caller && plan.cost.is_short() {
-            // A run there cannot be timed out, but whoever waits for it can.
+        // A run there cannot be timed out: one that may go on for ever had better be.
+        let may_stay = self.meta_graph.is_bounded || options.deadline.is_none();
+        if self.inter_op_in_caller && plan.cost.is_short() && may_stay {
             put_calling_thread(&mut bytes);
         } else if let Some(deadline) = options.deadline {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
@@ -575,41 +483,6 @@ fn put_calling_thread(options: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn after(runs: &[u64]) -> Cost {
-        let cost = Cost::default();
-        for &micros in runs {
-            cost.record(Duration::from_micros(micros));
-        }
-        cost
-    }
-
-    #[test]
-    fn runs_are_quick_only_while_none_of_late_took_long() {
-        for (runs, is_short, is_quick) in [
-            (&[][..], false, false),
-            (&[10], true, true),
-            (&[100], true, false),
-            (&[1000], false, false),
-            // One slow run: back on the compute threads until it is forgotten.
-            (&[10, 10, 10, 400], true, false),
-            (&[10, 10, 10, 5000, 10], false, false),
-        ] {
-            let cost = after(runs);
-            assert_eq!((cost.is_short(), cost.is_quick()), (is_short, is_quick), "{runs:?}");
-        }
-        let recovered = [&[5000][..], &[10; 30]].concat();
-        assert!(after(&recovered).is_quick());
-    }
-
-    #[test]
-    fn a_thread_that_does_not_run_makes_no_run_longer() {
-        let (sleeping, watched) = (Stopwatch::start(false), Stopwatch::start(true));
-        std::thread::sleep(Duration::from_millis(20));
-
-        assert!(sleeping.took() < Duration::from_millis(10), "{:?}", sleeping.took());
-        assert!(watched.took() >= Duration::from_millis(20));
-    }
 
     #[test]
     fn names_of_a_request_find_the_plan_made_for_them() {

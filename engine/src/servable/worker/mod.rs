@@ -15,9 +15,16 @@ pub use process::{Process, Recipe};
 
 use crate::compute::Compute;
 use crate::servable::aliases::{gather, Aliases, Call};
-use crate::servable::{ProcessCounts, RunOptions, Servable, Signatures};
+use crate::servable::{ProcessCounts, RunOptions, Servable, Signatures, TensorInfo};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
+
+/// Read bytes as what the process of a model sends.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn try_frames(input: &[u8]) {
+    let _ = frame::ready(input).is_ok();
+    let _ = frame::answer(input).is_ok();
+}
 
 /// Runs that may wait for a model; more are refused, so that a model that hangs collects no memory.
 const MAX_WAITING: usize = 1000;
@@ -64,6 +71,15 @@ impl Servable for Worker {
 
     fn process_counts(&self) -> Option<ProcessCounts> {
         Some(self.process.counts())
+    }
+
+    fn is_batchable(&self, signature_name: &str) -> bool {
+        let has_rows = |info: &TensorInfo| {
+            info.shape.as_ref().is_none_or(|sizes| sizes.first().is_some_and(|&size| size < 0))
+        };
+        self.signatures().get(signature_name).is_none_or(|signature| {
+            signature.inputs.values().chain(signature.outputs.values()).all(has_rows)
+        })
     }
 
     fn run(
@@ -136,6 +152,10 @@ impl Servable for Transformed {
 
     fn process_counts(&self) -> Option<ProcessCounts> {
         self.worker.process_counts()
+    }
+
+    fn is_batchable(&self, signature_name: &str) -> bool {
+        self.worker.is_batchable(signature_name) && self.inner.is_batchable(signature_name)
     }
 
     fn run(

@@ -51,6 +51,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     hung_runs: AtomicU64,
+    ends: AtomicU64,
     restarts: AtomicU64,
 }
 
@@ -85,6 +86,7 @@ impl Process {
             state: Mutex::default(),
             changed: Condvar::new(),
             hung_runs: AtomicU64::new(0),
+            ends: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
         });
         let (stream, ready) = shared.launch()?;
@@ -144,6 +146,7 @@ impl Process {
     pub fn counts(&self) -> ProcessCounts {
         ProcessCounts {
             hung_runs: self.shared.hung_runs.load(Ordering::Relaxed),
+            ends: self.shared.ends.load(Ordering::Relaxed),
             restarts: self.shared.restarts.load(Ordering::Relaxed),
         }
     }
@@ -321,8 +324,10 @@ impl Shared {
             if began.elapsed() > HEALTHY {
                 backoff = BACKOFF.0;
             }
-            // The log is Python's; this is rare, and the operator's first question.
-            eprintln!("The process of a model ended and is started again: {end}");
+            // The log is Python's; this is rare, and the operator's first question.  Whether
+            // anybody reads it is no matter.
+            let _ =
+                writeln!(io::stderr(), "The process of a model ended and is started again: {end}");
             next = self.start_again(signature_def_map, &mut backoff);
         }
         let mut state = self.state.lock();
@@ -363,6 +368,7 @@ impl Shared {
         // Calls from now on are for the next process.
         self.state.lock().connection = None;
         let end = self.reap();
+        self.ends.fetch_add(1, Ordering::Relaxed);
         let waiting = std::mem::take(&mut self.state.lock().waiting);
         for (_, waiting) in waiting {
             let _ = waiting.send(Err(Status::internal(format!(

@@ -18,7 +18,7 @@ from servable.core.resources import estimate_from_files
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
-from servable.platforms.platform import PlatformOptions
+from servable.platforms.platform import ChoosesBatching, PlatformOptions
 from servable.platforms.warmup import ModelWarmup
 
 MODEL_FILE: Final = "model.py"
@@ -45,6 +45,8 @@ class WorkerPlatform:
             started again.
         arguments: of the factory; what JSON can hold.
         warmup: replays what a version brings along; None: nothing is.
+        batching: says how the requests of a version are put into batches; None: each
+            runs by itself.
     """
 
     name: str
@@ -52,6 +54,7 @@ class WorkerPlatform:
     run_limit_s: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
     warmup: ModelWarmup | None = None
+    batching: ChoosesBatching | None = None
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "WorkerLoader":
         """Return the Loader of the version at *path*."""
@@ -79,16 +82,21 @@ class WorkerLoader:
 
         Raises:
             NotFound: there is no such directory.
-            ServingError: what the model fails to load with, or its warm-up.
+            ServingError: what the model fails to load with, or its warm-up, or what is
+                wrong with the parameters of its batching.
         """
         if not os.path.isdir(self._path):
             raise NotFound(f"There is no version directory for {self._id}")
+        chooses = self._platform.batching
+        batching = chooses.of(self._id.name, self._path) if chooses else None
         servable = start_worker(
             self._platform.factory,
             self._path,
             self._platform.run_limit_s,
             self._platform.arguments,
         )
+        if batching is not None:
+            servable.set_batching(batching)
         try:
             if self._platform.warmup is not None:
                 self._platform.warmup.run(self._path, servable)
@@ -181,6 +189,7 @@ def worker_platform(
         options.python_run_limit_s,
         arguments or {},
         warmup if options.enable_model_warmup else None,
+        options.read_platform_batching(),
     )
 
 

@@ -1,0 +1,200 @@
+//! Connections: each speaks HTTP/2, and its requests go to the method that their path names.
+//!
+//! Methods of ours are found in their tables at once. Whatever else is asked, health and
+//! reflection among it, goes to tonic, which also says that there is no such method. tonic's own
+//! transport would lead every request through a router and a stack of layers that do nothing here
+//! and together cost as much as decoding a small request and running its model do.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::{pin, Pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming as Received;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_stream::StreamExt;
+use tonic::codegen::Service;
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+
+use super::listener::{Connection, Incoming};
+use super::patient::Patient;
+use super::service::{self, Limits};
+use super::{find, unary};
+use crate::app::App;
+use crate::frontend::peer::Peer;
+
+/// How connections are kept; none of these has a limit where it is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    pub max_concurrent_streams: Option<u32>,
+    pub keepalive_interval: Option<Duration>,
+    pub keepalive_timeout: Option<Duration>,
+    /// After so long a connection is asked to end, and after the grace it is ended.
+    pub max_connection_age: Option<Duration>,
+    pub max_connection_age_grace: Option<Duration>,
+    pub max_header_list_size: Option<u32>,
+    pub max_frame_size: Option<u32>,
+}
+
+/// What answers requests.
+#[derive(Clone)]
+pub struct Dispatch {
+    pub app: Arc<App>,
+    pub limits: Limits,
+    /// What answers where there is no method of ours.
+    pub others: Routes,
+}
+
+/// Serve connections as long as there come any, and then ask those that there are to end.
+pub async fn serve(incoming: Incoming, settings: Settings, dispatch: Dispatch) {
+    let (ending, ends) = watch::channel(false);
+    {
+        let mut incoming = pin!(incoming);
+        while let Some(connection) = incoming.next().await {
+            // A connection that failed is its client's affair.
+            let Ok(connection) = connection else { continue };
+            drop(tokio::spawn(connect(connection, settings, dispatch.clone(), ends.clone())));
+        }
+        // The listeners are closed here: nobody is to wait for who does not accept any more.
+    }
+    drop(ends);
+    ending.send_replace(true);
+    ending.closed().await;
+}
+
+/// Serve one connection until it ends.
+async fn connect(
+    stream: Patient<Connection>,
+    settings: Settings,
+    dispatch: Dispatch,
+    mut ends: watch::Receiver<bool>,
+) {
+    let peer = stream.connect_info();
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asks = has_asked.clone();
+    let answer = service_fn(move |request| {
+        asks.store(true, Ordering::Relaxed);
+        let dispatch = dispatch.clone();
+        async move { Ok::<_, Infallible>(dispatch.answer(request, peer).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(settings.max_frame_size.unwrap_or(MAX_FRAME))
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .keep_alive_interval(settings.keepalive_interval)
+        // gRPC has no use for it.
+        .auto_date_header(false);
+    if let Some(timeout) = settings.keepalive_timeout {
+        builder.keep_alive_timeout(timeout);
+    }
+    if let Some(most) = settings.max_header_list_size {
+        builder.max_header_list_size(most);
+    }
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let mut age = pin!(after(settings.max_connection_age));
+    {
+        let mut is_ending = pin!(ends.wait_for(|ends| *ends));
+        tokio::select! {
+            biased;
+            // Why a peer went away is of no interest to anybody.
+            _ = &mut connection => return,
+            _ = &mut is_ending => {}
+            () = &mut age => {}
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    if !has_asked.load(Ordering::Relaxed) {
+        // Perhaps it does not even speak HTTP/2, and then never hears of this.
+        let mut silence = pin!(sleep(SILENCE));
+        tokio::select! {
+            biased;
+            _ = &mut connection => return,
+            () = &mut silence => if !has_asked.load(Ordering::Relaxed) {
+                return;
+            },
+        }
+    }
+    let mut grace = pin!(after(settings.max_connection_age_grace));
+    tokio::select! {
+        biased;
+        _ = &mut connection => {}
+        () = &mut grace => {}
+    }
+}
+
+/// How long a connection that has asked nothing is waited for once it is asked to end.
+const SILENCE: Duration = Duration::from_millis(500);
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
+    }
+}
+
+impl Dispatch {
+    async fn answer(mut self, request: Request<Received>, peer: Peer) -> Response<Body> {
+        if let Some(found) = find(&self.app.options, request.uri().path()) {
+            let answer = service::answer(self.app, found, self.limits, request, peer).await;
+            return answer.map(Body::Ours);
+        }
+        let response = self.others.call(request.map(tonic::body::Body::new)).await;
+        let Ok(response) = response;
+        response.map(Body::Others)
+    }
+}
+
+/// Windows large enough that a tensor of some megabytes arrives without waiting for updates.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Frames large enough that such a tensor is a handful of them.
+const MAX_FRAME: u32 = 1 << 20;
+
+/// The body of an answer.
+enum Body {
+    Ours(unary::Answer),
+    Others(tonic::body::Body),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match self.get_mut() {
+            Body::Ours(answer) => Pin::new(answer).poll_frame(cx),
+            Body::Others(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Ours(answer) => answer.is_end_stream(),
+            Body::Others(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Ours(answer) => answer.size_hint(),
+            Body::Others(body) => body.size_hint(),
+        }
+    }
+}

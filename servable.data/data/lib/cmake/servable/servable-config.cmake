@@ -1,0 +1,1 @@
+../../../../../cmake/servable-config.cmake
