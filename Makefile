@@ -71,6 +71,10 @@ libservable: | toolchain ## Build the engine for C++ programs, and install it in
 	cargo build --release --package libservable
 	sh cpp/libservable/install.sh target/release/libservable.so $(or $(PREFIX),$(VENV))
 
+.PHONY: valgrind
+valgrind: $(VENV)/.dev ## Run a C program that uses libservable under valgrind, which takes minutes
+	SERVABLE_VALGRIND=1 $(BIN)/python -m pytest tests/integration/test_embedding.py -k valgrind
+
 .PHONY: soak
 soak: $(VENV)/.servable ## Ask a server for hours while its models are replaced; SOAK_SECONDS says how long
 	$(BIN)/python benchmarks/soak.py reload --seconds $(or $(SOAK_SECONDS),600)
@@ -81,10 +85,6 @@ wheel: $(VENV)/.dev ## Build a wheel, and ask a server from fresh environments o
 	rm -rf dist
 	$(BIN)/maturin build --release --interpreter $(BIN)/python --out dist
 	$(BIN)/python tools/try_wheel.py dist/*.whl $(PYTHONS)
-
-.PHONY: valgrind
-valgrind: $(VENV)/.dev ## Run a C program that uses libservable under valgrind, which takes minutes
-	SERVABLE_VALGRIND=1 $(BIN)/python -m pytest tests/integration/test_embedding.py -k valgrind
 
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
