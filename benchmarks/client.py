@@ -57,14 +57,15 @@ def installed(wheel: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         venv.create(directory, with_pip=True)
         python = Path(directory, "bin", "python")
+        (packages,) = Path(directory).glob("lib/*/site-packages")
+        apart = ("numpy", *(path.name for path in packages.iterdir()))  # pip is there
         command = [str(python), "-m", "pip", "install", "--quiet", wheel]
         subprocess.run(command, check=True)
-        (packages,) = Path(directory).glob("lib/*/site-packages")
         sizes: dict[str, int] = {}
         byte_code = 0
         for path in packages.rglob("*"):
             top = path.relative_to(packages).parts[0]
-            if not path.is_file() or top.startswith(("numpy", "pip")):
+            if not path.is_file() or top.startswith(apart):
                 continue
             if path.suffix == ".pyc":
                 byte_code += path.stat().st_size

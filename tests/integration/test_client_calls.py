@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,7 @@ def ask_without_waiting(address: str) -> None:
 def test_a_server_that_accepts_and_never_answers(
     mortal: Any, api: str, call: Callable[[str], None]
 ) -> None:
-    os.kill(mortal.process.pid, signal.SIGSTOP)
+    stop(mortal)
 
     with pytest.raises(DeadlineExceeded, match=r"no answer from .* within 0.\d+ s"):
         call(getattr(mortal, api))
@@ -214,7 +213,7 @@ def test_a_server_that_dies_in_mid_call(mortal: Any, api: str) -> None:
     address = getattr(mortal, api)
     with Client(address, timeout=60, attempts=1) as client:
         client.predict("m", [1.0])
-        os.kill(mortal.process.pid, signal.SIGSTOP)
+        stop(mortal)
         raised: list[BaseException] = []
 
         def ask_again() -> None:
@@ -224,17 +223,25 @@ def test_a_server_that_dies_in_mid_call(mortal: Any, api: str) -> None:
                 raised.append(exc)
 
         thread = threading.Thread(target=ask_again)
-        began = time.monotonic()
         thread.start()
         while thread.is_alive() and not is_waiting(mortal):
             thread.join(0.01)
         mortal.process.kill()
         thread.join(60)
 
-    assert time.monotonic() - began < 60
     (error,) = raised
     assert isinstance(error, Unavailable)
     assert f"the server at {address} was not reached" in error.message
+
+
+def stop(server: Any) -> None:
+    """Let the server do nothing more; return when each of its threads has stopped."""
+    os.kill(server.process.pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    while {
+        path.read_text().rpartition(")")[2].split()[0] for path in tasks.glob("*/stat")
+    } != {"T"}:
+        os.sched_yield()
 
 
 def is_waiting(server: Any) -> bool:
