@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+PYTHONS ?= $(PYTHON)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -70,10 +71,35 @@ libservable: | toolchain ## Build the engine for C++ programs, and install it in
 	cargo build --release --package libservable
 	sh cpp/libservable/install.sh target/release/libservable.so $(or $(PREFIX),$(VENV))
 
+.PHONY: soak
+soak: $(VENV)/.servable ## Ask a server for hours while its models are replaced; SOAK_SECONDS says how long
+	$(BIN)/python benchmarks/soak.py reload --seconds $(or $(SOAK_SECONDS),600)
+	$(BIN)/python benchmarks/soak.py mixed --seconds $(or $(SOAK_SECONDS),14400)
+
+.PHONY: wheel
+wheel: $(VENV)/.dev ## Build a wheel, and ask a server from fresh environments of $(PYTHONS)
+	rm -rf dist
+	$(BIN)/maturin build --release --interpreter $(BIN)/python --out dist
+	$(BIN)/python tools/try_wheel.py dist/*.whl $(PYTHONS)
+
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server
 	$(BIN)/python ../shared/conformance/estimator/run_cases.py --impl servable.estimator -q
+
+.PHONY: audit
+audit: $(VENV)/.dev ## Check licences, sources and, where there is data, known vulnerabilities
+	$(BIN)/python tools/supply_chain.py audit
+
+.PHONY: sbom
+sbom: $(VENV)/.servable ## Write what servable is made of to dist/servable.cdx.json
+	$(BIN)/python tools/supply_chain.py sbom
+
+FUZZ_SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Try every parser for FUZZ_SECONDS; libFuzzer with: cargo install cargo-fuzz
+	$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 .PHONY: clean
 clean: ## Remove what the other targets made

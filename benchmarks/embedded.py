@@ -1,7 +1,7 @@
 """
 What a call in the process costs: libservable beside TensorFlow's C API.
 
-    python benchmarks/embedded.py [--count 20000] [--rounds 5]
+    python benchmarks/embedded.py [--count 20000] [--rounds 5] [--library PATH]
 
 Builds libservable for release, the two programs in peers/cpp, and measures them in
 turn on one core, with x/2+2 and with the demo's classifier of digits.  Prints the
@@ -46,9 +46,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000, help="calls of a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--library", type=Path, help="a libservable.so that was built")
     arguments = parser.parse_args()
     tensorflow = _tensorflow()
-    engine, session = _programs(tensorflow)
+    engine, session = _programs(tensorflow, arguments.library or _library())
     figures: dict[str, dict[str, tuple[float, float]]] = {}
     for name, version, shape in _models():
         feed, fetch = _tensors(version)
@@ -108,13 +109,17 @@ def _tensorflow() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _programs(tensorflow: Path) -> tuple[Path, Path]:
-    """Build what is measured, and return it."""
+def _library() -> Path:
+    """Build libservable, and return it."""
     cargo = ["cargo", "build", "--quiet", "--release", "--package=libservable"]
     subprocess.run(cargo, cwd=ROOT, check=True)
+    return ROOT / "target" / "release" / "libservable.so"
+
+
+def _programs(tensorflow: Path, library: Path) -> tuple[Path, Path]:
+    """Build what is measured, and return it."""
     prefix = BUILD / "prefix"
     install = ROOT / "cpp" / "libservable" / "install.sh"
-    library = ROOT / "target" / "release" / "libservable.so"
     subprocess.run(["sh", install, library, prefix], check=True)
     peers = HERE / "peers" / "cpp"
     engine, session = BUILD / "in_process", BUILD / "session"

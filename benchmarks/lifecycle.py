@@ -10,6 +10,9 @@ what is asked of it, and the exit status is 1 if one is missed.
 import argparse
 import contextlib
 import os
+import random
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,6 +56,8 @@ class Served:
     pid: int
     client: Client
     metrics_url: str
+    grpc_port: int
+    rest_port: int
 
     def rss_bytes(self) -> int:
         """Return the memory it holds now."""
@@ -102,8 +107,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(config: Path, *flags: str) -> Iterator[Served]:
-    """Start a server and give it; it ends with the context."""
+def serving(config: Path, *flags: str, wait: bool = True) -> Iterator[Served]:
+    """Start a server, *wait* until it is ready, and give it; it ends at the end."""
     grpc_port, rest_port = 18500 + os.getpid() % 1000, 19500 + os.getpid() % 1000
     command = [sys.executable, "-m", "servable", "serve"]
     command += [f"--port={grpc_port}", f"--rest_api_port={rest_port}", *flags]
@@ -111,9 +116,10 @@ def serving(config: Path, *flags: str) -> Iterator[Served]:
     with subprocess.Popen(command) as process:
         client = Client(f"127.0.0.1:{grpc_port}", timeout=120, attempts=20)
         try:
-            client.wait_until_ready(timeout=60)
+            if wait:
+                client.wait_until_ready(timeout=60)
             url = f"http://127.0.0.1:{rest_port}/metrics"
-            yield Served(process.pid, client, url)
+            yield Served(process.pid, client, url, grpc_port, rest_port)
         finally:
             client.close()
             process.terminate()
@@ -190,6 +196,63 @@ def cycles(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
         ("threads", "files and sockets", "series"), more, strict=True
     ):
         yield Figure(f"{what} left behind", count, 0)
+
+
+def unloads(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
+    """Load twenty models, unload them all, and see what is kept of their memory."""
+    content = saved_model(options.mib * MIB)
+    names = [f"m{number}" for number in range(20)]
+    for name in names:
+        publish(directory / name, 1, content)
+    publish(directory / "first", 1, saved_model())
+    with serving(empty_config(directory)) as server:
+        # What the first model of all takes stays: it is TensorFlow's own.
+        server.add("first", directory / "first")
+        before = server.rss_bytes()
+        for name in names:
+            server.add(name, directory / name)
+        loaded = server.rss_bytes()
+        for name in names:
+            server.remove(name)
+        time.sleep(10)
+        after = server.rss_bytes()
+    print(f"{before / MIB:.0f} MiB, {loaded / MIB:.0f} loaded, {after / MIB:.0f} after")
+    yield Figure("memory after unloading to that before", after / before, 1.1)
+
+
+def kills(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
+    """Kill a server again and again, at any moment, and start it again."""
+    base = directory / "m"
+    publish(base, 1, saved_model(MIB))
+    config = directory / "models.config"
+    config.write_text(
+        'model_config_list { config { name: "m" model_platform: "tensorflow" '
+        f'base_path: "{base}" }} }}'
+    )
+
+    def start_s() -> float:
+        began = time.monotonic()
+        with serving(config, f"--grpc_socket_path={directory}/socket") as server:
+            server.wait_for("m", max(int(path.name) for path in base.iterdir()))
+            took_s = time.monotonic() - began
+            os.kill(server.pid, signal.SIGKILL)
+        return took_s
+
+    cold = statistics.median(start_s() for _ in range(5))
+    chance, killed = random.Random(0), []  # noqa: S311 - any moment will do
+    for version in range(2, options.kills + 2):
+        publish(base, version, saved_model(MIB))
+        with serving(
+            config, f"--grpc_socket_path={directory}/socket", wait=False
+        ) as it:
+            time.sleep(chance.random() * 2 * cold)
+            os.kill(it.pid, signal.SIGKILL)
+        if version % 10 == 0:
+            killed.append(start_s())
+    print(f"{options.kills} kills; a cold start takes {cold:.2f} s")
+    yield Figure(
+        "start after kills to a cold start", statistics.median(killed) / cold, 1.1
+    )
 
 
 def isolation(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:
@@ -286,6 +349,8 @@ def polling(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:
 
 FIGURES: Final[dict[str, Callable[[Path, argparse.Namespace], Iterator[Figure]]]] = {
     "cycles": cycles,
+    "unloads": unloads,
+    "kills": kills,
     "isolation": isolation,
     "loads": loads,
     "polling": polling,
@@ -298,6 +363,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*FIGURES, []], metavar="NAME")
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--models", type=int, default=200)
+    parser.add_argument("--mib", type=int, default=50, help="of a model of unloads")
+    parser.add_argument("--kills", type=int, default=200)
     options = parser.parse_args()
     missed = 0
     for name in options.names or FIGURES:

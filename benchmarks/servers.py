@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from servable.bench.runner import ClosedLoop, Spec, run
 
@@ -106,9 +107,15 @@ def echo() -> Iterator[Process]:
 
 
 @contextlib.contextmanager
-def ours(models: Mapping[str, Path], template: str = OURS) -> Iterator[Process]:
+def ours(
+    models: Mapping[str, Path],
+    template: str = OURS,
+    platforms: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Process]:
     """
     Run this project's server with *models*, or whatever server *template* starts.
+
+    Models that *platforms* does not name are SavedModels.
 
     In the template stand {python}, {grpc_port}, {rest_port} and {config}, the latter
     for a model_config_list in a file.
@@ -117,7 +124,7 @@ def ours(models: Mapping[str, Path], template: str = OURS) -> Iterator[Process]:
     config = BUILD / f"models-{grpc_port}.config"
     entries = "".join(
         f'config {{ name: "{name}" base_path: "{path.resolve()}" '
-        'model_platform: "tensorflow" }\n'
+        f'model_platform: "{platforms.get(name, "tensorflow")}" }}\n'
         for name, path in models.items()
     )
     config.write_text(f"model_config_list {{\n{entries}}}\n")

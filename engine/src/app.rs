@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use crate::abandoned::{Abandoned, Going, Threads};
+use crate::access::Access;
+use crate::admission::{Admission, Limit, Limits};
 use crate::batching::{queue_timeout, Admitted, Pool, Queues, Shared, Ticket};
-use crate::compute::Compute;
+use crate::compute::{Compute, Full};
 use crate::inference::model_status::VersionStates;
 use crate::inference::profile::{self, Profiler};
+use crate::memory;
 use crate::metrics::{Exchange, Metrics, Protocol, Run};
 use crate::request_log::{self, Complain, Logging, RequestLogs};
 use crate::servable::RunOptions;
@@ -26,11 +30,14 @@ pub struct Options {
     pub grpc_host: String,
     pub grpc_port: Option<u16>,
     pub grpc_socket_path: String,
+    pub grpc_listener: Option<i32>,
+    pub grpc_socket_listener: Option<i32>,
     pub grpc_server_key: String,
     pub grpc_server_cert: String,
     pub grpc_custom_ca: String,
     pub grpc_client_verify: bool,
     pub rest_port: Option<u16>,
+    pub rest_listener: Option<i32>,
     pub rest_timeout_ms: i64,
     pub rest_enable_cors: bool,
     pub rest_server_key: String,
@@ -54,6 +61,13 @@ pub struct Options {
     pub metrics_path: String,
     pub max_message_bytes: usize,
     pub max_body_bytes: usize,
+    pub max_in_flight_bytes: usize,
+    pub max_concurrent_requests: usize,
+    pub max_queued_requests: usize,
+    pub max_connections: usize,
+    pub max_connections_per_peer: usize,
+    pub grpc_default_timeout_ms: i64,
+    pub abandoned_run_s: f64,
     pub request_log_file_bytes: u64,
     pub request_log_file_s: f64,
     pub request_log_queue_bytes: usize,
@@ -65,11 +79,14 @@ impl Default for Options {
             grpc_host: "0.0.0.0".to_owned(),
             grpc_port: None,
             grpc_socket_path: String::new(),
+            grpc_listener: None,
+            grpc_socket_listener: None,
             grpc_server_key: String::new(),
             grpc_server_cert: String::new(),
             grpc_custom_ca: String::new(),
             grpc_client_verify: false,
             rest_port: None,
+            rest_listener: None,
             rest_timeout_ms: 30_000,
             rest_enable_cors: false,
             rest_server_key: String::new(),
@@ -93,12 +110,45 @@ impl Default for Options {
             metrics_path: String::new(),
             max_message_bytes: i32::MAX as usize,
             max_body_bytes: 64 << 20,
+            max_in_flight_bytes: 0,
+            max_concurrent_requests: 16_384,
+            max_queued_requests: 4096,
+            max_connections: 16_384,
+            max_connections_per_peer: 0,
+            grpc_default_timeout_ms: 0,
+            abandoned_run_s: 5.0,
             request_log_file_bytes: 256 << 20,
             request_log_file_s: 3600.0,
             request_log_queue_bytes: 64 << 20,
         }
     }
 }
+
+impl Options {
+    /// How much may be in flight, where the options leave that to the machine.
+    fn limits(&self) -> Limits {
+        let bytes = match self.max_in_flight_bytes {
+            0 => memory::available_bytes().map_or(MOST_IN_FLIGHT, |bytes| {
+                usize::try_from(bytes / 4).map_or(MOST_IN_FLIGHT, |bytes| bytes.min(MOST_IN_FLIGHT))
+            }),
+            bytes => bytes,
+        };
+        // Models and logs have to be opened, too, when all connections are.
+        let files = memory::max_files().map(|files| (files / 2).max(files.saturating_sub(256)));
+        let connections = match (self.max_connections, files) {
+            (0, _) => 0,
+            (most, files) => most.min(files.unwrap_or(most)).max(1),
+        };
+        let connections_per_peer = match self.max_connections_per_peer {
+            0 => connections / 2,
+            most => most,
+        };
+        Limits { bytes, requests: self.max_concurrent_requests, connections, connections_per_peer }
+    }
+}
+
+/// Bytes of requests in flight, however large the machine is.
+const MOST_IN_FLIGHT: usize = 2 << 30;
 
 /// Who carries out a reload: takes a serialized `ModelServerConfig`, may block.
 pub type ReloadHandler = Arc<dyn Fn(Vec<u8>) -> Status + Send + Sync>;
@@ -110,15 +160,20 @@ pub type AdministrationHandler = Arc<dyn Fn(&str, Vec<u8>) -> Result<Vec<u8>> + 
 /// Everything a front end needs to answer requests.
 pub struct App {
     pub options: Options,
+    pub access: Access,
     pub map: ServingMap,
     pub states: VersionStates,
     pub compute: Arc<Compute>,
+    pub admission: Arc<Admission>,
+    pub abandoned: Arc<Abandoned>,
     /// The threads that run batches with fixed parameters.
     batch_pool: Arc<Pool>,
     pub shadows: Shadows,
     pub metrics: Metrics,
     pub request_logs: RequestLogs,
     pub ready: AtomicBool,
+    /// Set once clients are to look elsewhere, for good.
+    leaving: AtomicBool,
     pub reload: RwLock<Option<ReloadHandler>>,
     pub profiler: RwLock<Option<Arc<dyn Profiler>>>,
     pub profile: profile::Current,
@@ -143,16 +198,27 @@ impl App {
             options.batch_thread_name.clone(),
             metrics.batching.clone(),
         );
+        let max_waiting = match options.max_queued_requests {
+            0 => usize::MAX,
+            most => most,
+        };
+        let patience =
+            Duration::try_from_secs_f64(options.abandoned_run_s).unwrap_or(Duration::MAX);
+        let batch_threads = options.num_batch_threads;
         Self {
+            admission: Admission::new(options.limits()),
+            abandoned: Abandoned::new(patience, threads, batch_threads),
             options,
+            access: Access::default(),
             request_logs: RequestLogs::new(logs),
             map: ServingMap::default(),
             states: VersionStates::default(),
-            compute: Arc::new(Compute::new(threads)),
+            compute: Arc::new(Compute::bounded(threads, max_waiting)),
             batch_pool: Arc::new(batch_pool),
             shadows: Shadows::default(),
             metrics,
             ready: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             reload: RwLock::default(),
             profiler: RwLock::default(),
             profile: profile::Current::default(),
@@ -161,7 +227,16 @@ impl App {
     }
 
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.ready.load(Ordering::Acquire) && !self.is_leaving()
+    }
+
+    /// Answer on, and have clients look elsewhere from now on.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// What the queues of a version need.
@@ -232,8 +307,19 @@ impl App {
         };
         let hold = handle.clone();
         let name = exchange.signature_name();
+        let threads =
+            if queues.parameters().is_fixed() { Threads::Batch } else { Threads::Compute };
+        self.check_not_stuck(&handle, threads)?;
         match queues.admit(feeds, fetches, name, options, hold)? {
-            Admitted::Queued(ticket) => wait_for_batch(ticket, options, exchange).await,
+            Admitted::Queued(mut ticket) => {
+                let task = ticket.task();
+                let mut awaited = self.awaited(&handle, threads, move || task.going());
+                let ran = wait_for_batch(&mut ticket, options, exchange).await;
+                if ran.as_ref().err() != Some(&Status::timed_out()) {
+                    awaited.has_ended();
+                }
+                ran
+            }
             Admitted::AtOnce(feeds, fetches, leave) => {
                 let began = exchange.lap();
                 let (outputs, run) = leave.run(feeds, &fetches, options, began)?;
@@ -258,28 +344,122 @@ impl App {
         // What is quick begins where the request was decoded.
         let at_once = handle.servable.is_quick(&feeds, &fetches).then(|| exchange.lap());
         let servable = handle.servable.clone();
-        let compute = servable.compute().unwrap_or(&self.compute);
         let run = move || {
             let began = at_once.unwrap_or_else(Instant::now);
-            let outputs = handle.servable.run(feeds, &fetches, options)?;
+            let outputs = servable.run(feeds, &fetches, options)?;
             Ok((outputs, Run { began, ended: Instant::now() }))
         };
-        let ran = match options.deadline {
-            _ if at_once.is_some() => run(),
-            None => compute.run(run).await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), compute.run(run))
-                .await
-                .unwrap_or_else(|_| Err(deadline_exceeded())),
+        let (outputs, run) = if at_once.is_some() {
+            run()?
+        } else {
+            self.run_on_thread(handle, options.deadline, run).await?
         };
-        let (outputs, run) = ran?;
         let resumed = if at_once.is_some() { run.ended } else { Instant::now() };
         exchange.ran(run, resumed);
         Ok(outputs)
     }
+
+    /// Do the work of one request on a compute thread, which holds the version until it ends.
+    ///
+    /// # Errors
+    /// The work's, DEADLINE_EXCEEDED, and UNAVAILABLE when too much waits for the model or too much
+    /// of it is stuck.
+    pub async fn run_on_thread<T: Send + 'static>(
+        &self,
+        handle: Arc<ServableHandle>,
+        deadline: Option<Instant>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let threads = Threads::Compute;
+        self.check_not_stuck(&handle, threads)?;
+        let servable = handle.servable.clone();
+        let compute = servable.compute().unwrap_or(&self.compute);
+        let going = Arc::new(Going::default());
+        let watched = Arc::downgrade(&going);
+        let mut awaited = self.awaited(&handle, threads, move || Some(watched.clone()));
+        let held = handle.clone();
+        let ran = compute.run_in(&handle.name, deadline, move || {
+            going.begin();
+            let done = work();
+            drop((held, going));
+            done
+        });
+        match ran.await {
+            Ok(Err(status)) if status == Status::timed_out() => Err(status),
+            Ok(ran) => {
+                awaited.has_ended();
+                ran
+            }
+            Err(full) => {
+                self.admission.count_refused(Limit::Queue);
+                Err(queue_is_full(&handle.name, full))
+            }
+        }
+    }
+
+    /// Wait for a run of which `going` tells: until that has ended, it is abandoned by whoever
+    /// drops what is returned. Versions with threads of their own see to that themselves.
+    fn awaited<'r, F: Fn() -> Option<Weak<Going>>>(
+        &'r self,
+        handle: &'r ServableHandle,
+        threads: Threads,
+        going: F,
+    ) -> Awaited<'r, F> {
+        let going = handle.servable.compute().is_none().then_some(going);
+        Awaited { abandoned: &self.abandoned, model: &handle.name, threads, going }
+    }
+
+    fn check_not_stuck(&self, handle: &ServableHandle, threads: Threads) -> Result<()> {
+        if handle.servable.compute().is_some() {
+            return Ok(());
+        }
+        let checked = self.abandoned.check(&handle.name, threads, Instant::now());
+        if checked.is_err() {
+            self.admission.count_refused(Limit::AbandonedRuns);
+        }
+        checked
+    }
+}
+
+/// Whoever waits for a run.
+struct Awaited<'r, F: Fn() -> Option<Weak<Going>>> {
+    abandoned: &'r Arc<Abandoned>,
+    model: &'r str,
+    threads: Threads,
+    /// `None` once there is nothing to wait for.
+    going: Option<F>,
+}
+
+impl<F: Fn() -> Option<Weak<Going>>> Awaited<'_, F> {
+    fn has_ended(&mut self) {
+        self.going = None;
+    }
+}
+
+impl<F: Fn() -> Option<Weak<Going>>> Drop for Awaited<'_, F> {
+    fn drop(&mut self) {
+        if let Some(going) = self.going.as_ref().and_then(|going| going()) {
+            self.abandoned.add(self.model, self.threads, &going, Instant::now());
+        }
+    }
+}
+
+fn queue_is_full(model: &str, full: Full) -> Status {
+    Status::unavailable(match full {
+        Full::Waiting(waiting) => format!(
+            "{waiting} requests for {model} wait for a compute thread, and --max_queued_requests \
+             allows no more. Try again later"
+        ),
+        Full::Late(wait) => format!(
+            "Requests for {model} wait for about {} ms for a compute thread, which is longer than \
+             this one may take. Try again later",
+            wait.as_millis()
+        ),
+    })
 }
 
 async fn wait_for_batch(
-    mut ticket: Ticket,
+    ticket: &mut Ticket,
     options: RunOptions,
     exchange: &mut Exchange<'_>,
 ) -> Result<Vec<Tensor>> {
@@ -289,7 +469,7 @@ async fn wait_for_batch(
             Ok(ran) => ran,
             // A gRPC client finds out by its own clock, and calls it by that name.
             Err(_) if ticket.has_begun() || exchange.protocol() == Protocol::Grpc => {
-                Err(deadline_exceeded())
+                Err(Status::timed_out())
             }
             Err(_) => Err(queue_timeout()),
         },
@@ -297,10 +477,6 @@ async fn wait_for_batch(
     let (outputs, run) = ran?;
     exchange.ran(run, Instant::now());
     Ok(outputs)
-}
-
-fn deadline_exceeded() -> Status {
-    Status::deadline_exceeded("Timed out waiting for notification")
 }
 
 /// The deadline of a request that may take `timeout_ms` from now; none when that is not positive.

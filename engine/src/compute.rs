@@ -3,10 +3,14 @@
 //! A run may take microseconds or minutes and cannot be interrupted, so it never happens on an
 //! I/O thread. Threads are made when work waits and nobody is idle, up to a limit; the last one to
 //! fall idle is the first to be woken, so that a lightly loaded server keeps one warm thread.
+//!
+//! Work waits in a lane for each model. Lanes take turns, so that a model that is asked for a lot
+//! holds up itself, and a lane holds so much and no more.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -18,21 +22,121 @@ pub type Job = Box<dyn FnOnce() + Send>;
 /// A pool of threads for work that blocks.
 pub struct Compute {
     shared: Arc<Shared>,
-    limit: usize,
+    /// Most work that may wait in one lane.
     max_waiting: usize,
+}
+
+/// Why work is not taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// So much waits already.
+    Waiting(usize),
+    /// It would wait for about so long, which is longer than it may.
+    Late(Duration),
 }
 
 struct Shared {
     state: Mutex<State>,
+    limit: usize,
 }
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    lanes: Vec<Lane>,
+    /// Places in `lanes` by name.
+    names: HashMap<String, usize>,
+    /// The lanes that have work waiting, the next one at the front.
+    turns: VecDeque<usize>,
+    waiting: usize,
+    running: usize,
     /// What idle threads wait on, the last to fall idle at the end.
     idle: Vec<Arc<Waker>>,
     threads: usize,
     closed: bool,
+}
+
+/// What waits for a thread, of one kind.
+#[derive(Default)]
+struct Lane {
+    jobs: VecDeque<Job>,
+    running: usize,
+    /// How long work took of late, in seconds; 0 before the first.
+    average_s: f64,
+}
+
+/// The lane of work that is for no model.
+const OWN: &str = "";
+/// Lanes kept when nothing is going on; models come and go.
+const MAX_LANES: usize = 1024;
+
+impl State {
+    /// The place of a lane.
+    fn lane(&mut self, name: &str) -> usize {
+        if let Some(at) = self.names.get(name) {
+            return *at;
+        }
+        if self.lanes.len() >= MAX_LANES && self.waiting == 0 && self.running == 0 {
+            self.lanes.clear();
+            self.names.clear();
+        }
+        self.lanes.push(Lane::default());
+        self.names.insert(name.to_owned(), self.lanes.len() - 1);
+        self.lanes.len() - 1
+    }
+
+    /// How many threads one lane may hold: where there are several, all but a quarter, so that
+    /// long runs of one leave room for the others.
+    fn share(&self, limit: usize) -> usize {
+        let models = self.lanes.len() - usize::from(self.names.contains_key(OWN));
+        if models > 1 {
+            limit - limit / 4
+        } else {
+            limit
+        }
+    }
+
+    /// The work whose turn it is, and its lane.
+    fn take(&mut self, limit: usize) -> Option<(usize, Job)> {
+        for _ in 0..self.turns.len() {
+            let at = self.turns.pop_front()?;
+            let share = self.share(limit);
+            let lane = &mut self.lanes[at];
+            if lane.running >= share {
+                // Whoever ends one of its runs comes by here again.
+                self.turns.push_back(at);
+                continue;
+            }
+            let job = lane.jobs.pop_front()?;
+            lane.running += 1;
+            if !lane.jobs.is_empty() {
+                self.turns.push_back(at);
+            }
+            self.waiting -= 1;
+            self.running += 1;
+            return Some((at, job));
+        }
+        None
+    }
+
+    fn ended(&mut self, at: usize, took: Duration) {
+        self.running -= 1;
+        let lane = &mut self.lanes[at];
+        lane.running -= 1;
+        let took = took.as_secs_f64();
+        lane.average_s =
+            if lane.average_s == 0.0 { took } else { lane.average_s * 0.75 + took * 0.25 };
+    }
+
+    /// About how long what comes now would wait in a lane; `None` while that is anybody's guess.
+    fn expected_wait(&self, at: usize, limit: usize) -> Option<Duration> {
+        let lane = &self.lanes[at];
+        if lane.average_s == 0.0 || lane.jobs.len() <= limit {
+            return None;
+        }
+        let lanes = self.turns.len().max(1);
+        let wait_s = lane.average_s * (lane.jobs.len() * lanes) as f64 / limit as f64;
+        Duration::try_from_secs_f64(wait_s).ok()
+    }
 }
 
 #[derive(Default)]
@@ -60,52 +164,120 @@ impl Compute {
         Self::bounded(limit, usize::MAX)
     }
 
-    /// As [`Compute::new`], where at most `max_waiting` wait for a thread.
+    /// As [`Compute::new`], where at most `max_waiting` of a lane wait for a thread.
     pub fn bounded(limit: usize, max_waiting: usize) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::default() });
-        Self { shared, limit: limit.max(1), max_waiting }
+        let shared = Arc::new(Shared { state: Mutex::default(), limit: limit.max(1) });
+        Self { shared, max_waiting }
     }
 
-    /// Run `work` on a thread of the pool and wait for what it returns.
+    /// How many threads there may be.
+    pub fn limit(&self) -> usize {
+        self.shared.limit
+    }
+
+    /// Run `work` on a thread of the pool and wait for what it returns, until `deadline` at the
+    /// latest.
     ///
     /// Dropping the future gives up waiting: work that has not begun is then not done at all.
     ///
     /// # Errors
-    /// INTERNAL when the work panics, UNAVAILABLE when too much waits already.
+    /// INTERNAL when the work panics, UNAVAILABLE when too much waits already, DEADLINE_EXCEEDED.
     pub async fn run<T: Send + 'static>(
         &self,
+        deadline: Option<Instant>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if self.queue_depth() >= self.max_waiting {
-            return Err(Status::unavailable("Too many requests wait for this model"));
-        }
-        let (done, result) = oneshot::channel();
-        self.spawn(Box::new(move || {
-            if !done.is_closed() {
-                let _ = done.send(work());
-            }
-        }));
-        result.await.unwrap_or_else(|_| Err(Status::internal("The request could not be run.")))
+        self.run_in(OWN, deadline, work).await.unwrap_or_else(|full| Err(full.status()))
     }
 
-    /// Most threads that it has.
-    pub fn limit(&self) -> usize {
-        self.limit
+    /// As [`Compute::run`], in the lane of a model.
+    ///
+    /// # Errors
+    /// [`Full`] when the lane has no room for it, or no time; what is inside is as there.
+    pub async fn run_in<T: Send + 'static>(
+        &self,
+        lane: &str,
+        deadline: Option<Instant>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> std::result::Result<Result<T>, Full> {
+        let (done, result) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            if done.is_closed() {
+                return;
+            }
+            let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            let _ = done.send(if is_late { Err(Status::timed_out()) } else { work() });
+        });
+        self.offer(lane, deadline, job)?;
+        let lost = |_| Err(Status::internal("The request could not be run."));
+        Ok(match deadline {
+            None => result.await.unwrap_or_else(lost),
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), result).await {
+                Ok(result) => result.unwrap_or_else(lost),
+                Err(_) => Err(Status::timed_out()),
+            },
+        })
     }
 
     /// How much work waits for a thread.
     pub fn queue_depth(&self) -> usize {
-        self.shared.state.lock().jobs.len()
+        self.shared.state.lock().waiting
     }
 
-    /// Do work on a thread of the pool some time.
-    pub fn spawn(&self, job: Job) {
+    /// How much work waits in each lane that has some, by name.
+    pub fn queue_depths(&self) -> Vec<(String, usize)> {
+        let state = self.shared.state.lock();
+        let depths =
+            state.names.iter().map(|(name, &at)| (name.clone(), state.lanes[at].jobs.len()));
+        let mut depths: Vec<_> = depths.filter(|(_, depth)| *depth > 0).collect();
+        drop(state);
+        depths.sort();
+        depths
+    }
+
+    /// Do work for a model on a thread of the pool some time.
+    pub fn spawn(&self, lane: &str, job: Job) {
         let mut state = self.shared.state.lock();
-        state.jobs.push_back(job);
+        let at = state.lane(lane);
+        self.push(state, at, job);
+    }
+
+    /// As [`Compute::spawn`], if there is room, and time before the deadline.
+    fn offer(
+        &self,
+        lane: &str,
+        deadline: Option<Instant>,
+        job: Job,
+    ) -> std::result::Result<(), Full> {
+        let mut state = self.shared.state.lock();
+        let at = state.lane(lane);
+        // What a thread is about to take does not wait.
+        let free = self.shared.limit - state.running;
+        let waiting = state.lanes[at].jobs.len().saturating_sub(free);
+        if waiting >= self.max_waiting {
+            return Err(Full::Waiting(waiting));
+        }
+        if let (Some(deadline), Some(wait)) = (deadline, state.expected_wait(at, self.shared.limit))
+        {
+            if wait > deadline.saturating_duration_since(Instant::now()) {
+                return Err(Full::Late(wait));
+            }
+        }
+        self.push(state, at, job);
+        Ok(())
+    }
+
+    fn push(&self, mut state: parking_lot::MutexGuard<'_, State>, at: usize, job: Job) {
+        let lane = &mut state.lanes[at];
+        lane.jobs.push_back(job);
+        if lane.jobs.len() == 1 {
+            state.turns.push_back(at);
+        }
+        state.waiting += 1;
         if let Some(waker) = state.idle.pop() {
             drop(state);
             waker.wake();
-        } else if state.threads < self.limit {
+        } else if state.threads < self.shared.limit {
             state.threads += 1;
             drop(state);
             let shared = self.shared.clone();
@@ -115,6 +287,19 @@ impl Compute {
             if spawned.is_err() {
                 self.shared.state.lock().threads -= 1;
             }
+        }
+    }
+}
+
+impl Full {
+    /// What is answered where no flag is to blame.
+    fn status(self) -> Status {
+        match self {
+            Full::Waiting(_) => Status::unavailable("Too many requests wait for this model"),
+            Full::Late(wait) => Status::unavailable(format!(
+                "The request would wait for about {} ms, which is longer than it may",
+                wait.as_millis()
+            )),
         }
     }
 }
@@ -132,11 +317,15 @@ impl Drop for Compute {
 impl Shared {
     fn work(&self) {
         let waker = Arc::new(Waker::default());
+        let mut ended: Option<(usize, Duration)> = None;
         loop {
-            let job = {
+            let taken = {
                 let mut state = self.state.lock();
-                match state.jobs.pop_front() {
-                    Some(job) => Some(job),
+                if let Some((at, took)) = ended.take() {
+                    state.ended(at, took);
+                }
+                match state.take(self.limit) {
+                    Some(taken) => Some(taken),
                     None if state.closed => return,
                     None => {
                         state.idle.push(waker.clone());
@@ -144,9 +333,13 @@ impl Shared {
                     }
                 }
             };
-            match job {
-                // A panic ends the job, which its waiter sees as an error, and nothing else.
-                Some(job) => drop(catch_unwind(AssertUnwindSafe(job))),
+            match taken {
+                Some((at, job)) => {
+                    let began = Instant::now();
+                    // A panic ends the job, which its waiter sees as an error, and nothing else.
+                    drop(catch_unwind(AssertUnwindSafe(job)));
+                    ended = Some((at, began.elapsed()));
+                }
                 None => waker.sleep(),
             }
         }
@@ -166,9 +359,9 @@ mod tests {
     fn work_is_done_and_a_panic_ends_only_its_own_request() {
         let pool = Compute::new(1);
 
-        let panicked = block_on(pool.run::<()>(|| panic!("on purpose")));
+        let panicked = block_on(pool.run::<()>(None, || panic!("on purpose")));
         assert_eq!(panicked.unwrap_err().code, crate::status::Code::Internal);
-        assert_eq!(block_on(pool.run(|| Ok(7))), Ok(7));
+        assert_eq!(block_on(pool.run(None, || Ok(7))), Ok(7));
     }
 
     #[test]
@@ -178,11 +371,11 @@ mod tests {
         let (ran, was_run) = mpsc::channel::<&str>();
         let also_ran = ran.clone();
         block_on(async {
-            let mut blocker = Box::pin(pool.run(move || {
+            let mut blocker = Box::pin(pool.run(None, move || {
                 held.recv().unwrap();
                 Ok(())
             }));
-            let mut abandoned = Box::pin(pool.run(move || {
+            let mut abandoned = Box::pin(pool.run(None, move || {
                 ran.send("abandoned").unwrap();
                 Ok(())
             }));
@@ -191,7 +384,7 @@ mod tests {
             drop(abandoned);
             release.send(()).unwrap();
             blocker.await.unwrap();
-            pool.run(move || {
+            pool.run(None, move || {
                 also_ran.send("kept").unwrap();
                 Ok(())
             })
@@ -208,5 +401,101 @@ mod tests {
             std::task::Poll::Ready(output) => Some(output),
             std::task::Poll::Pending => None,
         }
+    }
+
+    /// Holds the only thread until it is told to let go.
+    fn held(pool: &Compute) -> mpsc::Sender<()> {
+        let (release, held) = mpsc::channel::<()>();
+        let (began, has_begun) = mpsc::channel();
+        pool.spawn(
+            OWN,
+            Box::new(move || {
+                began.send(()).unwrap();
+                let _ = held.recv();
+            }),
+        );
+        has_begun.recv().unwrap();
+        release
+    }
+
+    #[test]
+    fn models_take_turns_however_much_is_asked_of_one() {
+        let pool = Compute::new(1);
+        let release = held(&pool);
+        let (ran, order) = mpsc::channel();
+        for model in ["hot", "hot", "hot", "cold", "cool", "cold"] {
+            let ran = ran.clone();
+            pool.spawn(model, Box::new(move || ran.send(model).unwrap()));
+        }
+        assert_eq!(
+            pool.queue_depths(),
+            [("cold".to_owned(), 2), ("cool".to_owned(), 1), ("hot".to_owned(), 3)]
+        );
+        drop((release, ran));
+
+        let order: Vec<&str> = order.iter().collect();
+        assert_eq!(order, ["hot", "cold", "cool", "hot", "cold", "hot"]);
+    }
+
+    #[test]
+    fn a_lane_holds_so_much_and_another_has_room_of_its_own() {
+        let nothing: fn() -> Result<()> = || Ok(());
+        let pool = Compute::bounded(1, 2);
+        let release = held(&pool);
+        block_on(async {
+            let mut waits: Vec<_> =
+                (0..2).map(|_| Box::pin(pool.run_in("m", None, nothing))).collect();
+            assert!(waits.iter_mut().all(|wait| futures_poll(wait).is_none()));
+
+            assert_eq!(pool.run_in("m", None, nothing).await, Err(Full::Waiting(2)));
+            let mut other = Box::pin(pool.run_in("n", None, nothing));
+            assert!(futures_poll(&mut other).is_none());
+
+            drop(release);
+            for wait in waits.into_iter().chain([other]) {
+                assert_eq!(wait.await, Ok(Ok(())));
+            }
+        });
+    }
+
+    #[test]
+    fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
+        let mut state = State::default();
+        let at = state.lane("m");
+        let mut wait = |average_s: f64, jobs: usize| {
+            state.lanes[at].average_s = average_s;
+            state.lanes[at].jobs = (0..jobs).map(|_| Box::new(|| {}) as Job).collect();
+            state.expected_wait(at, 4).map(|wait| wait.as_millis())
+        };
+
+        assert_eq!(wait(0.0, 100), None, "nothing has run yet");
+        assert_eq!(wait(1.0, 4), None, "a few always may wait");
+        assert_eq!(wait(0.1, 40), Some(1000));
+    }
+
+    #[test]
+    fn the_deadline_is_kept_however_long_the_work_takes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let pool = Compute::new(1);
+        let release = held(&pool);
+        let soon = || Some(Instant::now() + Duration::from_millis(1));
+        let (ran, was_run) = mpsc::channel::<()>();
+
+        let waited = runtime
+            .block_on(pool.run(soon(), move || ran.send(()).map_err(|_| Status::timed_out())));
+        assert_eq!(waited, Err(Status::timed_out()));
+        drop(release);
+        assert_eq!(block_on(pool.run(None, || Ok(()))), Ok(()));
+        assert!(was_run.try_iter().next().is_none());
+    }
+
+    #[test]
+    fn several_models_leave_some_threads_to_one_another() {
+        let mut state = State::default();
+        state.lane(OWN);
+        state.lane("m");
+        assert_eq!(state.share(8), 8);
+        state.lane("n");
+        assert_eq!([8, 4, 3, 1].map(|limit| state.share(limit)), [6, 3, 3, 1]);
     }
 }

@@ -3,6 +3,9 @@
 //! Layers, each knowing only those to its right: `frontend` → `inference` → (`batching` |
 //! `serving_map`) → `servable` → `tensor` → `status`. The Python module stands beside them.
 
+pub mod abandoned;
+pub mod access;
+pub mod admission;
 pub mod app;
 pub mod batching;
 pub mod bench;
@@ -12,7 +15,10 @@ pub mod compute;
 mod corpus;
 pub mod embedded;
 pub mod frontend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod inference;
+pub mod memory;
 pub mod metrics;
 pub mod protos;
 #[cfg(feature = "python")]

@@ -11,6 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::access::{Scopes, Token};
 use crate::app::Options;
 use crate::batching::{Decision, Parameters, Queues};
 use crate::composite::Composite;
@@ -68,6 +69,9 @@ mod exception {
 
 use exception::raise;
 
+/// Name, SHA-256, names of scopes, models.
+type TokenRow = (String, Vec<u8>, Vec<String>, Vec<String>);
+
 #[pyclass(frozen, module = "servable._engine")]
 struct Servable {
     /// `None` once closed.
@@ -113,7 +117,7 @@ impl Servable {
         let metrics = app.as_ref().map(|app| &app.metrics);
         let mut handle = ServableHandle::new(String::new(), 0, inner.clone(), &self.released);
         if let (Some(app), Some(parameters)) = (&app, self.batching.lock().clone()) {
-            handle = handle.batched(Queues::new(inner, parameters, app.batching()));
+            handle = handle.batched(Queues::new(String::new(), inner, parameters, app.batching()));
         }
         let answer = py.detach(|| replay(&handle, log_type, &request, metrics, all_batch_sizes));
         Ok(PyBytes::new(py, answer.map_err(raise)?.as_slice()))
@@ -412,7 +416,8 @@ impl Engine {
                     Some(handle) if Arc::ptr_eq(&handle.servable, &inner) => handle.clone(),
                     _ => {
                         let queues = servable.batching.lock().clone().map(|parameters| {
-                            Queues::new(inner.clone(), parameters, self.server.app.batching())
+                            let shared = self.server.app.batching();
+                            Queues::new(name.clone(), inner.clone(), parameters, shared)
                         });
                         let released = &servable.released;
                         let handle = ServableHandle::new(name.clone(), version, inner, released);
@@ -488,6 +493,15 @@ impl Engine {
         py.detach(|| self.server.app.set_request_logging(models, &complain));
     }
 
+    fn set_warning_handler(&self, handler: Py<PyAny>) {
+        self.server.app.abandoned.set_tell(Arc::new(move |warning| {
+            Python::attach(|py| {
+                // Whoever is told must not fail; there is nobody else to tell.
+                let _ = handler.call1(py, (warning,));
+            });
+        }));
+    }
+
     fn set_profiler(&self, profiler: Py<PyAny>) {
         *self.server.app.profiler.write() = Some(Arc::new(PythonProfiler(profiler)));
     }
@@ -505,6 +519,18 @@ impl Engine {
         let port = if port == "rest" { Port::Rest } else { Port::Grpc };
         let credentials = Credentials { server_key, server_cert, custom_ca, client_verify };
         py.detach(|| self.server.replace_credentials(port, &credentials)).map_err(raise)
+    }
+
+    fn set_auth_tokens(&self, tokens: Vec<TokenRow>) -> PyResult<()> {
+        let token = |(name, sha256, scopes, models): TokenRow| {
+            let wrong = || PyValueError::new_err(format!("{name} is no token"));
+            let sha256 = sha256.try_into().map_err(|_| wrong())?;
+            let scopes = Scopes::named(scopes.iter().map(String::as_str)).ok_or_else(wrong)?;
+            Ok(Token { name, sha256, scopes, models })
+        };
+        let tokens = tokens.into_iter().map(token).collect::<PyResult<_>>()?;
+        self.server.app.access.set(tokens);
+        Ok(())
     }
 
     fn set_administration_handler(&self, handler: Py<PyAny>) {
@@ -555,6 +581,10 @@ impl Engine {
 
     fn start_rest(&self, py: Python<'_>) -> PyResult<u16> {
         py.detach(|| self.server.start_rest()).map_err(raise)
+    }
+
+    fn leave(&self, py: Python<'_>) {
+        py.detach(|| self.server.leave());
     }
 
     fn stop(&self, py: Python<'_>, grace_s: f64) -> PyResult<bool> {

@@ -1,5 +1,6 @@
 //! The front ends of one process: started one by one, stopped together.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -89,18 +90,25 @@ impl Server {
             None => None,
             Some(wanted) => {
                 let host: IpAddr = options.grpc_host.parse().map_err(|error| failed(&error))?;
-                let listener = grpc::bind_tcp(SocketAddr::new(host, wanted));
+                let listener = match options.grpc_listener {
+                    Some(descriptor) => grpc::inherit_tcp(descriptor),
+                    None => grpc::bind_tcp(SocketAddr::new(host, wanted)),
+                };
                 let listener = listener.map_err(|error| failed(&error))?;
                 port = Some(listener.local_addr().map_err(|error| failed(&error))?.port());
                 Some(listener)
             }
         };
-        let unix = match options.grpc_socket_path.as_str() {
-            "" => None,
-            path => {
+        let unix = match (options.grpc_socket_path.as_str(), options.grpc_socket_listener) {
+            ("", _) => None,
+            (_, Some(descriptor)) => {
+                let listener = grpc::inherit_unix(descriptor).map_err(|error| failed(&error))?;
+                Some((listener, None))
+            }
+            (path, None) => {
                 let path = Path::new(path);
                 let listener = grpc::bind_unix(path).map_err(|error| failed(&error))?;
-                Some((listener, path.to_owned()))
+                Some((listener, Some(path.to_owned())))
             }
         };
         let health = options.enable_grpc_healthcheck_service.then(|| {
@@ -113,7 +121,8 @@ impl Server {
         let runtime = runtime.as_ref().ok_or_else(stopped)?;
         let listeners = {
             let _inside = runtime.enter();
-            grpc::Listeners::new(tcp, unix, tls).map_err(|error| failed(&error))?
+            grpc::Listeners::new(tcp, unix, tls, self.app.admission.clone())
+                .map_err(|error| failed(&error))?
         };
         let served = grpc::serve(self.app.clone(), listeners, health, self.when_stopping());
         let task = runtime.spawn(served);
@@ -141,9 +150,12 @@ impl Server {
         self.tls.lock().rest.clone_from(&tls);
         let wanted = options.rest_port.unwrap_or(0);
         // Both families where the machine has IPv6, else IPv4.
-        let listener = grpc::bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), wanted))
-            .or_else(|_| grpc::bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted)))
-            .map_err(|error| failed(&error))?;
+        let listener = match options.rest_listener {
+            Some(descriptor) => grpc::inherit_tcp(descriptor),
+            None => grpc::bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), wanted))
+                .or_else(|_| grpc::bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted))),
+        };
+        let listener = listener.map_err(|error| failed(&error))?;
         let port = listener.local_addr().map_err(|error| failed(&error))?.port();
         let runtime = self.runtime.lock();
         let runtime = runtime.as_ref().ok_or_else(stopped)?;
@@ -179,10 +191,22 @@ impl Server {
         self.tell_health();
     }
 
+    /// Answer on, but fail the probes, and end each HTTP/1 connection with its next answer.
+    pub fn leave(&self) {
+        self.app.leave();
+        self.tell_health();
+        let models: HashSet<_> = self.app.states.all().into_iter().map(|(name, _)| name).collect();
+        self.with_health(|health| async move {
+            for model in models {
+                health.set_model(&model, false).await;
+            }
+        });
+    }
+
     /// Record what became of a version.
     pub fn set_version_state(&self, model: &str, status: VersionStatus) {
         self.app.states.set(model, status);
-        let available = self.app.states.is_available(model);
+        let available = self.app.states.is_available(model) && !self.app.is_leaving();
         self.with_health(|health| {
             let model = model.to_owned();
             async move { health.set_model(&model, available).await }
@@ -212,6 +236,7 @@ impl Server {
     /// Stop accepting, finish what is in flight for at most `grace`, close. Whether everything
     /// had finished.
     pub fn stop(&self, grace: Duration) -> bool {
+        self.app.leave();
         self.stopping.send_replace(true);
         let Some(runtime) = self.runtime.lock().take() else { return true };
         let tasks = std::mem::take(&mut *self.tasks.lock());

@@ -107,11 +107,17 @@ constructors! {
     unimplemented => Unimplemented,
     internal => Internal,
     unavailable => Unavailable,
+    unauthenticated => Unauthenticated,
 }
 
 impl Status {
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// The deadline came before the answer; the text is TensorFlow's own.
+    pub fn timed_out() -> Self {
+        Self::deadline_exceeded("Timed out waiting for notification")
     }
 }
 

@@ -235,7 +235,7 @@ class Tensor {
     // A tensor that a library gave as a result; it is released with the last copy of this.
     static Tensor take(const servable_tensor &result) {
         struct Released {
-            explicit Released(const servable_tensor &result) : result(result) {}
+            explicit Released(const servable_tensor &given) : result(given) {}
             Released(const Released &) = delete;
             Released &operator=(const Released &) = delete;
             ~Released() {

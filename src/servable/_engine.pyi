@@ -21,6 +21,10 @@ class ServerOptions(Protocol):
     grpc_host: str  # address to bind, "0.0.0.0"
     grpc_port: int | None  # None: no TCP listener; 0: any free port
     grpc_socket_path: str  # "": no Unix socket
+    # Descriptors of sockets that are bound already, to listen on; None: bind them.
+    grpc_listener: int | None
+    grpc_socket_listener: int | None
+    rest_listener: int | None
     grpc_server_key: str  # PEM texts; "" and "": no TLS
     grpc_server_cert: str
     grpc_custom_ca: str  # PEM text of the client roots, ""
@@ -50,6 +54,13 @@ class ServerOptions(Protocol):
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
     max_body_bytes: int  # REST, before and after decompression
+    max_in_flight_bytes: int  # 0: chosen from the memory there is
+    max_concurrent_requests: int  # 0: no limit
+    max_queued_requests: int  # of each model; 0: no limit
+    max_connections: int  # of both ports; 0: no limit
+    max_connections_per_peer: int  # 0: half of them
+    grpc_default_timeout_ms: int  # for calls without a deadline; 0: none
+    abandoned_run_s: float  # a run that goes on for so long for nobody is stuck
     request_log_file_bytes: int  # a file of logged requests that has as much is ended
     request_log_file_s: float  # and one that is as old
     request_log_queue_bytes: int  # what may wait to be written; more is dropped
@@ -375,8 +386,26 @@ class Engine:
         written.  What was logged is in files when stop() returns.
         """
 
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """
+        Say who is told, in a sentence, of runs that have got stuck.
+
+        Called from an I/O thread; it must not block or raise.
+        """
+
     def set_profiler(self, profiler: Profiler) -> None:
         """Say who takes the profiles that ProfilerService is asked for."""
+
+    def set_auth_tokens(
+        self, tokens: Sequence[tuple[str, bytes, Sequence[str], Sequence[str]]]
+    ) -> None:
+        """
+        Ask for one of *tokens* from now on, each with its name, its SHA-256, the names
+        of its scopes, and the models that it may ask; no models: any.
+
+        Raises:
+            ValueError: A hash is not 32 bytes, or a scope is none.
+        """
 
     def replace_credentials(
         self,
@@ -432,6 +461,13 @@ class Engine:
 
     def start_rest(self) -> int:
         """Open the REST listener and return its port; raises as start_grpc does."""
+
+    def leave(self) -> None:
+        """
+        Have clients look elsewhere, for good: probes fail, all else is answered.
+
+        Each HTTP/1 connection ends with its next answer.
+        """
 
     def stop(self, grace_s: float) -> bool:
         """

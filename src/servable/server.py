@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
+from servable.config.auth_tokens import AuthToken
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     TENSORFLOW,
@@ -29,10 +31,13 @@ from servable.config.model_server_config import (
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
 from servable.config.ssl_config import SslConfig
+from servable.core.servable_id import ServableId
 from servable.core.servable_state import ServableState
 from servable.core.served_versions import Pinned, ServedVersions
+from servable.core.storage_path import StoragePath
 from servable.errors import (
     AlreadyExists,
+    Cancelled,
     Code,
     FailedPrecondition,
     InvalidArgument,
@@ -40,12 +45,9 @@ from servable.errors import (
     ServingError,
     from_exception,
 )
-from servable.platforms.platform import (
-    BatchablePlatform,
-    Platform,
-    platform_factory,
-)
+from servable.platforms.platform import LoadsInProcess, Platform, platform_factory
 from servable.platforms.profiler import Profiler, Session, open_session
+from servable.platforms.trial import TrialPlatform, Trials
 from servable.policies import Platforms
 from servable.server_core import Change, Engine, ModelReport, ServerCore
 from servable.sources.urls import redacted
@@ -108,6 +110,7 @@ class Server:
         self._stop_lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._tls: tuple[SslConfig, ...] = ()
+        self._tokens: tuple[AuthToken, ...] = ()
         self._grpc_port: int | None = None
         self._rest_port: int | None = None
 
@@ -315,15 +318,25 @@ class Server:
         wanted = names or tuple(model.name for model in core.config.models)
         core.wait_until_available(Change(wanted), "model(s)", timeout_s)
 
-    def stop(self, grace_s: float | None = None) -> bool:
+    def stop(
+        self, grace_s: float | None = None, *, unload_s: float = _UNLOAD_S
+    ) -> bool:
         """
         Refuse new requests, finish those in flight, unload everything.
 
+        Once it was ready it goes on as it is for lame_duck_s of the options before
+        that, with probes that fail, so that whoever sends requests goes elsewhere.
+
         Returns whether all requests had finished after *grace_s* seconds, by default
         shutdown_grace_s of the options.  Blocks.  Does nothing the second time.
+
+        Args:
+            grace_s: for everything but the unloading.
+            unload_s: for the unloading.
         """
         if grace_s is None:
             grace_s = self._options.shutdown_grace_s
+        give_up_at = time.monotonic() + grace_s
         with self._stop_lock:
             if self._is_stopped.is_set():
                 return True
@@ -333,13 +346,30 @@ class Server:
             self._core.stop_looking()
         has_finished = True
         if self._engine is not None:
-            self._engine.set_ready(False)
-            has_finished = self._engine.stop(max(grace_s, 0.0))
+            self._engine.leave()
+            if self._core is not None and self._core.is_ready:
+                time.sleep(max(min(self._options.lame_duck_s, grace_s), 0.0))
+            has_finished = self._engine.stop(max(give_up_at - time.monotonic(), 0.0))
         self._grpc_port = self._rest_port = None
         if self._core is not None:
             # Servables of requests that were given up are not waited for.
-            self._core.unload(timeout_s=_UNLOAD_S if has_finished else 0.0)
+            self._core.unload(timeout_s=unload_s if has_finished else 0.0)
         return has_finished
+
+    def try_load(
+        self, platform: str, servable_id: ServableId, path: StoragePath
+    ) -> None:
+        """
+        Load the version at *path* and warm it up, and serve nothing.
+
+        Only on a server that is not started, in a process that ends afterwards.
+
+        Raises:
+            ServingError: It cannot be loaded.
+        """
+        self._tensorflow = self._options.read_tensorflow()
+        self._engine = self._new_engine(EngineOptions())
+        self._new_platform(platform).loader(servable_id, path).load()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -382,31 +412,46 @@ class Server:
             engine_options.num_batch_threads = batching.num_batch_threads
             engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
+        self._ask_for_tokens(options.read_tokens())
         engine.set_reload_handler(self._handle_reload)
         engine.set_administration_handler(Administration(self).handle)
+        engine.set_warning_handler(_warn)
         if options.enable_profiler:
             engine.set_profiler(Profiler(_new_profiler_session))
         core = self._core = ServerCore(
             options,
             engine,
-            self._new_platform,
+            self._new_tried_platform,
             self._tensorflow.saved_model_tags if self._tensorflow else (),
         )
-        if not options.wait_for_models:
-            self._open_ports(engine_options)
         self._config_file_said = config
-        change = core.put_in_force(lambda _: config)
-        if options.wait_for_models:
-            core.wait_until_available(change, "servable(s)")
-            self._open_ports(engine_options)
+        self._load_and_open(core, config, engine_options)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._start_thread("config-file", self._poll_config_file)
-        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
-        if has_tls and options.ssl_config_poll_wait_s:
-            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        self._poll_credentials()
         if policies:
             consultant = Consultant(engine, policies)
             self._start_thread("batching", lambda: self._consult(consultant))
+
+    def _load_and_open(
+        self, core: ServerCore, config: ModelServerConfig, options: EngineOptions
+    ) -> None:
+        hold_s = self._options.hold_connections_s
+        if not self._options.wait_for_models and not hold_s:
+            self._open_ports(options)
+            core.put_in_force(lambda _: config)
+            return
+        change = core.put_in_force(lambda _: config)
+        if self._options.wait_for_models:
+            core.wait_until_available(change, "servable(s)")
+        else:
+            try:
+                core.wait_until_available(change, "model(s)", hold_s)
+            except Cancelled:
+                raise
+            except ServingError as error:
+                _logger.warning("Serving what there is: %s", error.status_text)
+        self._open_ports(options)
 
     def _batching_policies(self) -> dict[str, Callable[[], BatchingPolicy]]:
         """Return what makes the policies that the options name."""
@@ -505,6 +550,14 @@ class Server:
             return Code.INTERNAL, str(error)
         return Code.OK, ""
 
+    def _poll_credentials(self) -> None:
+        options = self._options
+        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
+        if has_tls and options.ssl_config_poll_wait_s:
+            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
+        if self._tokens and options.auth_tokens_poll_wait_s:
+            self._start_thread("auth-tokens-file", self._poll_tokens_file)
+
     def _poll_ssl_config_files(self) -> None:
         """Read the files again and again, and put in force what has changed."""
         problem, in_force = "", self._tls
@@ -525,6 +578,28 @@ class Server:
                 in_force = tls
             except Exception as error:  # noqa: BLE001 - the old ones stay in force
                 now = f"SSL credentials stay as they are: {from_exception(error)}"
+            if now and now != problem:
+                _logger.error("%s", now)
+            problem = now
+
+    def _ask_for_tokens(self, tokens: tuple[AuthToken, ...]) -> None:
+        if tokens:
+            self._running_engine().set_auth_tokens([token.row() for token in tokens])
+        self._tokens = tokens
+
+    def _poll_tokens_file(self) -> None:
+        """Read the file again and again, and put in force what has changed."""
+        problem = ""
+        while not self._is_stopped.wait(self._options.auth_tokens_poll_wait_s):
+            now = ""
+            try:
+                tokens = self._options.read_tokens()
+                if tokens != self._tokens:
+                    self._ask_for_tokens(tokens)
+                    names = ", ".join(token.name for token in tokens)
+                    _logger.info("Asking for other tokens: %s", names)
+            except Exception as error:  # noqa: BLE001 - the old ones stay in force
+                now = f"Tokens stay as they are: {from_exception(error)}"
             if now and now != problem:
                 _logger.error("%s", now)
             problem = now
@@ -559,16 +634,16 @@ class Server:
             )
         return ""
 
+    def _new_tried_platform(self, name: str) -> Platform:
+        platform = self._new_platform(name)
+        if not self._options.canary_load or not isinstance(platform, LoadsInProcess):
+            return platform
+        trials = Trials(self._options.to_json(), self._options.load_timeout_s)
+        return TrialPlatform(platform, trials)
+
     def _new_platform(self, name: str) -> Platform:
         if name != TENSORFLOW:
-            made = platform_factory(name)(self._options, self._running_engine())
-            if isinstance(made, BatchablePlatform) and self._tensorflow is not None:
-                # Their clients do not know what TensorFlow Serving refuses.
-                batching = self._tensorflow.model_batching
-                return made.batched(
-                    dataclasses.replace(batching, refuses_unbatchable=False).of
-                )
-            return made
+            return platform_factory(name)(self._options, self._running_engine())
         # Not always needed.
         from servable.platforms import tensorflow, warmup  # noqa: PLC0415
         from servable.platforms.python.transform import transformed  # noqa: PLC0415
@@ -607,6 +682,7 @@ class Server:
             ),
             config.num_tflite_interpreters,
             config.model_batching.of,
+            self._options.forbid_ops,
         )
 
     def _running_engine(self) -> Engine:
@@ -621,6 +697,10 @@ class Server:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def _warn(problem: str) -> None:
+    _logger.warning("%s", problem)
 
 
 def _model_of(config: ModelServerConfig, name: str) -> ModelConfig:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
+from servable.config import container
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     ModelConfig,
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _LOOK_FOR_NEWER_CONFIG_S = 0.25
+# What of a container's memory is for models, once the runtime has its own.
+_PART_FOR_MODELS = 0.9
+_RUNTIME_BYTES = 256 << 20
 
 
 class Engine(Protocol):
@@ -98,7 +102,15 @@ class Engine(Protocol):
     ) -> None:
         """See servable._engine.Engine."""
 
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """See servable._engine.Engine."""
+
     def set_profiler(self, profiler: "_engine.Profiler") -> None:
+        """See servable._engine.Engine."""
+
+    def set_auth_tokens(
+        self, tokens: Sequence[tuple[str, bytes, Sequence[str], Sequence[str]]]
+    ) -> None:
         """See servable._engine.Engine."""
 
     def replace_credentials(
@@ -118,6 +130,9 @@ class Engine(Protocol):
         """See servable._engine.Engine."""
 
     def start_rest(self) -> int:
+        """See servable._engine.Engine."""
+
+    def leave(self) -> None:
         """See servable._engine.Engine."""
 
     def stop(self, grace_s: float) -> bool:
@@ -232,7 +247,7 @@ class ServerCore:
         self._rollouts = Rollouts(engine, self._follow_rollouts)
         self._routes_now: Mapping[str, Route] = {}
         self._serving_map = ServingMap(self._publish)
-        self._resources = ResourcePool(options.max_model_memory_bytes or None)
+        self._resources = _resources(options.max_model_memory_bytes)
         self._load_pool = new_load_pool(num_initial_load_threads())
         self._manager = AspiredVersionsManager(
             self._serving_map,
@@ -264,6 +279,11 @@ class ServerCore:
     def config(self) -> ModelServerConfig:
         """The configuration in force."""
         return self._config
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each model has ever had a version available."""
+        return self._is_ready
 
     def states(self) -> Mapping[str, list[ServableState]]:
         """Return the last state of every version there ever was, by name."""
@@ -385,7 +405,9 @@ class ServerCore:
         models = (*transition.removed, *transition.config.models)
         for platform in {model.platform for model in models} - self._adapters.keys():
             self._adapters[platform] = PlatformSourceAdapter(
-                self._new_platform(platform), self._manager
+                self._new_platform(platform),
+                self._manager,
+                self._options.load_timeout_s,
             )
         return {model.name: self._adapters[model.platform] for model in models}
 
@@ -532,6 +554,19 @@ class ServerCore:
 
     def __repr__(self) -> str:
         return f"<ServerCore {[model.name for model in self._config.models]}>"
+
+
+def _resources(limit_bytes: int) -> ResourcePool:
+    """Return what models may take: as somebody has said, or as the container allows."""
+    if limit_bytes:
+        return ResourcePool(limit_bytes)
+    container_bytes = container.memory_limit_bytes()
+    if container_bytes is None:
+        return ResourcePool()
+    # Estimates are rough, and nobody has asked for a limit: only what would be loaded
+    # beside another version of its model, and would end the process, is refused.
+    for_models = max(int(_PART_FOR_MODELS * container_bytes) - _RUNTIME_BYTES, 0)
+    return ResourcePool(for_models, spares_the_only_one=True)
 
 
 def _default_part(version: int, served: Collection[int], route: Route | None) -> float:

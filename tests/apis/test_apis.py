@@ -1,6 +1,7 @@
 """The generated messages: current, complete, and apart from everybody else's."""
 
 import importlib
+import importlib.util
 import pickle
 import re
 import subprocess
@@ -186,16 +187,29 @@ assert config_pb2.ConfigProto is not tf.compat.v1.ConfigProto
 """
 
 
-@pytest.mark.tensorflow
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(OURS + TENSORFLOW + CHECK, id="ours is imported first"),
-        pytest.param(TENSORFLOW + OURS + CHECK, id="TensorFlow is imported first"),
-    ],
+API_PACKAGE = """
+from tensorflow_serving.apis import predict_pb2 as their_predict_pb2
+from tensorflow_serving.apis import prediction_service_pb2_grpc as their_grpc
+"""
+CHECK_API_PACKAGE = """
+from servable.apis import prediction_service_pb2_grpc
+asked = their_predict_pb2.PredictRequest.FromString(request.SerializeToString())
+assert list(asked.inputs["x"].float_val) == [1.5]
+assert type(asked) is not type(request)
+assert their_grpc.PredictionServiceStub is not (
+    prediction_service_pb2_grpc.PredictionServiceStub
 )
-def test_lives_beside_tensorflow(script: str) -> None:
+"""
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("is_first", [True, False], ids=["ours first", "theirs first"])
+def test_lives_beside_tensorflow_and_its_api_package(is_first: bool) -> None:
     pytest.importorskip("tensorflow", reason="needs TensorFlow")
+    theirs, check = TENSORFLOW, CHECK
+    if importlib.util.find_spec("tensorflow_serving") is not None:
+        theirs, check = theirs + API_PACKAGE, check + CHECK_API_PACKAGE
+    script = (OURS + theirs if is_first else theirs + OURS) + check
 
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

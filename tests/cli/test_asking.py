@@ -101,7 +101,7 @@ def test_a_value_without_a_name_stands_alone() -> None:
     ("value", "stdin", "message"),
     [
         ("x=@nowhere.npy", "", "cannot read nowhere.npy"),
-        ("x=-", "no json", "stdin is no JSON"),
+        ("x=-", "no json", "stdin: this is no JSON"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(value: str, stdin: str, message: str) -> None:

@@ -25,7 +25,8 @@ class StuckServer:
         if self._error:
             raise self._error
 
-    def stop(self) -> bool:
+    def stop(self, *, unload_s: float) -> bool:
+        del unload_s
         return self.may_stop.wait(20)
 
 

@@ -43,6 +43,7 @@ class RecordedServer:
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     fail_next: list[grpc.StatusCode] = field(default_factory=list)
     hold: threading.Event | None = None
+    exchanges: dict[str, list[Any]] = field(default_factory=lambda: EXCHANGES)
 
     def address(self, api: str) -> str:
         return self.grpc_address if api == "grpc" else self.rest_address
@@ -60,11 +61,15 @@ def canonical(request: Any) -> Any:
     return document
 
 
+def parsed(document: Any, kind: type[Any]) -> Any:
+    return json_format.ParseDict(document, kind(), descriptor_pool=POOL)
+
+
 def answer_grpc(server: RecordedServer, path: str) -> Callable[[Any, Any], Any]:
     rpc = next(rpc for rpc in RPCS.values() if rpc.path == path)
     recorded = [
-        (canonical(json_format.ParseDict(e["request"], rpc.request())), e)
-        for e in EXCHANGES["grpc"]
+        (canonical(parsed(e["request"], rpc.request)), e)
+        for e in server.exchanges["grpc"]
         if e["method"] == path
     ]
 
@@ -89,7 +94,8 @@ def answer_grpc(server: RecordedServer, path: str) -> Callable[[Any, Any], Any]:
 
 
 def start_grpc(server: RecordedServer) -> grpc.Server:
-    grpc_server = grpc.server(futures.ThreadPoolExecutor(16))
+    limits = [("grpc.max_receive_message_length", -1)]
+    grpc_server = grpc.server(futures.ThreadPoolExecutor(16), options=limits)
     services: dict[str, dict[str, Any]] = {}
     for rpc in RPCS.values():
         _, service, method = rpc.path.split("/")
@@ -124,7 +130,9 @@ class Handler(BaseHTTPRequestHandler):
         if server.hold is not None:
             server.hold.wait()
         status, text = 501, json.dumps({"error": f"not recorded: {self.path} {body}"})
-        for exchange in EXCHANGES["rest"]:
+        if self.path.endswith((":multi_inference", ":reload")):
+            status, text = 400, json.dumps({"error": f"Malformed request: {self.path}"})
+        for exchange in server.exchanges["rest"]:
             key = (exchange["method"], exchange["path"], exchange.get("body"))
             if key == (method, self.path, body):
                 status, text = exchange["status"], exchange["text"]
@@ -152,7 +160,17 @@ def start_rest(server: RecordedServer) -> ThreadingHTTPServer:
 
 @pytest.fixture
 def server() -> Iterator[RecordedServer]:
-    server = RecordedServer()
+    yield from answering(EXCHANGES)
+
+
+@pytest.fixture(scope="session", name="answering")
+def _answering() -> Callable[..., Iterator[RecordedServer]]:
+    return answering
+
+
+def answering(exchanges: dict[str, list[Any]]) -> Iterator[RecordedServer]:
+    """Run a server that answers with these, while the iterator is not exhausted."""
+    server = RecordedServer(exchanges=exchanges)
     grpc_server, http_server = start_grpc(server), start_rest(server)
     yield server
     if server.hold is not None:

@@ -289,12 +289,24 @@ def test_a_token_is_sent_along(server: RecordedServer, api: str) -> None:
     assert sent == ["Bearer one", "Bearer two"]
 
 
-def test_multi_inference_is_grpc_only(server: RecordedServer) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(
+            lambda c: c.multi_inference("examples", {"x": 1.0}, {"s": "regress"}),
+            id="multi_inference",
+        ),
+        pytest.param(lambda c: c.reload_config({"m": "/models/m"}), id="reload_config"),
+    ],
+)
+def test_what_the_original_does_not_have_over_rest(
+    server: RecordedServer, call: Callable[[Client], Any]
+) -> None:
     with (
         Client(server.rest_address) as client,
-        pytest.raises(Unimplemented, match="use a gRPC address"),
+        pytest.raises(Unimplemented, match="over REST; use a gRPC address"),
     ):
-        client.multi_inference("examples", {"x": 1.0}, {"s": "regress"})
+        call(client)
 
 
 def test_multi_inference_answers_by_signature(server: RecordedServer) -> None:

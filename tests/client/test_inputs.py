@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servable.client import dtypes
 from servable.client.dtypes import TensorError
@@ -108,7 +110,71 @@ def test_one_value_is_not_enough_for_two_inputs() -> None:
         prepare([1.0], signature(a="float32", b="int32"))
 
 
-def test_columns_of_a_frame_are_inputs() -> None:
+def frame_of(library: str, columns: dict[str, Any]) -> Any:
+    """Return a table of pandas, polars or pyarrow."""
+    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    made = {"pandas": "DataFrame", "polars": "DataFrame", "pyarrow": "table"}[library]
+    return getattr(module, made)(columns)
+
+
+@pytest.fixture(params=["pandas", "polars", "pyarrow"])
+def library(request: pytest.FixtureRequest) -> str:
+    param: str = request.param
+    return param
+
+
+def test_columns_of_a_frame_are_inputs(library: str) -> None:
+    frame = frame_of(library, {"a": [1.0, 2.5], "b": ["x", "é"], "c": [1, 2]})
+
+    tensors = prepare(frame, signature(a="float32", b="string", c="int32"))
+
+    assert tensors["a"].array.tolist() == [1.0, 2.5]
+    assert tensors["b"].array.tolist() == [b"x", "é".encode()]
+    assert tensors["c"].array.tolist() == [1, 2]
+
+
+def test_numbers_of_a_frame_are_not_rounded(library: str) -> None:
+    frame = frame_of(library, {"a": [0.1]})
+
+    with pytest.raises(TensorError, match=r"input 'a': float64 .* without loss"):
+        prepare(frame, signature(a="float32"))
+
+
+def test_rows_of_a_frame_are_the_only_input(library: str) -> None:
+    frame = frame_of(library, {"a": [1.0, 2.0], "b": [3, 4]})
+
+    tensors = prepare(frame, signature(shape=(None, 2), x="float32"))
+
+    assert tensors["x"].array.tolist() == [[1.0, 3.0], [2.0, 4.0]]
+
+
+def test_rows_of_a_frame_are_examples(library: str) -> None:
+    frame = frame_of(library, {"a": [1.0, 2.0], "b": ["x", "y"]})
+
+    assert list(make_examples(frame)) == [
+        make_example({"a": 1.0, "b": "x"}),
+        make_example({"a": 2.0, "b": "y"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param([1, None], "nan would be", id="a missing number for an integer"),
+        pytest.param(["x", None], "is neither text nor bytes", id="a missing text"),
+    ],
+)
+def test_a_hole_in_a_frame_is_named(values: list[Any], message: str) -> None:
+    frame = frame_of("pandas", {"a": values})
+    dtype = "string" if "x" in values else "int32"
+
+    with pytest.raises(TensorError, match="input 'a'") as refused:
+        prepare(frame, signature(a=dtype))
+
+    assert message in refused.value.message
+
+
+def test_columns_of_any_table_are_inputs() -> None:
     frame = Frame(a=[1.0, 2.0], b=["x", "y"])
 
     tensors = prepare(frame, signature(a="float32", b="string"))
@@ -184,3 +250,31 @@ def test_examples_of_other_packages_and_serialized_ones_are_taken() -> None:
     example = make_example({"f": 1.0})
 
     assert list(make_examples([example, example.SerializeToString()])) == [example] * 2
+
+
+@pytest.mark.tensorflow
+@given(
+    numbers=st.lists(st.floats(width=32)),
+    integers=st.lists(st.integers(-(2**63), 2**63 - 1)),
+    texts=st.lists(st.binary()),
+)
+def test_an_example_is_that_of_tensorflow(
+    numbers: list[float], integers: list[int], texts: list[bytes]
+) -> None:
+    tf = pytest.importorskip("tensorflow", reason="needs TensorFlow")
+    features = {
+        "numbers": tf.train.Feature(float_list=tf.train.FloatList(value=numbers)),
+        "integers": tf.train.Feature(int64_list=tf.train.Int64List(value=integers)),
+        "texts": tf.train.Feature(bytes_list=tf.train.BytesList(value=texts)),
+    }
+    given_values = {"numbers": numbers, "integers": integers, "texts": texts}
+    for name, values in given_values.items():
+        if not values:  # nothing says of which kind it would be
+            features[name] = tf.train.Feature()
+    theirs = tf.train.Example(features=tf.train.Features(feature=features))
+
+    ours = make_example(given_values)
+
+    assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(
+        deterministic=True
+    )

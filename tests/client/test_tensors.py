@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -178,6 +178,59 @@ def test_numbers_come_back_bit_for_bit(array: npt.NDArray[Any]) -> None:
     assert back.tobytes() == array.tobytes()
 
 
+NUMERIC = [d for d in HOLDABLE if d is not dtypes.STRING]
+
+
+@st.composite
+def tensors_of_any_bits(draw: st.DrawFn) -> npt.NDArray[Any]:
+    """Arrays of every type of numbers, made of arbitrary bits where all are values."""
+    dtype = draw(st.sampled_from(NUMERIC))
+    numpy_dtype = dtypes.to_numpy(dtype)
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    count = int(np.prod(shape))
+    if dtype.name in ("bool", "int4", "uint4", "int2", "uint2", "float4_e2m1fn"):
+        values = draw(st.lists(st.booleans(), min_size=count, max_size=count))
+        return np.array(values, bool).astype(numpy_dtype).reshape(shape)
+    size = count * numpy_dtype.itemsize
+    bits = draw(st.binary(min_size=size, max_size=size))
+    return np.frombuffer(bits, numpy_dtype).reshape(shape)
+
+
+@pytest.mark.tensorflow
+@given(array=tensors_of_any_bits())
+def test_any_bits_are_encoded_and_decoded_as_tensorflow_does(
+    array: npt.NDArray[Any], tf: Any
+) -> None:
+    name = dtypes.from_numpy(array.dtype).name
+    assume((name, min(array.size, 2)) not in UNSUPPORTED_BY_TENSORFLOW)
+    theirs = tf.make_tensor_proto(array).SerializeToString(deterministic=True)
+
+    ours = make_tensor_proto(array)
+
+    assert ours.SerializeToString(deterministic=True) == theirs
+    if array.size:  # of none TensorFlow makes an array with one value
+        expected = tf.make_ndarray(tf.make_tensor_proto(array))
+        assert make_ndarray(ours).tobytes() == expected.tobytes()
+        assert make_ndarray(ours).dtype == expected.dtype
+
+
+@pytest.mark.tensorflow
+@given(
+    texts=st.lists(st.text() | st.binary(), min_size=1),
+    dtype=st.sampled_from(["U", "S", object]),
+)
+def test_any_text_is_encoded_as_tensorflow_does(
+    texts: list[str | bytes], dtype: Any, tf: Any
+) -> None:
+    try:
+        values = np.array(texts, dtype)
+    except UnicodeError:
+        assume(False)
+    theirs = tf.make_tensor_proto(values).SerializeToString(deterministic=True)
+
+    assert make_tensor_proto(values).SerializeToString(deterministic=True) == theirs
+
+
 def test_byte_order_of_an_array_does_not_matter() -> None:
     swapped = np.array([1, 2], ">i4")
 
@@ -273,6 +326,17 @@ def test_decodes_by_the_rules_of_the_server(text: str, expected: Any) -> None:
         pytest.param("float_val: 1", "DataType 0", id="no type"),
         pytest.param("dtype: DT_FLOAT_REF", "DataType 101", id="a reference"),
         pytest.param("dtype: DT_RESOURCE", "handle inside the server", id="a handle"),
+        pytest.param(
+            "dtype: DT_FLOAT tensor_shape { dim { size: 1099511627776 } } float_val: 1",
+            "shape [1099511627776] does not fit into the memory",
+            id="four tebibytes",
+        ),
+        pytest.param(
+            "dtype: DT_FLOAT tensor_shape { dim { size: 4611686018427387904 } "
+            "dim { size: 4611686018427387904 } } float_val: 1",
+            "does not fit into the memory",
+            id="more elements than there are numbers",
+        ),
         pytest.param(
             "dtype: DT_FLOAT tensor_shape { dim { size: -1 } }",
             "shape [-1]",

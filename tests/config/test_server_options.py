@@ -28,6 +28,33 @@ def tensorflow(*arguments: str) -> TensorFlowConfig:
 
 
 @pytest.mark.parametrize(
+    ("environment", "flags", "expected"),
+    [
+        pytest.param({}, [], 0.0, id="not by default"),
+        pytest.param({"KUBERNETES_SERVICE_HOST": "::1"}, [], 5.0, id="in a pod"),
+        pytest.param(
+            {"KUBERNETES_SERVICE_HOST": "::1"},
+            ["--lame_duck_seconds=0"],
+            0.0,
+            id="not in a pod that does not want it",
+        ),
+        pytest.param({}, ["--lame_duck_seconds=2.5"], 2.5, id="as long as asked"),
+    ],
+)
+def test_a_pod_of_kubernetes_is_a_lame_duck_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    flags: list[str],
+    expected: float,
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert options(*flags).lame_duck_s == expected
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         pytest.param(
@@ -97,6 +124,12 @@ def tensorflow(*arguments: str) -> TensorFlowConfig:
             "--model_base_path=/m --model_roots=/models,models",
             "model_roots must be absolute paths or URIs; got models",
             id="a root that is relative",
+        ),
+        pytest.param(
+            "--model_base_path=/m --forbid_ops=files,everything",
+            "forbid_ops must be some of files, network, python, print, abort, "
+            "checkpoint, assets; got everything",
+            id="an effect that there is not",
         ),
     ],
 )

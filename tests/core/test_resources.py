@@ -113,3 +113,21 @@ def test_trying_out_changes_nothing() -> None:
     assert trial.reserve(M2, 30, {"words": 50})
     assert not trial.reserve(M2, 31, {"words": 50})
     assert pool.reserved_bytes == 70
+
+
+def test_a_limit_that_is_a_guess_spares_the_only_version_of_a_model() -> None:
+    pool = ResourcePool(100, spares_the_only_one=True)
+
+    first = pool.reserve(ServableId("m", 1), 150)
+    beside_it = pool.reserve(ServableId("m", 2), 1)
+    of_another_model = pool.reserve(ServableId("n", 1), 150)
+    tried = pool.copy().reserve(ServableId("o", 1), 150)
+    again = pool.reserve(ServableId("m", 1), 160)
+
+    assert (first, beside_it, of_another_model, tried, again) == (
+        True,
+        False,
+        True,
+        True,
+        True,
+    )

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,20 +175,35 @@ def _wait_until() -> Callable[[Callable[[], bool], str], None]:
 def start(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., ServingProcess]]:
-    """Return what starts a server with flags, and returns when its ports are open."""
+    """
+    Return what starts a server with flags, and returns when its ports are open.
+
+    It may be started *within* another command, with variables beside our own, and
+    waited for with another text of its log than that its ports are *opened*.
+    """
     with contextlib.ExitStack() as running:
 
-        def start(*flags: str) -> ServingProcess:
+        def start(
+            *flags: str,
+            within: Sequence[str] = (),
+            environment: Mapping[str, str] | None = None,
+            opened: str = "Running gRPC",
+        ) -> ServingProcess:
             grpc_port, rest_port = _free_ports()
             log_path = tmp_path_factory.mktemp("log") / "log"
             ports = [f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
             command = [sys.executable, "-m", "servable", "serve", *ports, *flags]
             output = running.enter_context(log_path.open("wb"))
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            process = subprocess.Popen(
+                [*within, *command],
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(environment or {})},
+            )
             running.callback(_end, process)
-            server = ServingProcess(process, grpc_port, rest_port, log_path)
+            server = ServingProcess(process, grpc_port, rest_port, log_path, [*flags])
             wait_until(
-                lambda: "Running gRPC" in server.log() or process.poll() is not None,
+                lambda: opened in server.log() or process.poll() is not None,
                 "open port",
             )
             assert process.poll() is None, server.log()

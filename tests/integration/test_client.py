@@ -2,7 +2,12 @@
 
 import asyncio
 import importlib.util
+import io
+import json
 import math
+import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,6 +78,9 @@ def saved_model() -> saved_model_pb2.SavedModel:
             tell(f"echo_{dtype}", "outputs", "y", echoed, dtype.number)
             tell("all", "inputs", f"x_{dtype}", given, dtype.number)
             tell("all", "outputs", f"y_{dtype}", echoed, dtype.number)
+            if dtype.name in REST_TYPES:
+                tell("json", "inputs", f"x_{dtype}", given, dtype.number)
+                tell("json", "outputs", f"y_{dtype}", echoed, dtype.number)
     return model
 
 
@@ -248,3 +256,121 @@ def test_a_large_tensor_goes_through(server: Server) -> None:
         y = client.predict("half_plus_two", values)["y"]
 
     assert np.array_equal(y, values / 2 + 2)
+
+
+def shell(server: Server, *arguments: str, stdin: bytes = b"") -> Any:
+    from click.testing import CliRunner  # noqa: PLC0415 - only here
+
+    from servable.cli.commands import servable  # noqa: PLC0415 - only here
+
+    env = {"SERVABLE_ADDRESS": server.grpc, "COLUMNS": "80"}
+    return CliRunner().invoke(servable, arguments, input=stdin, env=env)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        pytest.param(
+            ["-i", "x=[1, 2, 5]"], "y: float32[3]\n[2.5 3.  4.5]\n", id="as text"
+        ),
+        pytest.param(
+            ["-i", "x=[1, 2, 5]", "--json"], '{"y": [2.5, 3.0, 4.5]}\n', id="as JSON"
+        ),
+        pytest.param(
+            ["-i", "x=[1, 2, 5]", "--batch-size", "2", "--json"],
+            '{"y": [2.5, 3.0, 4.5]}\n',
+            id="two rows at a time",
+        ),
+        pytest.param(
+            ["-i", "[1, 2]", "--format", "table"],
+            "     y float32[]\n\u2500\n 0   2.5\n 1   3.0\n",
+            id="as a table",
+        ),
+    ],
+)
+def test_the_command_prints(server: Server, arguments: list[str], output: str) -> None:
+    result = shell(server, "predict", "half_plus_two", *arguments)
+
+    lines = (re.sub("\u2500+", "\u2500", line) for line in result.output.splitlines())
+    assert [line.rstrip() for line in lines] == output.splitlines()
+
+
+def test_the_command_writes_npy_and_npz(server: Server) -> None:
+    one = shell(server, "predict", "half_plus_two", "-i", "[1, 2]", "--format", "npy")
+    inputs = [f"x_{dtype}={json.dumps(['a'] if dtype == 'string' else [1])}"
+              for dtype in REST_TYPES]  # fmt: skip
+    more = [argument for text in inputs for argument in ("-i", text)]
+    wanted = ("--output", "y_string", "--output", "y_int8")
+    many = shell(
+        server,
+        *("predict", "half_plus_two", "--signature", "json", "--format", "npy"),
+        *(*more, *wanted),
+    )
+
+    assert np.load(io.BytesIO(one.stdout_bytes)).tolist() == [2.5, 3.0]
+    archive = np.load(io.BytesIO(many.stdout_bytes))
+    assert {name: archive[name].tolist() for name in archive.files} == {
+        "y_int8": [1],
+        "y_string": [b"a"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-i", "x=1", "--batch-size", "2"], "x is one value; --batch-size needs rows"),
+        (["-i", "z=[1]"], "no input 'z' and missing 'x'"),
+        (["-i", "[]", "--batch-size", "2"], "the input has 0"),
+    ],
+)
+def test_what_the_command_refuses_is_one_line(
+    server: Server, arguments: list[str], message: str
+) -> None:
+    result = shell(server, "predict", "half_plus_two", *arguments)
+
+    assert result.exit_code == 1
+    assert message in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_the_printed_program_and_curl_do_what_the_command_does(server: Server) -> None:
+    call = ("predict", "half_plus_two", "-i", "x=[1.0, 2.0]")
+    program = shell(server, *call, "--python").output
+    curl = shell(server, *call, "--curl", "--address", server.rest).output
+
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "array([2.5, 3. ], dtype=float32)" in ran.stdout
+    if shutil.which("curl"):
+        got = subprocess.run(
+            ["bash", "-c", f"{curl.strip()} -s"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert json.loads(got.stdout) == {"outputs": [2.5, 3.0]}
+
+
+def test_the_shell_completes_the_models_of_the_server(server: Server) -> None:
+    completed = subprocess.run(
+        [sys.executable, "-m", "servable"],
+        env={
+            **os.environ,
+            "_SERVABLE_COMPLETE": "bash_complete",
+            "COMP_WORDS": "servable predict half",
+            "COMP_CWORD": "2",
+            "SERVABLE_ADDRESS": server.grpc,
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert completed.stdout.split() == ["plain,half_plus_two"]
+
+
+def test_status_is_a_table(server: Server) -> None:
+    result = shell(server, "status", "half_plus_two")
+
+    assert re.search(r"^ 7 +AVAILABLE *$", result.output, re.MULTILINE)

@@ -364,6 +364,32 @@ def test_it_is_warmed_up_by_what_it_brings_along(
     assert answer["runs"].tolist() == [2]
 
 
+def test_a_crash_in_loading_is_the_end_of_a_trial_and_not_of_the_server(
+    start: Callable[..., Any],
+    everything: Path,
+    compiled: Callable[..., Path],
+    tmp_path: Path,
+    wait_until: Callable[..., None],
+) -> None:
+    crashes = compiled(
+        "tests/integration/native/wrong.c", "-shared", "-fPIC", compiler="gcc"
+    )
+    base = tmp_path / "m"
+    write_version(base / "1", everything, two_txt="2")
+    server = start(
+        *("--model_name=m", f"--model_base_path={base}", "--model_platform=native"),
+        *("--allow_native_models", "--wait_for_models", "--canary_load"),
+        "--max_num_load_retries=0",
+    )
+    with Client(server.grpc, attempts=1) as client:
+        write_version(base / "2", crashes)  # it misses a file, and aborts
+        wait_until(
+            lambda: "ended by SIGABRT" in status_of(client, "m", 2)[1], "failed trial"
+        )
+
+        assert client.predict("m", [0.0])["y"].tolist() == [2.0]
+
+
 def test_libraries_in_models_need_leave(
     start: Callable[..., Any], everything: Path, tmp_path: Path
 ) -> None:

@@ -7,9 +7,13 @@ look is one poll, and then everything runs that can.
 
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from servable.core.aspired_versions_manager import AspiredVersionsManager
 from servable.core.event_bus import EventBus
@@ -21,7 +25,7 @@ from servable.core.servable_state_monitor import ServableStateMonitor
 from servable.core.serving_map import ServingMap
 from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
-from servable.errors import FailedPrecondition, NotFound
+from servable.errors import DataLoss, FailedPrecondition, NotFound
 from servable.platforms.saved_model_files import Completeness, judge_directory
 from servable.sources.file_system import FileSystemStoragePathSource
 from servable.sources.versions import (
@@ -70,7 +74,14 @@ class FileLoader:
 class Server:
     """Everything between the files and the serving map."""
 
-    def __init__(self, base: Path, policy: Latest | All, retries: int = 5) -> None:
+    def __init__(
+        self,
+        base: Path,
+        policy: Latest | All,
+        retries: int = 5,
+        loader: type[FileLoader] = FileLoader,
+    ) -> None:
+        self._loads = loader
         self.clock = FakeClock()
         self.pool = ManualPool()
         self.monitor = ServableStateMonitor()
@@ -110,9 +121,8 @@ class Server:
             for s in self.monitor.states_of("m")
         ]
 
-    @staticmethod
-    def _loader(_: ServableId, path: StoragePath) -> FileLoader:
-        return FileLoader(path)
+    def _loader(self, _: ServableId, path: StoragePath) -> FileLoader:
+        return self._loads(path)
 
 
 def copy(base: Path, version: str, names: tuple[str, ...] = tuple(FILES)) -> None:
@@ -146,6 +156,58 @@ def test_a_copy_is_served_two_looks_after_it_is_complete(
     assert served == [[1]] * 3
     assert server.available() == [2]
     assert server.map.snapshot.servables["m"][2] == FILES
+
+
+class Step(NamedTuple):
+    """A file is written as far as a part of it, and then looked at so often."""
+
+    name: str
+    part: float
+    looks: int
+
+
+@st.composite
+def copies(draw: st.DrawFn) -> list[Step]:
+    """Copies of all files in any order, each in pieces, with looks in between."""
+    steps = []
+    for name in draw(st.permutations(list(FILES))):
+        parts = sorted(draw(st.lists(st.floats(0, 1, exclude_max=True), max_size=3)))
+        steps += [Step(name, part, draw(st.integers(0, 3))) for part in [*parts, 1.0]]
+    return steps
+
+
+class WholeLoader(FileLoader):
+    """Loads no file of which something is missing, as TensorFlow does not."""
+
+    def load(self) -> None:
+        super().load()
+        if self.content != FILES:
+            raise DataLoss("a file is cut short")
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps=copies(), retries=st.integers(0, 5))
+def test_whatever_way_a_copy_takes_the_version_before_serves_until_it_is_there(
+    steps: list[Step], retries: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        base = Path(directory)
+        copy(base, "1")
+        server = Server(base, Latest(), retries, WholeLoader)
+        server.poll()
+        served = set()
+        for name, part, looks in steps[:-1]:
+            content = FILES[name]
+            write(base / "2" / name, content[: int(part * len(content))])
+            for _ in range(looks):
+                server.poll()
+                served.add(tuple(server.available()))
+        write(base / "2" / steps[-1].name, FILES[steps[-1].name])
+        server.poll()
+        server.poll()
+
+        assert served <= {(1,)}
+        assert server.available() == [2]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -2,6 +2,8 @@
 
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,25 @@ from servable.platforms.native import (
 PREDICT = 6
 WRONG = "tests/integration/native/wrong.c"
 FLAGS = ("-shared", "-fPIC", "-Wno-unused-function")
+
+# Prints after each of two rounds how often the library is mapped.
+LOAD_TWICE = """
+import sys
+from servable.apis import predict_pb2
+from servable.client import make_tensor_proto
+from servable.core.servable_id import ServableId
+from servable.core.storage_path import StoragePath
+from servable.platforms.native import NativePlatform
+
+request = predict_pb2.PredictRequest()
+request.inputs["x"].CopyFrom(make_tensor_proto([1.0], "float32"))
+for _ in range(2):
+    loader = NativePlatform().loader(ServableId("m", 1), StoragePath(sys.argv[1]))
+    loader.load()
+    loader.servable().replay(6, request.SerializeToString())
+    loader.unload()
+    print(open("/proc/self/maps").read().count("servable.so"))
+"""
 
 Compiled = Callable[..., Path]
 
@@ -297,6 +318,21 @@ def test_libraries_beside_it_are_found_and_nothing_is_left_behind(
 
     assert beside == {"servable.so", "libbeside.so.1.2"}
     assert list(copies.iterdir()) == []
+
+
+def test_a_library_leaves_memory_and_what_it_needs_stays(
+    compiled: Compiled, tmp_path: Path
+) -> None:
+    flags = ("-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fopenmp")
+    library = compiled("tests/integration/native/threads.cc", *flags)
+    write(tmp_path / "v", library)
+    command = [sys.executable, "-c", LOAD_TWICE, str(tmp_path / "v")]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    # OpenMP's threads wait in its library; closing that would crash the process.
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["0", "0"]
 
 
 def test_copies_of_a_process_that_is_no_more_are_removed(

@@ -54,7 +54,7 @@ def test_a_platform_that_is_not_installed_is_refused() -> None:
 
 def test_an_adapter_makes_loaders_of_paths() -> None:
     target: FakeTarget[Loader] = FakeTarget()
-    adapter = PlatformSourceAdapter(EchoPlatform(), target)
+    adapter = PlatformSourceAdapter(EchoPlatform(), target, 60.0)
     servable_id = ServableId("m", 1)
 
     adapter.set_aspired_versions(

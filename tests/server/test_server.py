@@ -6,7 +6,7 @@ compiled engine nor TensorFlow; the file system and all threads are real.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class FakeEngine:
         self.logged: dict[str, Any] = {}
         self.is_ready = False
         self.credentials: dict[str, tuple[object, ...]] = {}
+        self.tokens: list[Any] | None = None
         self.profiler: object = None
         self.events: list[str] = []
         self.reload: Callable[[bytes], tuple[int, str]] | None = None
@@ -80,8 +81,16 @@ class FakeEngine:
         del complain
         self.logged = dict(models)
 
+    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
+        """Nothing gets stuck here."""
+
     def set_profiler(self, profiler: object) -> None:
         self.profiler = profiler
+
+    def set_auth_tokens(self, tokens: Sequence[Any]) -> None:
+        with self.changed:
+            self.tokens = list(tokens)
+            self.changed.notify_all()
 
     def replace_credentials(self, port: str, *credentials: object) -> None:
         with self.changed:
@@ -116,7 +125,12 @@ class FakeEngine:
         self.events.append("REST")
         return 5678
 
+    def leave(self) -> None:
+        self.is_ready = False
+        self.events.append("leave")
+
     def stop(self, grace_s: float) -> bool:
+        self.events.append("stop")
         self.stopped_with = grace_s
         return True
 
@@ -243,7 +257,7 @@ def test_ports_open_when_models_are_loaded(
 
     assert was_ready
     assert not engine.is_ready
-    assert engine.stopped_with == ServerOptions().shutdown_grace_s
+    assert engine.stopped_with == pytest.approx(ServerOptions().shutdown_grace_s, 0.1)
     assert server.grpc_port is None
 
 

@@ -13,7 +13,7 @@ use std::ptr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use servable_engine::embedded::{Event, Lease, Model, Options};
+use servable_engine::embedded::{Event, Lease, Listener, Model, Options};
 use servable_engine::status::{Result, Status};
 
 use self::abi::{Call, EngineOptions, EventFn, ServableStatus, Signature};
@@ -82,10 +82,10 @@ pub unsafe extern "C" fn servable_engine_close(model: *mut EngineModel) {
 pub unsafe extern "C" fn servable_engine_tensorflow_version(
     model: *const EngineModel,
 ) -> *const c_char {
+    // There is one library in a process, and its text outlives every model.
+    static TEXT: OnceLock<CString> = OnceLock::new();
     // SAFETY: null, or an open model.
     let model = unsafe { model.as_ref() };
-    // The text outlives the model, as there are few of them in a process.
-    static TEXT: OnceLock<CString> = OnceLock::new();
     model
         .map_or(ptr::null(), |model| TEXT.get_or_init(|| model.tensorflow_version.clone()).as_ptr())
 }
@@ -137,14 +137,14 @@ pub unsafe extern "C" fn servable_engine_signatures(
 ) -> *const Signature {
     // SAFETY: the caller's pointers are null or what the header says.
     let (version, count) = unsafe { (version.as_ref(), count.as_mut()) };
-    let Some(version) = version else {
-        count.map(|count| *count = 0);
-        return ptr::null();
-    };
-    let signatures = || Description::of(version.lease.version().signatures());
-    let all = version.description.get_or_init(signatures).signatures();
-    count.map(|count| *count = all.len());
-    all.as_ptr()
+    let all = version.map(|version| {
+        let signatures = || Description::of(version.lease.version().signatures());
+        version.description.get_or_init(signatures).signatures()
+    });
+    if let Some(count) = count {
+        *count = all.map_or(0, <[Signature]>::len);
+    }
+    all.map_or(ptr::null(), <[Signature]>::as_ptr)
 }
 
 /// # Safety
@@ -223,8 +223,6 @@ unsafe fn read_options(options: &EngineOptions) -> Result<Options> {
         })
     }
 }
-
-type Listener = Arc<dyn Fn(i64, Event<'_>) + Send + Sync>;
 
 fn listener(on_event: EventFn, context: *mut c_void) -> Listener {
     struct Context(*mut c_void);

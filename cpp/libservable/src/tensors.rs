@@ -9,7 +9,7 @@ use servable_engine::tensor::{num_elements, Buffer, DType, Data, StringArray, St
 use crate::abi::{ServableString, ServableTensor};
 
 /// Most dimensions that the runtime knows.
-const MAX_RANK: i32 = 254;
+const MAX_RANK: usize = 254;
 
 /// A tensor of the caller's.
 pub struct Borrowed<'c>(pub &'c ServableTensor);
@@ -20,16 +20,17 @@ impl Input for Borrowed<'_> {
         let dtype = DType::from_number(tensor.dtype)
             .filter(|dtype| dtype.size().is_some() || *dtype == DType::String)
             .ok_or_else(|| invalid(format!("dtype {} is no type of elements", tensor.dtype)))?;
-        if !(0..=MAX_RANK).contains(&tensor.rank) {
-            return Err(invalid(format!("rank is {}, and 0 to {MAX_RANK} can be", tensor.rank)));
-        }
-        let shape = if tensor.rank == 0 {
+        let rank = usize::try_from(tensor.rank).ok().filter(|&rank| rank <= MAX_RANK);
+        let rank = rank.ok_or_else(|| {
+            invalid(format!("rank is {}, and 0 to {MAX_RANK} can be", tensor.rank))
+        })?;
+        let shape = if rank == 0 {
             Vec::new()
         } else if tensor.dims.is_null() {
             return Err(invalid("dims is null".to_owned()));
         } else {
-            // SAFETY: an array of the caller's with `rank` elements.
-            unsafe { std::slice::from_raw_parts(tensor.dims, tensor.rank as usize) }.to_vec()
+            // SAFETY: an array of the caller's with that many elements.
+            unsafe { std::slice::from_raw_parts(tensor.dims, rank) }.to_vec()
         };
         let elements = num_elements(&shape)
             .ok_or_else(|| invalid(format!("{shape:?} is no shape of a tensor")))?;

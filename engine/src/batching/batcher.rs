@@ -236,8 +236,13 @@ mod tests {
     fn answers(parameters: Parameters, feeds: &[&[i32]]) -> (Vec<String>, Runs) {
         let (echo, runs) = Echo::new(None);
         let names = |name: &str| vec![name.to_owned()];
-        let signature =
-            Signature::new(Arc::new(echo), names("x:0"), names("y:0"), Arc::new(parameters));
+        let signature = Signature::new(
+            "m".to_owned(),
+            Arc::new(echo),
+            names("x:0"),
+            names("y:0"),
+            Arc::new(parameters),
+        );
         let signature = Arc::new(signature);
         let (entries, answers): (Vec<_>, Vec<Receiver<Answer>>) = feeds
             .iter()

@@ -294,7 +294,7 @@ impl Dynamic {
                 continue;
             }
             let queue = self.clone();
-            self.compute().spawn(Box::new(move || queue.work(formed)));
+            self.compute().spawn(&self.signature.model, Box::new(move || queue.work(formed)));
         }
         inline
     }
@@ -358,7 +358,8 @@ mod tests {
         let (echo, runs) = Echo::new(None);
         let names = |name: &str| vec![name.to_owned()];
         let echo = Arc::new(echo);
-        let signature = Signature::new(echo, names("x:0"), names("y:0"), Arc::new(parameters));
+        let signature =
+            Signature::new("m".to_owned(), echo, names("x:0"), names("y:0"), Arc::new(parameters));
         let compute = Arc::new(Compute::new(2));
         let queue = Dynamic::new(Arc::new(signature), compute, Arc::default(), Instant::now());
         (queue, runs)

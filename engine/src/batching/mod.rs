@@ -40,8 +40,7 @@ pub use self::scheduler::Priority;
 use self::scheduler::QueueId;
 pub use self::signature::Parameters;
 use self::signature::Signature;
-pub use self::task::Hold;
-use self::task::Task;
+pub use self::task::{Hold, Task};
 pub use self::waiting::Observation;
 use crate::compute::Compute;
 use crate::metrics::{Batching, Run};
@@ -68,6 +67,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The request's rows on their way.
+    pub fn task(&self) -> Arc<Task> {
+        self.task.clone()
+    }
+
     /// Whether the request is being run, or was.
     pub fn has_begun(&self) -> bool {
         self.task.has_begun()
@@ -107,6 +111,7 @@ pub struct Shared {
 
 /// The queues of one version.
 pub struct Queues {
+    model: String,
     servable: Arc<dyn Servable>,
     parameters: Arc<Parameters>,
     shared: Shared,
@@ -149,12 +154,23 @@ impl Queues {
     /// Queues kept; requests can ask for more combinations of outputs than are worth keeping.
     const MAX: usize = 256;
 
-    pub fn new(servable: Arc<dyn Servable>, parameters: Parameters, mut shared: Shared) -> Self {
+    pub fn new(
+        model: String,
+        servable: Arc<dyn Servable>,
+        parameters: Parameters,
+        mut shared: Shared,
+    ) -> Self {
         if let Some(compute) = servable.compute() {
             // A servable that hangs takes no threads but its own.
             shared.pool = Arc::new(shared.pool.beside(compute.limit()));
         }
-        Self { servable, parameters: Arc::new(parameters), shared, by_names: RwLock::default() }
+        Self {
+            model,
+            servable,
+            parameters: Arc::new(parameters),
+            shared,
+            by_names: RwLock::default(),
+        }
     }
 
     pub fn parameters(&self) -> &Parameters {
@@ -317,8 +333,8 @@ impl Queues {
     }
 
     fn signature(&self, feeds: Vec<String>, fetches: Vec<String>) -> Arc<Signature> {
-        let servable = self.servable.clone();
-        Arc::new(Signature::new(servable, feeds, fetches, self.parameters.clone()))
+        let (model, servable) = (self.model.clone(), self.servable.clone());
+        Arc::new(Signature::new(model, servable, feeds, fetches, self.parameters.clone()))
     }
 
     fn queue(&self, feeds: &[(String, Tensor)], fetches: &[String]) -> Arc<SignatureQueue> {
@@ -459,7 +475,7 @@ mod tests {
             compute: Arc::new(Compute::new(2)),
             metrics,
         };
-        (Queues::new(Arc::new(echo), parameters, shared), runs)
+        (Queues::new("m".to_owned(), Arc::new(echo), parameters, shared), runs)
     }
 
     /// What a request with these rows is answered.

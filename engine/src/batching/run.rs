@@ -12,6 +12,7 @@ use super::queue::{Batch, Entry};
 use super::rows;
 use super::signature::Signature;
 use super::task::Task;
+use crate::abandoned::Going;
 use crate::metrics::{Batching, Run};
 use crate::servable::{ProcessCounts, RunOptions};
 use crate::status::{Code, Result, Status};
@@ -37,6 +38,7 @@ pub struct Member {
 /// time that it took tells nothing of what rows cost.
 pub fn run(batch: Batch<Arc<Task>>, metrics: &Batching) -> usize {
     let now = Instant::now();
+    let going = Arc::new(Going::begun());
     let mut members = Vec::with_capacity(batch.len());
     for Entry { task, rows } in batch {
         if !task.is_wanted() {
@@ -47,7 +49,7 @@ pub fn run(batch: Batch<Arc<Task>>, metrics: &Batching) -> usize {
             task.fail(queue_timeout());
             continue;
         }
-        task.begin();
+        task.begin(&going);
         let feeds = task.feeds(&rows);
         members.push(Member { task, fed: rows.clone(), rows, feeds, before_padding: None });
     }
@@ -304,8 +306,13 @@ mod tests {
 
         fn of((echo, runs): (Echo, Runs), parameters: Parameters) -> Self {
             let names = |name: &str| vec![name.to_owned()];
-            let signature =
-                Signature::new(Arc::new(echo), names("x:0"), names("y:0"), Arc::new(parameters));
+            let signature = Signature::new(
+                "m".to_owned(),
+                Arc::new(echo),
+                names("x:0"),
+                names("y:0"),
+                Arc::new(parameters),
+            );
             Self { signature: Arc::new(signature), runs }
         }
 

@@ -76,6 +76,7 @@ impl Parameters {
 
 /// One combination of feeds and fetches of one version.
 pub struct Signature {
+    pub model: String,
     /// The signature that feeds and fetches belong to; empty for those of several.
     pub name: String,
     pub servable: Arc<dyn Servable>,
@@ -90,6 +91,7 @@ pub struct Signature {
 
 impl Signature {
     pub fn new(
+        model: String,
         servable: Arc<dyn Servable>,
         feeds: Vec<String>,
         fetches: Vec<String>,
@@ -98,7 +100,7 @@ impl Signature {
         let name = name(&*servable, &feeds, &fetches);
         let is_unbatchable =
             AtomicBool::new(parameters.run_unbatchable_alone && !servable.is_batchable(&name));
-        Self { name, servable, feeds, fetches, parameters, is_unbatchable }
+        Self { model, name, servable, feeds, fetches, parameters, is_unbatchable }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -11,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::signature::Signature;
 use super::tensors::{self, Part};
+use crate::abandoned::Going;
 use crate::metrics::Run;
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
@@ -29,7 +29,8 @@ pub struct Task {
     pub deadline: Option<Instant>,
     /// In the order of the signature's feeds; taken when they are handed to the runtime.
     feeds: Mutex<Arc<Vec<Tensor>>>,
-    has_begun: AtomicBool,
+    /// The first batch that rows of it are in.
+    batch: OnceLock<Weak<Going>>,
     progress: Mutex<Progress>,
     _hold: Hold,
 }
@@ -59,7 +60,7 @@ impl Task {
             arrived,
             deadline,
             feeds: Mutex::new(Arc::new(feeds)),
-            has_begun: AtomicBool::new(false),
+            batch: OnceLock::new(),
             progress: Mutex::new(progress),
             _hold: hold,
         };
@@ -80,13 +81,18 @@ impl Task {
         rows.len() == self.rows
     }
 
-    /// Say that rows are being run.
-    pub fn begin(&self) {
-        self.has_begun.store(true, Ordering::Relaxed);
+    /// Say that rows are being run, in this batch.
+    pub fn begin(&self, batch: &Arc<Going>) {
+        self.batch.get_or_init(|| Arc::downgrade(batch));
     }
 
     pub fn has_begun(&self) -> bool {
-        self.has_begun.load(Ordering::Relaxed)
+        self.batch.get().is_some()
+    }
+
+    /// The batch that it is run in, if it is.
+    pub fn going(&self) -> Option<Weak<Going>> {
+        self.batch.get().cloned()
     }
 
     /// Whether somebody still waits for an answer.

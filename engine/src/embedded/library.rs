@@ -79,7 +79,7 @@ fn wheels(library: &Path) -> Vec<PathBuf> {
 /// The directory of the file that this code was loaded from.
 fn own_directory() -> Option<PathBuf> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
-    let address = own_directory as *const () as *const libc::c_void;
+    let address = (own_directory as *const ()).cast::<libc::c_void>();
     // SAFETY: the structure is ours, and filled in where the result is not 0; its name is a string
     // of the dynamic linker's that stays for as long as this code.
     let file = unsafe {

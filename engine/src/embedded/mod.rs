@@ -42,8 +42,11 @@ pub struct Options {
     /// How long a batch waits for rows; zero: sizes and waits are found from what runs.
     pub batch_timeout: Duration,
     /// Told what becomes of versions, on the thread where it happens.
-    pub on_event: Option<Arc<dyn Fn(i64, Event<'_>) + Send + Sync>>,
+    pub on_event: Option<Listener>,
 }
+
+/// Is told the number of a version, and what became of it.
+pub type Listener = Arc<dyn Fn(i64, Event<'_>) + Send + Sync>;
 
 impl Options {
     fn tell(&self, version: i64, event: Event<'_>) {
@@ -306,6 +309,8 @@ impl Loader {
             inter_op_in_caller: true,
             session_target: String::new(),
             load_run_options: Vec::new(),
+            // There is no Python to restore them.
+            refuses_unrestored: true,
         };
         let model = load_saved_model(self.library, path, &options)?;
         if Content::of(path) != content {
@@ -343,10 +348,10 @@ impl Batches {
                 padding_value: None,
                 unpad_outputs: false,
                 unbatched_signatures: Vec::new(),
+                batcher: None,
                 policy: if timeout.is_zero() { "adaptive" } else { "fixed" }.to_owned(),
                 target_p99_ms: 0.0,
                 max_in_flight: 0,
-                batcher: None,
             },
             shared: batching::Shared {
                 pool: Arc::new(batching::Pool::new(cores, name, metrics.clone())),

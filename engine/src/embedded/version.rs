@@ -37,7 +37,10 @@ impl Version {
     pub fn new(number: i64, servable: Arc<dyn Servable>, batches: Option<Arc<Batches>>) -> Self {
         let batching = batches.map(|batches| {
             let parameters = batches.parameters.clone();
-            (Queues::new(servable.clone(), parameters, batches.shared.clone()), batches)
+            (
+                Queues::new(String::new(), servable.clone(), parameters, batches.shared.clone()),
+                batches,
+            )
         });
         Self { number, servable, batching, is_retired: AtomicBool::new(false) }
     }
@@ -78,7 +81,7 @@ impl Version {
     ) -> Result<Vec<Tensor>> {
         let name = predict::signature_name(signature_name);
         let signature = predict::signature(self.signatures(), name, false)?;
-        inputs.sort_by(|(one, _), (other, _)| one.cmp(other));
+        inputs.sort_by_key(|(name, _)| *name);
         if let Some(pair) = inputs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Status::invalid_argument(format!("Input {} was given twice", pair[0].0)));
         }

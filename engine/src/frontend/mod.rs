@@ -2,6 +2,7 @@
 
 pub mod grpc;
 pub mod metrics;
+mod pace;
 pub mod peer;
 pub mod rest;
 pub mod tls;

@@ -10,6 +10,8 @@ pub struct Peer {
     pub is_local: bool,
     /// It showed a client certificate, which was verified.
     pub is_certified: bool,
+    /// It showed a token that is for administrators.
+    pub has_admin_token: bool,
 }
 
 impl Peer {
@@ -18,7 +20,11 @@ impl Peer {
     /// # Errors
     /// PERMISSION_DENIED.
     pub fn check_may_administrate(self, options: &Options, what: &str) -> Result<()> {
-        if self.is_local || self.is_certified || options.allow_remote_administration {
+        if self.has_admin_token
+            || self.is_local
+            || self.is_certified
+            || options.allow_remote_administration
+        {
             return Ok(());
         }
         Err(Status::permission_denied(format!(
@@ -37,11 +43,13 @@ mod tests {
         let remote = Peer::default();
         let local = Peer { is_local: true, ..remote };
         let certified = Peer { is_certified: true, ..remote };
+        let with_token = Peer { has_admin_token: true, ..remote };
         for (peer, allow_remote_administration, expected) in [
             (remote, false, false),
             (remote, true, true),
             (local, false, true),
             (certified, false, true),
+            (with_token, false, true),
         ] {
             let options = Options { allow_remote_administration, ..Options::default() };
             let may = peer.check_may_administrate(&options, "This").is_ok();

@@ -2,6 +2,7 @@
 
 use crate::servable::Signature;
 use crate::status::{Result, Status};
+use crate::tensor::proto::Limits;
 use crate::tensor::{StringsBuilder, Tensor};
 
 /// The input alias of classification and regression signatures.
@@ -19,12 +20,23 @@ impl<B: AsRef<[u8]>> Examples<B> {
     /// that a feature of the example's own wins.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT when there is no example.
+    /// INVALID_ARGUMENT when there is no example, RESOURCE_EXHAUSTED when they are too much with the
+    /// context in front of each.
     pub fn to_tensor(&self) -> Result<Tensor> {
         if self.examples.is_empty() {
             return Err(Status::invalid_argument("Input is empty."));
         }
         let context = self.context.as_ref().map(AsRef::as_ref).unwrap_or_default();
+        let own: usize = self.examples.iter().map(|example| example.as_ref().len()).sum();
+        let bytes = context.len().saturating_mul(self.examples.len()).saturating_add(own);
+        let most = Limits::for_message(context.len() + own).max_bytes;
+        if bytes > most {
+            return Err(Status::resource_exhausted(format!(
+                "{} examples of {bytes} bytes with their context; at most {most} are accepted in \
+                 this request",
+                self.examples.len()
+            )));
+        }
         let mut strings = StringsBuilder::default();
         for example in &self.examples {
             let start = strings.bytes_mut().len();

@@ -95,14 +95,8 @@ pub async fn answer(app: &Arc<App>, message: Bytes, deadline: Option<Instant>) -
         signature_name: String::new(),
     });
     let servable = handle.servable.clone();
-    let running = app.compute.run(move || servable.run_session(run));
-    let (tensors, metadata) = match deadline {
-        None => running.await?,
-        Some(deadline) => {
-            let ran = tokio::time::timeout_at(deadline.into(), running).await;
-            ran.unwrap_or_else(|_| Err(deadline_exceeded()))?
-        }
-    };
+    let running = app.run_on_thread(handle.clone(), deadline, move || servable.run_session(run));
+    let (tensors, metadata) = running.await?;
     let mut answer = Message::new();
     let out = answer.bytes_mut();
     for (name, tensor) in request.fetches.iter().zip(&tensors) {
@@ -116,10 +110,6 @@ pub async fn answer(app: &Arc<App>, message: Bytes, deadline: Option<Instant>) -
         sample.answered(handle.version, answer.as_slice());
     }
     Ok(answer)
-}
-
-fn deadline_exceeded() -> Status {
-    Status::deadline_exceeded("Timed out waiting for notification")
 }
 
 /// The deadline, or what `timeout_ms` makes of it, where that is positive.
@@ -167,7 +157,7 @@ fn run_options(options: &Options, deadline: Option<Instant>) -> Result<Vec<u8>> 
     if let Some(deadline) = deadline {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         if left == 0 {
-            return Err(deadline_exceeded());
+            return Err(Status::timed_out());
         }
         put(2, u64::try_from(left).unwrap_or(u64::MAX >> 1));
     }

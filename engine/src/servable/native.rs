@@ -7,6 +7,7 @@
 mod abi;
 mod description;
 mod instance;
+mod library;
 mod tensors;
 
 use std::collections::HashMap;

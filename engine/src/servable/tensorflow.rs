@@ -12,3 +12,9 @@ mod writes;
 
 pub use api::{has_library, load_library, Library};
 pub use session::{load_saved_model, LoadOptions, SavedModel};
+
+/// Read bytes as a SavedModel and as a MetaGraphDef.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn try_graph(input: &[u8]) {
+    saved_model::try_bytes(input);
+}

@@ -178,6 +178,9 @@ macro_rules! plain {
 }
 plain!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
 
+/// What a string takes beside its characters: its place among the others, and the runtime's own.
+const STRING_BYTES: usize = size_of::<Range<u32>>() + 24;
+
 /// Strings somebody else holds, such as the runtime.
 pub trait StringArray: Send + Sync {
     fn len(&self) -> usize;
@@ -323,6 +326,17 @@ impl Tensor {
 
     pub fn shape(&self) -> &[i64] {
         &self.shape
+    }
+
+    /// About how many bytes its elements take, here and in the runtime.
+    pub fn memory_bytes(&self) -> usize {
+        match &self.data {
+            Data::Dense(buffer) => buffer.len,
+            Data::Strings(Strings::Pieces { bytes, ranges }) => {
+                bytes.len().saturating_add(ranges.len().saturating_mul(STRING_BYTES))
+            }
+            Data::Strings(Strings::Foreign(strings)) => strings.len().saturating_mul(STRING_BYTES),
+        }
     }
 
     pub fn data(&self) -> &Data {

@@ -1,15 +1,20 @@
-"""`servable check`: what a model config file would serve, without serving it."""
+"""
+`servable check`: what a model config file would serve, without serving it; and what
+the operations of a model could do.
+"""
 
 import errno
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from servable.cli.saved_model_summary import find_version
 from servable.config import model_server_config
 from servable.config.model_server_config import (
     All,
@@ -20,6 +25,12 @@ from servable.config.model_server_config import (
 )
 from servable.core.served_versions import Canary, Pinned, Shadow
 from servable.errors import ServingError, Unimplemented, from_exception
+from servable.platforms.graph_ops import (
+    EFFECTS,
+    ORDINARY,
+    effects_of,
+    operations_of,
+)
 from servable.platforms.saved_model_files import Completeness, judge_directory
 from servable.policies import Platforms, aspired_version_policy, version_policy
 from servable.sources.cache import ModelCache, default_cache_directory
@@ -33,6 +44,7 @@ from servable.sources.versions import (
 )
 
 _WRONG: Final = 1
+_BAD_DIRECTORY: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +57,68 @@ class Finding:
 
 
 @click.command()
-@click.argument("config", type=click.Path())
-def check(config: str) -> None:
+@click.argument("path", type=click.Path(), metavar="CONFIG")
+@click.option(
+    "--ops",
+    is_flag=True,
+    help="CONFIG is the directory of a model: list what its operations can do to the "
+    "machine.",
+)
+@click.option(
+    "--allow",
+    default="",
+    metavar="EFFECT,…",
+    help=f"With --ops: what they may do, of {', '.join(EFFECTS)}.",
+)
+def check(path: str, *, ops: bool, allow: str) -> None:
     """
     Say what the model config file CONFIG would serve, or what is wrong with it.
 
     Nothing is loaded: the file, its paths and labels are checked, and whether each
     version has all of its files.  The exit status is 1 if anything is wrong.
+
+    With --ops it is the directory of a SavedModel, or the base path of some, of which
+    the newest is looked at.  The exit status is 1 if an operation can do more than
+    compute, and more than is allowed, and 2 if there is no SavedModel.
     """
+    if ops:
+        _check_operations(Path(path), frozenset(filter(None, allow.split(","))))
+        return
     try:
-        models = model_server_config.read(os.path.abspath(config), Platforms())  # noqa: PTH100
+        models = model_server_config.read(os.path.abspath(path), Platforms())  # noqa: PTH100
     except ServingError as error:
         click.echo(error.status_text, err=True)
         sys.exit(_WRONG)
     findings = [find(model) for model in models.models]
     _show(models, findings)
     if any(finding.problems for finding in findings):
+        sys.exit(_WRONG)
+
+
+def _check_operations(path: Path, allowed: frozenset[str]) -> None:
+    if unknown := sorted(allowed - EFFECTS.keys()):
+        raise click.BadParameter(f"there is no {unknown[0]}", param_hint="--allow")
+    try:
+        directory, _, _ = find_version(path)
+        counts = operations_of(str(directory))
+    except (ServingError, OSError) as error:
+        click.echo(getattr(error, "message", error), err=True)
+        sys.exit(_BAD_DIRECTORY)
+    found = {
+        (effect, op): count
+        for op, count in sorted(counts.items())
+        for effect in effects_of(op)
+    }
+    console = Console()
+    console.print(f"{sum(counts.values())} operations of {len(counts)} kinds")
+    if not found:
+        console.print("They compute, and do nothing else.")
+        return
+    table = Table("", "operation", "can", "what it does")
+    for (effect, op), count in sorted(found.items()):
+        table.add_row(str(count), op, effect, EFFECTS[effect])
+    console.print(table)
+    if {effect for effect, _ in found} - allowed - ORDINARY:
         sys.exit(_WRONG)
 
 

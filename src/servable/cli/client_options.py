@@ -1,6 +1,8 @@
 """What the commands that ask a server have in common."""
 
+import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -11,6 +13,8 @@ from servable.errors import ServingError
 
 _FAILED: Final = 1
 DEFAULT_ADDRESS: Final = "localhost:8500"
+
+_COMPLETION_TIMEOUT_S: Final = 2.0
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -69,3 +73,22 @@ def client_options(command: F) -> Callable[..., None]:
             sys.exit(_FAILED)
 
     return wrapped
+
+
+def complete_model(
+    context: click.Context, _argument: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the models of the server that begin so; none if it does not tell."""
+    # The shell waits for this: what is slow to import is imported only here.
+    from servable.client import Client  # noqa: PLC0415
+
+    given = context.params.get("address")
+    address = given or os.environ.get("SERVABLE_ADDRESS") or DEFAULT_ADDRESS
+    with contextlib.suppress(ServingError):
+        token = context.params.get("token") or os.environ.get("SERVABLE_TOKEN")
+        with Client(
+            address, timeout=_COMPLETION_TIMEOUT_S, attempts=1, token=token
+        ) as c:
+            names = [model.config.name for model in c.administration.models()]
+        return sorted(name for name in names if name.startswith(incomplete))
+    return []

@@ -326,6 +326,21 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "Microseconds between two attempts to load; negative: none.",
     ),
     Flag(
+        "load_timeout_seconds",
+        FlagType.FLOAT,
+        1800.0,
+        "Seconds that an attempt to load may take, warm-up included; it then fails.",
+        is_ours=True,
+    ),
+    Flag(
+        "canary_load",
+        FlagType.BOOL,
+        default=False,
+        help="Have a process of its own load each new version first, so that one that "
+        "crashes what loads it does not end the server.",
+        is_ours=True,
+    ),
+    Flag(
         "file_system_poll_wait_seconds",
         FlagType.INT32,
         1,
@@ -558,6 +573,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "auth_tokens_file",
+        FlagType.STRING,
+        "",
+        "Text file with a servable.AuthTokens message: every request but probes has "
+        "to show one of its bearer tokens, and may do what that is for.",
+        is_ours=True,
+    ),
+    Flag(
+        "auth_tokens_poll_wait_seconds",
+        FlagType.INT32,
+        10,
+        "Seconds between two readings of the file of tokens; 0 or less: it is read "
+        "once.",
+        is_ours=True,
+    ),
+    Flag(
         "model_options",
         FlagType.STRING,
         "",
@@ -571,7 +602,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT64,
         0,
         "Most memory that all loaded versions may need together, by their estimates; "
-        "0: no limit.",
+        "0: no limit, but in a container with one a version that does not fit beside "
+        "the one before is refused.",
         is_ours=True,
     ),
     Flag(
@@ -579,6 +611,23 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.FLOAT,
         25.0,
         "Seconds that requests may take to finish after SIGTERM or SIGINT.",
+        is_ours=True,
+    ),
+    Flag(
+        "lame_duck_seconds",
+        FlagType.FLOAT,
+        -1.0,
+        "Seconds of these in which requests are still taken after the signal, while "
+        "readiness fails and clients go elsewhere; negative: 5 in a Kubernetes pod, 0 "
+        "anywhere else.",
+        is_ours=True,
+    ),
+    Flag(
+        "supervise",
+        FlagType.BOOL,
+        default=False,
+        help="Serve in a child process, and start it again should it die; who connects "
+        "meanwhile waits.",
         is_ours=True,
     ),
     Flag(
@@ -607,6 +656,61 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT64,
         1 << 30,
         "Largest REST request, before and after decompression.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_in_flight_bytes",
+        FlagType.INT64,
+        0,
+        "Bytes that all requests in flight may hold together; a request beyond is "
+        "refused, unless it is alone. 0: a quarter of the memory of the machine or the "
+        "container, at most 2 GiB.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_concurrent_requests",
+        FlagType.INT32,
+        16_384,
+        "Requests to models that are answered at one time; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_queued_requests",
+        FlagType.INT32,
+        4096,
+        "Requests that may wait for a compute thread, for each model; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_connections",
+        FlagType.INT32,
+        16_384,
+        "Connections of both ports together, and never more than file descriptors "
+        "allow; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_connections_per_peer",
+        FlagType.INT32,
+        0,
+        "Connections from one address; 0: half of max_connections.",
+        is_ours=True,
+    ),
+    Flag(
+        "grpc_default_timeout_ms",
+        FlagType.INT64,
+        0,
+        "Milliseconds for gRPC requests to models that bring no deadline; 0: they may "
+        "take as long as they like.",
+        is_ours=True,
+    ),
+    Flag(
+        "abandoned_run_seconds",
+        FlagType.FLOAT,
+        5.0,
+        "Seconds that a run may go on after nobody waits for it any more; one that "
+        "takes longer is stuck. A model whose stuck runs hold half of the threads is "
+        "not run, and a server all of whose threads they hold is not healthy.",
         is_ours=True,
     ),
     Flag(
@@ -700,6 +804,15 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT64,
         0,
         "How much the model cache may take; 0: half of the file system that it is on.",
+        is_ours=True,
+    ),
+    Flag(
+        "forbid_ops",
+        FlagType.STRING,
+        "",
+        "What operations of SavedModels must not be able to do, with commas between: "
+        "files, network, python, print, abort, checkpoint, assets; a version with such "
+        "an operation is not loaded.",
         is_ours=True,
     ),
     Flag(

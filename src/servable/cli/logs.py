@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import stat
 import threading
 import time
 from typing import Final, TextIO
@@ -85,11 +86,18 @@ class QueueingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line of *record*, or count it as dropped."""
         try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
-            self._dropped += 1
+            line = self.format(record)
         except Exception:  # noqa: BLE001 - a record that cannot be formatted
             self.handleError(record)
+        else:
+            self.relay(line)
+
+    def relay(self, line: str) -> None:
+        """Queue a line that another process has made, or count it as dropped."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
 
     def finish(self, timeout_s: float) -> bool:
         """Write what is queued; return whether *timeout_s* was long enough."""
@@ -116,6 +124,31 @@ class QueueingHandler(logging.Handler):
             self._stream.flush()
         except (OSError, ValueError):
             return
+
+
+def stderr_of_its_own() -> TextIO:
+    """
+    Return stderr for the log, and have nothing else in this process wait for it.
+
+    TensorFlow writes to it from threads that run requests.  Where it is a pipe that
+    nobody empties, such a line is lost from now on; the log has a thread that waits.
+    """
+    try:
+        descriptor = os.dup(2)
+    except OSError:  # it is closed
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+    stream = os.fdopen(descriptor, "w", errors="backslashreplace")
+    for descriptor in (1, 2):
+        try:
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                again = os.open(
+                    f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK
+                )
+                os.dup2(again, descriptor)
+                os.close(again)
+        except OSError:
+            continue  # it is somebody else's pipe, or there is none
+    return stream
 
 
 def set_up(log_format: str, log_level: str, stream: TextIO) -> QueueingHandler:

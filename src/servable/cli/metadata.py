@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from servable.cli.client_options import client_options
+from servable.cli.client_options import client_options, complete_model
 from servable.cli.show import signature_table, signatures_document
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--version", type=int, help="A version; the latest if left out.")
 @click.option("--label", help="Version label instead of a version.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

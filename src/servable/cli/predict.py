@@ -1,25 +1,26 @@
 """`servable predict`: ask a model from the shell."""
 
+import io
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from servable.cli.client_options import client_options
+from servable.cli.client_options import client_options, complete_model
+from servable.cli.values import WHOLE, by_name, is_picture, read_inputs
 from servable.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from servable.client import Client, Outputs
+    from servable.client import Client, Outputs, Signature
 
-_WHOLE: Final = ""  # the name of a value that was given without one
+_FORMATS: Final = ("text", "table", "json", "npy")
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option(
     "--input",
     "-i",
@@ -27,14 +28,29 @@ _WHOLE: Final = ""  # the name of a value that was given without one
     multiple=True,
     required=True,
     metavar="NAME=VALUE",
-    help="A value is JSON, text, @FILE with .npy or .json, or - for JSON from stdin.  "
-    "NAME= may be left out where the signature has one input.",
+    help="A value is JSON, text, @FILE (.json, .csv, .npy, .npz or a picture), or - "
+    "for one of these from stdin.  NAME= may be left out where the signature has one "
+    "input, and for a .csv or .npz that holds them all.",
 )
 @click.option("--signature", default="", help="Signature name; serving_default.")
 @click.option("--version", type=int, help="A version; the latest if left out.")
 @click.option("--label", help="Version label instead of a version.")
 @click.option("--output", "outputs", multiple=True, help="An output; all if left out.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="ROWS",
+    help="Send so many rows at a time, and show how far it is.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="How to print the outputs; npy is a file, .npz for several outputs.",
+)
+@click.option("--json", "form", flag_value="json", help="Short for --format json.")
 @click.option("--curl", "as_curl", is_flag=True, help="Print the call with curl.")
 @click.option("--python", "as_python", is_flag=True, help="Print the call in Python.")
 @client_options
@@ -46,7 +62,8 @@ def predict(
     version: int | None,
     label: str | None,
     outputs: tuple[str, ...],
-    as_json: bool,
+    batch_size: int | None,
+    form: str,
     as_curl: bool,
     as_python: bool,
     address: str,
@@ -54,7 +71,7 @@ def predict(
     connect: Callable[[], "Client"],
 ) -> None:
     """Run a signature of MODEL and print its outputs."""
-    named = dict(map(split_input, inputs))
+    named = by_name(inputs)
     which = {"signature": signature, "version": version, "label": label}
     arguments: dict[str, Any] = {k: v for k, v in which.items() if v not in ("", None)}
     if outputs:
@@ -62,63 +79,85 @@ def predict(
     if as_python:
         click.echo(_python(address, model, named, arguments))
         return
-    values = read_inputs(named)
-    if as_curl:
-        click.echo(_curl(address, model, values, arguments))
-        return
+    if form == "npy" and not as_curl and sys.stdout.isatty():
+        raise click.UsageError("--format npy is not for terminals: add > FILE.npy")
     with connect() as client:
-        answer = client.predict(model, values, **arguments)
-    click.echo(_json(answer) if as_json else _text(answer))
+
+        def known() -> "Signature | None":
+            metadata = client.metadata(model, version=version, label=label)
+            return metadata.signatures.get(signature or "serving_default")
+
+        values = read_inputs(named, known)
+        if as_curl:
+            click.echo(_curl(address, model, values, arguments))
+            return
+        if batch_size is None:
+            answer: Mapping[str, Any] = client.predict(model, values, **arguments)
+        else:
+            answer = _in_batches(client, model, values, batch_size, arguments)
+    _PRINTERS[form](answer)
 
 
-def read_inputs(named: Mapping[str, str]) -> Any:
+def _in_batches(
+    client: "Client",
+    model: str,
+    values: Any,
+    batch_size: int,
+    arguments: Mapping[str, Any],
+) -> Mapping[str, Any]:
     """
-    Return the values of --input options by name, or the one that has no name.
+    Send *batch_size* rows at a time, and return the outputs of all.
 
     Raises:
-        UsageError: One has no name, and is not alone.
-        InvalidArgument: A file cannot be read.
+        InvalidArgument: Inputs or outputs are not so many rows.
     """
-    values: Any = {name: _read(text) for name, text in named.items()}
-    if _WHOLE not in values:
-        return values
-    if len(values) > 1:
-        raise click.UsageError("--input without a name stands alone.")
-    return values[_WHOLE]
+    import numpy as np  # noqa: PLC0415 - only here
+
+    rows = _rows(values)
+    batches = range(0, rows, batch_size)
+    answers: list[Outputs] = []
+    with click.progressbar(
+        length=rows,
+        label=f"{rows} rows",
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+    ) as progress:
+        for start in batches:
+            part = _slice(values, slice(start, start + batch_size))
+            sent = min(batch_size, rows - start)
+            answer = client.predict(model, part, **arguments)
+            for name, array in answer.items():
+                if array.shape[:1] != (sent,):
+                    raise InvalidArgument(
+                        f"output {name!r} of {sent} rows has the shape "
+                        f"{list(array.shape)}; without --batch-size it may be that"
+                    )
+            answers.append(answer)
+            progress.update(sent)
+    names = answers[0]
+    return {
+        name: np.concatenate([answer[name] for answer in answers]) for name in names
+    }
 
 
-def split_input(argument: str) -> tuple[str, str]:
-    """Return name and value; JSON and files may have a = of their own."""
-    name, equals, value = argument.partition("=")
-    if not equals or argument[0] in '[{"@-':
-        return _WHOLE, argument
-    return name, value
+def _rows(values: Any) -> int:
+    named = values if isinstance(values, Mapping) else {"the input": values}
+    counts = {}
+    for name, value in named.items():
+        shape = getattr(value, "shape", None)
+        if shape == () or (shape is None and not isinstance(value, list)):
+            raise InvalidArgument(f"{name} is one value; --batch-size needs rows")
+        counts[name] = len(value)
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        said = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise InvalidArgument(f"--batch-size needs inputs of as many rows: {said}")
+    return next(iter(counts.values()))
 
 
-def _read(text: str) -> Any:
-    if text == "-":
-        return _parse(sys.stdin.read(), "stdin")
-    if not text.startswith("@"):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    path = Path(text[1:])
-    try:
-        if path.suffix == ".npy":
-            import numpy as np  # noqa: PLC0415 - only for files
-
-            return np.load(path, allow_pickle=False)
-        return _parse(path.read_text("utf-8"), str(path))
-    except (OSError, ValueError) as exc:
-        raise InvalidArgument(f"cannot read {path}: {exc}") from None
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as exc:
-        raise InvalidArgument(f"{where} is no JSON: {exc}") from None
+def _slice(values: Any, rows: slice) -> Any:
+    if isinstance(values, Mapping):
+        return {name: value[rows] for name, value in values.items()}
+    return values[rows]
 
 
 def _plain(value: Any) -> Any:
@@ -136,15 +175,77 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _json(outputs: "Outputs") -> str:
-    return json.dumps({name: _plain(array) for name, array in outputs.items()})
+def _print_json(outputs: Mapping[str, Any]) -> None:
+    click.echo(json.dumps({name: _plain(array) for name, array in outputs.items()}))
 
 
-def _text(outputs: "Outputs") -> str:
-    return "\n".join(
-        f"{name}: {array.dtype}{list(array.shape)}\n{array}"
+def _print_text(outputs: Mapping[str, Any]) -> None:
+    for name, array in outputs.items():
+        click.echo(f"{name}: {array.dtype}{list(array.shape)}\n{array}")
+
+
+def _print_npy(outputs: Mapping[str, Any]) -> None:
+    """Write a .npy of the only output, or a .npz; texts are as wide as the longest."""
+    import numpy as np  # noqa: PLC0415 - only here
+
+    arrays = {
+        name: array.astype("S") if array.dtype.hasobject else array
         for name, array in outputs.items()
-    )
+    }
+    file = io.BytesIO()
+    if len(arrays) == 1:
+        np.save(file, next(iter(arrays.values())))
+    else:
+        np.savez(file, allow_pickle=False, **arrays)
+    sys.stdout.buffer.write(file.getvalue())
+
+
+def _print_table(outputs: Mapping[str, Any]) -> None:
+    """Print a line for each row; outputs of other lengths get a table of their own."""
+    from rich import box  # noqa: PLC0415 - slow to import
+    from rich.console import Console  # noqa: PLC0415 - the same
+    from rich.markup import escape  # noqa: PLC0415 - the same
+    from rich.table import Table  # noqa: PLC0415 - the same
+
+    console = Console()
+    for names in _of_one_length(outputs):
+        headings = (
+            f"{escape(name)} [dim]{outputs[name].dtype}"
+            f"{escape(str(list(outputs[name].shape[1:])))}[/dim]"
+            for name in names
+        )
+        table = Table("", *headings, box=box.SIMPLE_HEAD, show_edge=False)
+        columns = [_cells(outputs[name]) for name in names]
+        for number, row in enumerate(zip(*columns, strict=True)):
+            table.add_row(str(number), *map(escape, row))
+        console.print(table)
+
+
+def _of_one_length(outputs: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+    lengths: dict[int, list[str]] = {}
+    for name, array in outputs.items():
+        lengths.setdefault(len(array) if array.ndim else -1, []).append(name)
+    return list(lengths.values())
+
+
+def _cells(array: Any) -> Iterator[str]:
+    """Return what stands in the rows of a column, large ones in short."""
+    import numpy as np  # noqa: PLC0415 - only here
+
+    for value in array if array.ndim else [array[()]]:
+        if isinstance(value, bytes):
+            yield str(_plain(value))
+        else:
+            shown = np.array2string(np.asarray(value), threshold=8, edgeitems=2)
+            yield shown if np.ndim(value) else str(value)
+
+
+_PRINTERS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
+    "text": _print_text,
+    "table": _print_table,
+    "json": _print_json,
+    "npy": _print_npy,
+}
 
 
 def _curl(address: str, model: str, values: Any, arguments: Mapping[str, Any]) -> str:
@@ -171,9 +272,9 @@ def _curl(address: str, model: str, values: Any, arguments: Mapping[str, Any]) -
 def _python(
     address: str, model: str, named: Mapping[str, str], arguments: Mapping[str, Any]
 ) -> str:
-    sources = {name: _source(text) for name, text in named.items()}
-    if _WHOLE in sources:
-        given = sources[_WHOLE]
+    sources = {name: _source(name, text) for name, text in named.items()}
+    if WHOLE in sources:
+        given = sources[WHOLE]
     else:
         given = ", ".join(f"{name!r}: {source}" for name, source in sources.items())
         given = f"{{{given}}}"
@@ -181,7 +282,7 @@ def _python(
     imports = {
         module
         for source in sources.values()
-        for module in ("json", "numpy", "sys")
+        for module in ("json", "numpy", "PIL.Image", "sys")
         if f"{module}." in source
     }
     return "\n".join(
@@ -195,13 +296,19 @@ def _python(
     )
 
 
-def _source(text: str) -> str:
+def _source(name: str, text: str) -> str:
     """Return Python that reads a value as this command does."""
     if text == "-":
         return "json.load(sys.stdin)"
-    if not text.startswith("@"):
-        return repr(_read(text))
+    if not text.startswith("@") or text.endswith(".csv"):
+        values = read_inputs({name: text})
+        return repr(values[name] if name else values)
     path = text[1:]
+    if path.endswith(".npz"):
+        archive = f"numpy.load({path!r})"
+        return f"{archive}[{name!r}]" if name else f"dict({archive})"
     if path.endswith(".npy"):
         return f"numpy.load({path!r})"
+    if is_picture(text):
+        return f"numpy.asarray(PIL.Image.open({path!r}))[numpy.newaxis]"
     return f"json.load(open({path!r}))"

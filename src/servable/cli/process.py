@@ -7,6 +7,7 @@ a Python handler runs only when the main thread next gets to it.
 """
 
 import dataclasses
+import faulthandler
 import logging
 import math
 import os
@@ -16,9 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
-from servable.cli import logs
+from servable.cli import listening, logs, supervisor
 from servable.cli.flags import Flag, ParsedFlags
 from servable.errors import ServingError, from_exception
 
@@ -30,7 +31,13 @@ _logger = logging.getLogger(__name__)
 
 _FAILURE = 255
 _SAME_SIGNAL_S = 0.5
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Leaving a process needs no unloading; this is for what has to be told.
+_UNLOAD_S = 1.0
+# How long those who connected while there was no server wait for its models.
+_HOLD_S = 30.0
+# How long after the grace period a stop that hangs is waited for.
+_OVERTIME_S = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,17 +66,25 @@ def serve(
     Serve as the flags say until a signal ends it; return the exit status.
 
     The first SIGTERM or SIGINT lets requests finish, the second ends the process.
+    SIGHUP reads the model config file again, or ends a server that was started from
+    a terminal; SIGUSR1 writes to stderr where all threads are.
     """
     # All threads inherit this, so that a signal comes to the one that waits for it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_SIGNALS, signal.SIGUSR1))
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
-        logs.set_up(
+        log = logs.set_up(
             str(parsed.values["log_format"]),
             str(parsed.values["log_level"]),
-            sys.stderr,
+            logs.stderr_of_its_own(),
         )
     except ValueError as error:
         return _fail(from_exception(error))
+    if supervisor.is_supervised(os.environ):
+        supervisor.end_with(os.getppid())
+    elif parsed.values["supervise"]:
+        return _supervise(parsed, log)
+    _show_stacks()
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
     _in_background(lambda: _wait_for_signals(events))
 
@@ -96,6 +111,16 @@ def serve(
         ServerOptions.from_flags(parsed.values, parsed.given),
         rest_is_optional=rest_is_optional,
     )
+    if supervisor.is_restarted(os.environ):
+        # Those who wait for an answer are not to get that there is no such model.
+        options = dataclasses.replace(
+            options, wait_for_models=False, hold_connections_s=_HOLD_S
+        )
+    try:
+        listeners = listening.inherited(os.environ, os.getpid(), os.getppid())
+        options = listening.with_listeners(options, listeners)
+    except ServingError as error:
+        return _fail(error)
     _warn(parsed, flags, options)
     return _serve_until_signalled(Server(options), options, events)
 
@@ -108,23 +133,53 @@ def _warn(parsed: ParsedFlags, flags: Sequence[Flag], options: "ServerOptions") 
         _logger.warning("--mixed_precision=%s is not known; ignored", precision)
 
 
+def _supervise(parsed: ParsedFlags, log: logs.QueueingHandler) -> int:
+    sockets = listening.bind(
+        cast("int", parsed.values["port"]),
+        str(parsed.values["grpc_socket_path"]),
+        cast("int", parsed.values["rest_api_port"]),
+    )
+    grace_s = cast("float", parsed.values["shutdown_grace_seconds"])
+    return supervisor.supervise(supervisor.own_command(), sockets, grace_s, log)
+
+
+def _show_stacks() -> None:
+    """Write to stderr where the thread that crashes is, and all upon SIGUSR1."""
+    faulthandler.enable(all_threads=False)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+
+
 def _serve_until_signalled(
     server: "Server", options: "ServerOptions", events: "queue.SimpleQueue[_Event]"
 ) -> int:
     _in_background(lambda: _start(server, events))
-    stopping_since = math.inf
+    # Who started it by hand closes the terminal to end it.
+    is_interactive = os.isatty(0)
+    stopping_since = forced_at = math.inf
     while True:
-        match events.get():
+        try:
+            event = events.get(timeout=_seconds_until(forced_at))
+        except queue.Empty:
+            _logger.error("The server hangs: the process ends without it")  # noqa: TRY400
+            return os.EX_OK
+        match event:
             case _Failed(error) if stopping_since == math.inf:
                 return _fail(error)
             case _Failed():
                 pass  # it was stopped while it started
+            case _Signalled(signal.SIGHUP) if not is_interactive:
+                _in_background(lambda: _read_config_again(server))
             case _Signalled(number, at) if stopping_since == math.inf:
                 stopping_since = at
+                forced_at = time.monotonic() + options.shutdown_grace_s + _OVERTIME_S
                 _logger.info(
-                    "%s: finishing the requests in flight for up to %g s",
+                    "%s: finishing the requests in flight for up to %g s%s",
                     signal.Signals(number).name,
                     options.shutdown_grace_s,
+                    f", of which new ones are taken for {options.lame_duck_s:g} s"
+                    if options.lame_duck_s
+                    else "",
                 )
                 _in_background(lambda: _stop(server, events))
             case _Signalled(number, at) if at - stopping_since >= _SAME_SIGNAL_S:
@@ -145,9 +200,22 @@ def _start(server: "Server", events: "queue.SimpleQueue[_Event]") -> None:
         events.put(_Failed(from_exception(error)))
 
 
+def _seconds_until(when: float) -> float | None:
+    if when == math.inf:
+        return None
+    return min(max(when - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+
+
+def _read_config_again(server: "Server") -> None:
+    try:
+        server.reload_config_file()
+    except ServingError as error:
+        _logger.error("SIGHUP changes nothing: %s", error.status_text)  # noqa: TRY400
+
+
 def _stop(server: "Server", events: "queue.SimpleQueue[_Event]") -> None:
     try:
-        if not server.stop():
+        if not server.stop(unload_s=_UNLOAD_S):
             _logger.warning("Some requests were given up")
     finally:
         events.put(_Stopped())

@@ -7,7 +7,7 @@ shown are parsed.
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,22 +15,16 @@ from typing import Final
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from servable.apis import POOL, graph_pb2, meta_graph_pb2, saved_model_pb2
+from servable.apis import POOL, meta_graph_pb2, saved_model_pb2
 from servable.client.signatures import Signature, signatures_from
 from servable.errors import DataLoss, NotFound
+from servable.platforms.graph_ops import META_GRAPHS, fields, ops_in, ops_of
 from servable.platforms.saved_model_files import GRAPH_FILES, VARIABLES_DIRECTORY
 from servable.sources.versions import versions_among
 
 # Of MetaGraphDef: meta_info_def, collection_def, signature_def, asset_file_def.
 _SHOWN_FIELDS: Final = frozenset({1, 4, 5, 6})
 _ASSETS: Final = "saved_model_assets"  # the collection that version 1 has them in
-_GRAPH: Final = 2  # of MetaGraphDef
-_NODES, _LIBRARY = 1, 2  # of GraphDef
-_FUNCTIONS: Final = 1  # of FunctionDefLibrary
-_FUNCTION_NODES: Final = 3  # of FunctionDef
-_OP: Final = 2  # of NodeDef
-_META_GRAPHS: Final = 2  # of SavedModel
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +175,7 @@ def _read_text(file: Path) -> list[tuple[meta_graph_pb2.MetaGraphDef, Counter[st
         )
     except (text_format.ParseError, UnicodeDecodeError) as exc:
         raise DataLoss(f"{file} is damaged: {exc}") from None
-    return [(proto, _ops_of(proto.graph_def)) for proto in model.meta_graphs]
-
-
-def _ops_of(graph: graph_pb2.GraphDef) -> Counter[str]:
-    ops = Counter(node.op for node in graph.node)
-    for function in graph.library.function:
-        ops.update(node.op for node in function.node_def)
-    return ops
+    return [(proto, ops_of(proto.graph_def)) for proto in model.meta_graphs]
 
 
 def _read_binary(
@@ -201,9 +188,9 @@ def _read_binary(
     try:
         with memoryview(mapped) as data:
             return [
-                (_shown_part(data[start:end]), _ops_in(data, start, end))
-                for field, _tag, start, end in _fields(data)
-                if field == _META_GRAPHS
+                (_shown_part(data[start:end]), ops_in(data, start, end))
+                for field, _tag, start, end in fields(data)
+                if field == META_GRAPHS
             ]
     except (DecodeError, IndexError, ValueError):
         raise DataLoss(f"{file} is damaged; was it copied completely?") from None
@@ -215,73 +202,7 @@ def _shown_part(meta_graph: memoryview) -> meta_graph_pb2.MetaGraphDef:
     with meta_graph:
         shown = b"".join(
             bytes(meta_graph[tag:end])
-            for field, tag, _start, end in _fields(meta_graph)
+            for field, tag, _start, end in fields(meta_graph)
             if field in _SHOWN_FIELDS
         )
     return meta_graph_pb2.MetaGraphDef.FromString(shown)
-
-
-def _ops_in(data: memoryview, start: int, end: int) -> Counter[str]:
-    """Count the operations of the MetaGraphDef there, without parsing its nodes."""
-    ops: Counter[str] = Counter()
-    for graph in _inside(data, start, end, _GRAPH):
-        for node in _inside(data, *graph, _NODES):
-            ops.update(_op_of(data, *node))
-        for library in _inside(data, *graph, _LIBRARY):
-            for function in _inside(data, *library, _FUNCTIONS):
-                for node in _inside(data, *function, _FUNCTION_NODES):
-                    ops.update(_op_of(data, *node))
-    return ops
-
-
-def _op_of(data: memoryview, start: int, end: int) -> list[str]:
-    return [
-        bytes(data[a:b]).decode(errors="backslashreplace")
-        for a, b in _inside(data, start, end, _OP)
-    ]
-
-
-def _inside(
-    data: memoryview, start: int, end: int, number: int
-) -> Iterator[tuple[int, int]]:
-    """Yield where the values of a field are, in the message from *start* to *end*."""
-    for field, _tag, at, until in _fields(data, start, end):
-        if field == number:
-            yield at, until
-
-
-def _fields(
-    data: memoryview, at: int = 0, end: int | None = None
-) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each field's number, and where its tag, its value and its end are."""
-    end = len(data) if end is None else end
-    while at < end:
-        tag_at = at
-        tag, at = _varint(data, at)
-        start = at
-        match tag & 7:
-            case kind if kind == _VARINT:
-                _, at = _varint(data, at)
-            case kind if kind == _FIXED64:
-                at += 8
-            case kind if kind == _LENGTH:
-                length, start = _varint(data, at)
-                at = start + length
-            case kind if kind == _FIXED32:
-                at += 4
-            case kind:
-                raise ValueError(f"wire type {kind}")
-        if at > end:
-            raise ValueError("the file ends early")
-        yield tag >> 3, tag_at, start, at
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says "more"
-            return value, at
-        shift += 7

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from servable.cli.client_options import client_options
+from servable.cli.client_options import client_options, complete_model
 
 if TYPE_CHECKING:
     from servable.client import Client
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @client_options
 def status(
@@ -49,5 +49,14 @@ def status(
         ]
         click.echo(json.dumps({"model": model, "versions": rows}, indent=2))
         return
+    from rich import box  # noqa: PLC0415 - slow to import
+    from rich.console import Console  # noqa: PLC0415 - the same
+    from rich.markup import escape  # noqa: PLC0415 - the same
+    from rich.table import Table  # noqa: PLC0415 - the same
+
+    table = Table("version", "state", "", box=box.SIMPLE_HEAD, show_edge=False)
     for version in versions:
-        click.echo(str(version))
+        error = version.error
+        failure = "" if error is None else escape(error.status_text)
+        table.add_row(str(version.version), version.state, failure)
+    Console().print(table)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import click
 
 from servable.apis import prediction_log_pb2
-from servable.cli.predict import read_inputs, split_input
 from servable.cli.saved_model_summary import find_version, summarize
+from servable.cli.values import by_name, read_inputs
 from servable.client.grpc_codec import RPCS
 from servable.client.inputs import prepare
 from servable.client.operations import ModelRef, Predict
@@ -191,7 +191,8 @@ def _given(
 ) -> Iterator[Log]:
     signatures = _signatures(version, tags.split(","))
     if requests is None:
-        values = read_inputs(dict(map(split_input, inputs)))
+        name = signature_name or "serving_default"
+        values = read_inputs(by_name(inputs), lambda: signatures.get(name))
         yield _predict(signatures, signature_name, values)
         return
     for position, entry in enumerate(_entries(requests)):
@@ -228,7 +229,7 @@ def _predict(signatures: dict[str, Signature], name: str, values: Any) -> Log:
         raise NotFound(f"there is no signature {name!r}; there are: {known}")
     operation = Predict(ModelRef("warmup"), name, prepare(values, signatures[name]))
     log = Log()
-    log.predict_log.request.CopyFrom(RPCS[Predict].encode(operation))
+    log.predict_log.request.MergeFromString(RPCS[Predict].encode(operation))
     return log
 
 

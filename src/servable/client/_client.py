@@ -12,9 +12,9 @@ from servable.client.administration import Administration
 from servable.client.calls import Calls, Send, Step, Steps
 from servable.client.operations import (
     Classification,
-    ModelRef,
     Outputs,
     VersionStatus,
+    model_ref,
 )
 from servable.client.signatures import ModelMetadata
 from servable.client.targets import (
@@ -151,6 +151,7 @@ class Client(_Base):
         version: int | None = None,
         label: str | None = None,
         outputs: str | Sequence[str] | None = None,
+        writable: bool = False,
         timeout: float | None = None,
     ) -> Outputs:
         """
@@ -165,6 +166,8 @@ class Client(_Base):
             version: a version of the model; None is the latest.
             label: a version label instead.
             outputs: names of the outputs wanted; None for all.
+            writable: give arrays that can be changed; without, large ones may be part
+                of the answer, and not copied.
             timeout: seconds; None takes the client's.
 
         Returns:
@@ -179,10 +182,12 @@ class Client(_Base):
             Unavailable: the server was not reached, or has too much to do.
             ServingError: whatever else the server answers.
         """
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return self._run(
-            self._calls.predict(ref, inputs, signature, outputs, timeout_s)
+            self._calls.predict(
+                ref, inputs, signature, outputs, timeout_s, writable=writable
+            )
         )
 
     def classify(
@@ -203,7 +208,7 @@ class Client(_Base):
         *examples* is one, a sequence, or a data frame with one in each row.  The
         features in *context* are part of every example.  Raises as predict.
         """
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return self._run(
             self._calls.classify(ref, examples, signature, context, timeout_s)
@@ -221,7 +226,7 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> npt.NDArray[Any]:
         """Return one float32 for each example; see classify."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return self._run(
             self._calls.regress(ref, examples, signature, context, timeout_s)
@@ -239,13 +244,13 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> Mapping[str, Classification | npt.NDArray[Any]]:
         """
-        Classify and regress the same examples in one run; gRPC only.
+        Classify and regress the same examples in one run.
 
         *tasks* says for each signature name whether to "classify" or to "regress";
-        the results have the same names.  Raises as predict, and Unimplemented over
-        REST.
+        the results have the same names.  Raises as predict, and Unimplemented over REST
+        where the server does not have it there, as TensorFlow Serving does not.
         """
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return self._run(
             self._calls.multi_inference(ref, examples, tasks, context, timeout_s)
@@ -260,7 +265,7 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> ModelMetadata:
         """Return the version that answers, and its signatures; raises as predict."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         return self._run(self._calls.metadata(ref, self._left(timeout)))
 
     def status(
@@ -271,7 +276,7 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> Sequence[VersionStatus]:
         """Return the state of every version there is or was; raises as predict."""
-        ref = ModelRef(model, version)
+        ref = model_ref(model, version)
         return self._run(self._calls.status(ref, self._left(timeout)))
 
     def wait_until_ready(
@@ -288,7 +293,7 @@ class Client(_Base):
             DeadlineExceeded: that took longer than *timeout* seconds.
             FailedPrecondition: every version of the model failed to load.
         """
-        ref = None if model is None else ModelRef(model, version)
+        ref = None if model is None else model_ref(model, version)
         self._run(self._calls.wait_until_ready(ref, _checked(timeout)))
 
     def reload_config(
@@ -298,7 +303,7 @@ class Client(_Base):
         timeout: float | None = None,
     ) -> None:
         """
-        Replace the set of models that the server serves; gRPC only.
+        Replace the set of models that the server serves.
 
         *config* is the message, its text form, or a dictionary of model names to base
         paths.  Returns when every new model can be asked.
@@ -306,6 +311,7 @@ class Client(_Base):
         Raises:
             InvalidArgument: the configuration is none, or the server refuses it.
             PermissionDenied: the server does not take it from this address.
+            Unimplemented: over REST, as multi_inference.
             ServingError: a model did not become available, or as predict.
         """
         message = _model_server_config(config)
@@ -368,13 +374,16 @@ class AsyncClient(_Base):
         version: int | None = None,
         label: str | None = None,
         outputs: str | Sequence[str] | None = None,
+        writable: bool = False,
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
     ) -> Outputs:
         """Run a signature of a model; see Client.predict."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return await self._run(
-            self._calls.predict(ref, inputs, signature, outputs, timeout_s)
+            self._calls.predict(
+                ref, inputs, signature, outputs, timeout_s, writable=writable
+            )
         )
 
     async def classify(
@@ -389,7 +398,7 @@ class AsyncClient(_Base):
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
     ) -> Classification:
         """Classify examples; see Client.classify."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return await self._run(
             self._calls.classify(ref, examples, signature, context, timeout_s)
@@ -407,7 +416,7 @@ class AsyncClient(_Base):
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
     ) -> npt.NDArray[Any]:
         """Return one float32 for each example; see Client.classify."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return await self._run(
             self._calls.regress(ref, examples, signature, context, timeout_s)
@@ -425,7 +434,7 @@ class AsyncClient(_Base):
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
     ) -> Mapping[str, Classification | npt.NDArray[Any]]:
         """Classify and regress the same examples; see Client.multi_inference."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         timeout_s = self._left(timeout)
         return await self._run(
             self._calls.multi_inference(ref, examples, tasks, context, timeout_s)
@@ -440,7 +449,7 @@ class AsyncClient(_Base):
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
     ) -> ModelMetadata:
         """Return the version that answers, and its signatures."""
-        ref = ModelRef(model, version, label)
+        ref = model_ref(model, version, label)
         return await self._run(self._calls.metadata(ref, self._left(timeout)))
 
     async def status(
@@ -451,7 +460,7 @@ class AsyncClient(_Base):
         timeout: float | None = None,  # noqa: ASYNC109 - for all attempts together
     ) -> Sequence[VersionStatus]:
         """Return the state of every version there is or was."""
-        ref = ModelRef(model, version)
+        ref = model_ref(model, version)
         return await self._run(self._calls.status(ref, self._left(timeout)))
 
     async def wait_until_ready(
@@ -462,7 +471,7 @@ class AsyncClient(_Base):
         timeout: float = 60.0,  # noqa: ASYNC109 - for all attempts together
     ) -> None:
         """Wait until the model can be asked; see Client.wait_until_ready."""
-        ref = None if model is None else ModelRef(model, version)
+        ref = None if model is None else model_ref(model, version)
         await self._run(self._calls.wait_until_ready(ref, _checked(timeout)))
 
     async def reload_config(

@@ -8,11 +8,10 @@ retries, addresses in turn and the memory of signatures are here, once for both.
 
 import itertools
 import random
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
@@ -59,8 +58,7 @@ _LONGEST_PAUSE_S: Final = 1.0
 _READINESS_TRY_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send an operation to one of the addresses; its result is the answer."""
 
     operation: Operation
@@ -115,7 +113,6 @@ class Calls:
         self._clock = clock
         self._jitter = jitter
         self._turns = itertools.count()
-        self._lock = threading.Lock()
         self._known: dict[ModelRef, _Known] = {}
 
     def predict(
@@ -125,14 +122,18 @@ class Calls:
         signature: str,
         outputs: str | Sequence[str] | None,
         timeout_s: float,
+        *,
+        writable: bool = False,
     ) -> Steps[Outputs]:
         """Run a signature; see Client.predict."""
-        deadline = self._clock() + timeout_s
-        wanted = [outputs] if isinstance(outputs, str) else list(outputs or ())
         started = self._clock()
+        deadline = started + timeout_s
+        wanted = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
         known = yield from self._know(model, deadline)
         try:
-            operation = _predict(model, inputs, signature, wanted, known.metadata)
+            operation = _predict(
+                model, inputs, signature, wanted, known.metadata, writable
+            )
             prediction: Outputs = yield from self.send(operation, deadline)
         except (InvalidArgument, FailedPrecondition):
             if known.asked_at >= started or known.metadata is None:
@@ -141,7 +142,9 @@ class Calls:
             renewed = yield from self._ask(model, deadline)
             if renewed.metadata == known.metadata:
                 raise
-            operation = _predict(model, inputs, signature, wanted, renewed.metadata)
+            operation = _predict(
+                model, inputs, signature, wanted, renewed.metadata, writable
+            )
             prediction = yield from self.send(operation, deadline)
         self._forget_if_replaced(model, prediction)
         return prediction
@@ -280,22 +283,20 @@ class Calls:
                 raise
             metadata = None
         known = _Known(metadata, self._clock())
-        with self._lock:
-            self._known[model] = known
+        self._known[model] = known
         return known
 
     def _forget_if_replaced(self, model: ModelRef, prediction: Outputs) -> None:
         """Ask again next time when another version answered than the known one."""
         if prediction.version is None:
             return
-        with self._lock:
-            known = self._known.get(model)
-            if (
-                known is not None
-                and known.metadata is not None
-                and known.metadata.version != prediction.version
-            ):
-                del self._known[model]
+        known = self._known.get(model)
+        if (
+            known is not None
+            and known.metadata is not None
+            and known.metadata.version != prediction.version
+        ):
+            self._known.pop(model, None)  # or another thread was quicker
 
     def _next_address(self) -> int:
         return next(self._turns) % self._addresses
@@ -311,9 +312,10 @@ def _predict(
     name: str,
     outputs: Sequence[str],
     metadata: ModelMetadata | None,
+    writable: bool,
 ) -> Predict:
     if metadata is None:
-        return Predict(model, name, prepare(inputs, None), outputs)
+        return Predict(model, name, prepare(inputs, None), outputs, None, writable)
     signature = _signature(model, name, metadata)
     unknown = sorted(set(outputs) - signature.outputs.keys())
     if unknown:
@@ -326,7 +328,7 @@ def _predict(
     except InvalidArgument as exc:
         exc.add_note(f"{model}, version {metadata.version}: {signature}")
         raise
-    return Predict(model, name, tensors, outputs, signature)
+    return Predict(model, name, tensors, outputs, signature, writable)
 
 
 def _signature(model: ModelRef, name: str, metadata: ModelMetadata) -> Signature:

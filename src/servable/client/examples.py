@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from servable.apis import example_pb2, feature_pb2
 from servable.client.dtypes import TensorError
-from servable.client.inputs import is_data_frame
+from servable.client.inputs import columns_of, is_data_frame
 from servable.client.tensors import is_array_like, python_array
 
 
@@ -46,7 +46,7 @@ def make_examples(examples: Any) -> Sequence[example_pb2.Example]:
         TensorError: there is none, or one of them is something else.
     """
     if is_data_frame(examples):
-        columns = {str(c): np.asarray(examples[c]) for c in examples.columns}
+        columns = columns_of(examples)
         rows = zip(*columns.values(), strict=True)
         examples = [dict(zip(columns, row, strict=True)) for row in rows]
     if isinstance(examples, Mapping | bytes) or hasattr(examples, "DESCRIPTOR"):

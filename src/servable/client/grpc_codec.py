@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from servable.apis import (
     classification_pb2,
@@ -15,7 +15,6 @@ from servable.apis import (
     inference_pb2,
     input_pb2,
     model_management_pb2,
-    model_pb2,
     predict_pb2,
     regression_pb2,
 )
@@ -23,7 +22,6 @@ from servable.client.operations import (
     Classification,
     Classify,
     Metadata,
-    ModelRef,
     MultiInference,
     Operation,
     Outputs,
@@ -33,9 +31,9 @@ from servable.client.operations import (
     Status,
     VersionStatus,
 )
+from servable.client.predict_wire import decode_response, encode_request, fill_spec
 from servable.client.signatures import ModelMetadata, metadata_from
-from servable.client.tensors import encode, make_ndarray
-from servable.errors import Code, from_code
+from servable.errors import Code, Internal, from_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +43,31 @@ class Rpc:
     path: str
     request: type[Message]
     response: type[Message]
-    encode: Callable[[Any], Any]
-    decode: Callable[[Any, Any], Any]
+    encode: Callable[[Any], bytes]
+    decode: Callable[[Any, bytes], Any]
 
 
-def _fill_spec(
-    spec: model_pb2.ModelSpec, model: ModelRef, signature_name: str = ""
-) -> None:
-    spec.name = model.name
-    if model.version is not None:
-        spec.version.value = model.version
-    elif model.label is not None:
-        spec.version_label = model.label
-    if signature_name:
-        spec.signature_name = signature_name
+def _rpc(
+    path: str,
+    request: type[Message],
+    response: type[Message],
+    make: Callable[[Any], Message],
+    read: Callable[[Any, Any], Any],
+) -> Rpc:
+    """Return an Rpc whose messages are made and read as such."""
+
+    def decode(operation: Any, data: bytes) -> Any:
+        try:
+            message = response.FromString(data)
+        except DecodeError as exc:
+            raise Internal(f"the answer is no {response.__name__}: {exc}") from None
+        return read(operation, message)
+
+    return Rpc(path, request, response, lambda op: make(op).SerializeToString(), decode)
 
 
-def _predict_request(operation: Predict) -> predict_pb2.PredictRequest:
-    request = predict_pb2.PredictRequest(output_filter=operation.outputs)
-    _fill_spec(request.model_spec, operation.model, operation.signature_name)
-    for name, (array, dtype) in operation.inputs.items():
-        encode(array, dtype, request.inputs[name])
-    return request
-
-
-def _prediction(_operation: Predict, response: predict_pb2.PredictResponse) -> Outputs:
-    outputs = {name: make_ndarray(t) for name, t in sorted(response.outputs.items())}
-    return Outputs(outputs, response.model_spec.version.value)
+def _prediction(operation: Predict, data: bytes) -> Outputs:
+    return decode_response(data, writable=operation.writable)
 
 
 def _fill_input(
@@ -88,7 +84,7 @@ def _classification_request(
     operation: Classify,
 ) -> classification_pb2.ClassificationRequest:
     request = classification_pb2.ClassificationRequest()
-    _fill_spec(request.model_spec, operation.model, operation.signature_name)
+    fill_spec(request.model_spec, operation.model, operation.signature_name)
     _fill_input(request.input, operation)
     return request
 
@@ -108,7 +104,7 @@ def _classes(result: classification_pb2.ClassificationResult) -> Classification:
 
 def _regression_request(operation: Regress) -> regression_pb2.RegressionRequest:
     request = regression_pb2.RegressionRequest()
-    _fill_spec(request.model_spec, operation.model, operation.signature_name)
+    fill_spec(request.model_spec, operation.model, operation.signature_name)
     _fill_input(request.input, operation)
     return request
 
@@ -129,7 +125,7 @@ def _multi_inference_request(
     request = inference_pb2.MultiInferenceRequest()
     for signature_name, method in operation.tasks:
         task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
-        _fill_spec(task.model_spec, operation.model, signature_name)
+        fill_spec(task.model_spec, operation.model, signature_name)
     _fill_input(request.input, operation)
     return request
 
@@ -152,7 +148,7 @@ def _metadata_request(
     request = get_model_metadata_pb2.GetModelMetadataRequest(
         metadata_field=["signature_def"]
     )
-    _fill_spec(request.model_spec, operation.model)
+    fill_spec(request.model_spec, operation.model)
     return request
 
 
@@ -164,7 +160,7 @@ def _metadata(
 
 def _status_request(operation: Status) -> get_model_status_pb2.GetModelStatusRequest:
     request = get_model_status_pb2.GetModelStatusRequest()
-    _fill_spec(request.model_spec, operation.model)
+    fill_spec(request.model_spec, operation.model)
     return request
 
 
@@ -205,45 +201,45 @@ RPCS: Final[Mapping[type[Operation], Rpc]] = {
         _PREDICTION + "Predict",
         predict_pb2.PredictRequest,
         predict_pb2.PredictResponse,
-        _predict_request,
+        encode_request,
         _prediction,
     ),
-    Classify: Rpc(
+    Classify: _rpc(
         _PREDICTION + "Classify",
         classification_pb2.ClassificationRequest,
         classification_pb2.ClassificationResponse,
         _classification_request,
         _classification,
     ),
-    Regress: Rpc(
+    Regress: _rpc(
         _PREDICTION + "Regress",
         regression_pb2.RegressionRequest,
         regression_pb2.RegressionResponse,
         _regression_request,
         _regression,
     ),
-    MultiInference: Rpc(
+    MultiInference: _rpc(
         _PREDICTION + "MultiInference",
         inference_pb2.MultiInferenceRequest,
         inference_pb2.MultiInferenceResponse,
         _multi_inference_request,
         _inferences,
     ),
-    Metadata: Rpc(
+    Metadata: _rpc(
         _PREDICTION + "GetModelMetadata",
         get_model_metadata_pb2.GetModelMetadataRequest,
         get_model_metadata_pb2.GetModelMetadataResponse,
         _metadata_request,
         _metadata,
     ),
-    Status: Rpc(
+    Status: _rpc(
         _MODEL + "GetModelStatus",
         get_model_status_pb2.GetModelStatusRequest,
         get_model_status_pb2.GetModelStatusResponse,
         _status_request,
         version_statuses,
     ),
-    ReloadConfig: Rpc(
+    ReloadConfig: _rpc(
         _MODEL + "HandleReloadConfigRequest",
         model_management_pb2.ReloadConfigRequest,
         model_management_pb2.ReloadConfigResponse,

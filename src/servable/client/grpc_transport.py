@@ -87,14 +87,7 @@ def open_channel(target: Target, options: ConnectionOptions) -> grpc.Channel:
 
 
 def _calls(channel: Any) -> Mapping[type[Operation], Any]:
-    return {
-        kind: channel.unary_unary(
-            rpc.path,
-            request_serializer=rpc.request.SerializeToString,
-            response_deserializer=rpc.response.FromString,
-        )
-        for kind, rpc in RPCS.items()
-    }
+    return {kind: channel.unary_unary(rpc.path) for kind, rpc in RPCS.items()}
 
 
 def _settings(options: ConnectionOptions) -> list[tuple[str, Any]]:

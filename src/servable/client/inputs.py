@@ -52,7 +52,7 @@ def prepare(inputs: Any, signature: Signature | None) -> dict[str, Tensor]:
 
 
 def _by_name(inputs: Any, signature: Signature | None) -> Mapping[str, Any]:
-    if isinstance(inputs, Mapping):
+    if type(inputs) is dict or isinstance(inputs, Mapping):
         return inputs
     if is_data_frame(inputs):
         return _columns(inputs, signature)
@@ -74,8 +74,14 @@ def is_data_frame(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "__getitem__")
 
 
+def columns_of(frame: Any) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the columns of a table by name, as arrays."""
+    names = getattr(frame, "column_names", frame.columns)  # pyarrow's, others'
+    return {str(name): _column(frame[name]) for name in names}
+
+
 def _columns(frame: Any, signature: Signature | None) -> Mapping[str, Any]:
-    columns = {str(name): _column(frame[name]) for name in frame.columns}
+    columns = columns_of(frame)
     if signature is None:
         return columns
     if len(signature.inputs) == 1:

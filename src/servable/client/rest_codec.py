@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servable.apis import (
+    POOL,
     example_pb2,
     feature_pb2,
     get_model_metadata_pb2,
@@ -39,6 +40,7 @@ from servable.client.signatures import (
     TensorSpec,
     signatures_from,
 )
+from servable.client.tensors import protected
 from servable.errors import Code, Internal, ServingError, Unimplemented, from_code
 
 # The types that the server reads from JSON and writes to it.
@@ -68,6 +70,9 @@ _CODES: Final = {
 }
 _OK: Final = 200
 
+# What a server says of a path that it does not have.
+_UNKNOWN_PATH: Final = "Malformed request: "
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
@@ -82,28 +87,27 @@ def encode(operation: Operation) -> HttpRequest:
     """
     Return the request for *operation*.
 
+    MultiInference and ReloadConfig are extensions that not every server has.
+
     Raises:
-        Unimplemented: REST has no such call, or no way to write one of the types.
+        Unimplemented: REST has no way to write one of the types.
     """
     match operation:
-        case Predict():
-            body = _predict_body(operation)
-            return HttpRequest("POST", f"{model_path(operation.model)}:predict", body)
-        case Classify():
-            body = _examples_body(operation)
-            return HttpRequest("POST", f"{model_path(operation.model)}:classify", body)
-        case Regress():
-            body = _examples_body(operation)
-            return HttpRequest("POST", f"{model_path(operation.model)}:regress", body)
         case Metadata():
             return HttpRequest("GET", f"{model_path(operation.model)}/metadata")
         case Status():
             return HttpRequest("GET", model_path(operation.model))
-        case MultiInference() | ReloadConfig():
-            raise Unimplemented(
-                f"there is no {type(operation).__name__} over REST; use a gRPC "
-                "address, as Client('host:8500')"
-            )
+        case ReloadConfig():
+            return HttpRequest("POST", "/v1/config:reload", _config_body(operation))
+        case Predict():
+            verb, body = "predict", _predict_body(operation)
+        case Classify():
+            verb, body = "classify", _examples_body(operation)
+        case Regress():
+            verb, body = "regress", _examples_body(operation)
+        case MultiInference():
+            verb, body = "multi_inference", _tasks_body(operation)
+    return HttpRequest("POST", f"{model_path(operation.model)}:{verb}", body)
 
 
 def decode(operation: Operation, status: int, body: bytes) -> Any:
@@ -112,10 +116,18 @@ def decode(operation: Operation, status: int, body: bytes) -> Any:
 
     Raises:
         ServingError: the reply is an error, with the code that its status means.
+        Unimplemented: the server has no such call over REST.
         Internal: the reply is not what the API promises.
     """
     if status != _OK:
-        raise error(status, body)
+        failure = error(status, body)
+        is_unknown = failure.message.startswith(_UNKNOWN_PATH)
+        if is_unknown and isinstance(operation, MultiInference | ReloadConfig):
+            raise Unimplemented(
+                f"this server has no {type(operation).__name__} over REST; use a gRPC "
+                "address, as Client('host:8500')"
+            )
+        raise failure
     try:
         document = json.loads(body.decode("utf-8", "surrogateescape"))
         return _DECODERS[type(operation)](operation, document)
@@ -194,7 +206,10 @@ def _prediction(operation: Predict, document: Any) -> Outputs:
     elif not specs and not isinstance(values, dict):
         values = {"outputs": values}
     wanted = operation.outputs or sorted(values)
-    return Outputs({n: _array(values[n], specs.get(n)) for n in wanted}, None)
+    arrays = {n: _array(values[n], specs.get(n)) for n in wanted}
+    for array in arrays.values():
+        protected(array, writable=operation.writable)
+    return Outputs(arrays, None)
 
 
 def _array(value: Any, spec: TensorSpec | None) -> npt.NDArray[Any]:
@@ -219,10 +234,32 @@ def _examples_body(operation: Classify | Regress) -> bytes:
     document: dict[str, Any] = {}
     if operation.signature_name:
         document["signature_name"] = operation.signature_name
+    return _dumps(document | _examples(operation))
+
+
+def _tasks_body(operation: MultiInference) -> bytes:
+    tasks = [
+        {"signature_name": name, "method_name": method}
+        for name, method in operation.tasks
+    ]
+    return _dumps({"tasks": tasks} | _examples(operation))
+
+
+def _config_body(operation: ReloadConfig) -> bytes:
+    from google.protobuf import json_format  # noqa: PLC0415 - slow, and only here
+
+    config = json_format.MessageToDict(
+        operation.config, preserving_proto_field_name=True, descriptor_pool=POOL
+    )
+    return _dumps({"config": config})
+
+
+def _examples(operation: Classify | Regress | MultiInference) -> dict[str, Any]:
+    document: dict[str, Any] = {}
     if operation.context is not None:
         document["context"] = _json_example(operation.context)
     document["examples"] = [_json_example(e) for e in operation.examples]
-    return _dumps(document)
+    return document
 
 
 def _json_example(example: example_pb2.Example) -> dict[str, Any]:
@@ -244,7 +281,10 @@ def _json_feature(feature: feature_pb2.Feature) -> Any:
 
 
 def _classification(_operation: Classify, document: Any) -> Classification:
-    rows = document["results"]
+    return _classes(document["results"])
+
+
+def _classes(rows: Any) -> Classification:
     labels = np.array([[label for label, _score in row] for row in rows], np.str_)
     scores = np.array([[score for _label, score in row] for row in rows], np.float32)
     return Classification(labels, scores)
@@ -252,6 +292,24 @@ def _classification(_operation: Classify, document: Any) -> Classification:
 
 def _regression(_operation: Regress, document: Any) -> npt.NDArray[Any]:
     return np.array(document["results"], np.float32)
+
+
+def _inferences(
+    _operation: MultiInference, document: Any
+) -> Mapping[str, Classification | npt.NDArray[Any]]:
+    return {
+        result["signature_name"]: _classes(result["classifications"])
+        if "classifications" in result
+        else np.array(result["regressions"], np.float32)
+        for result in document["results"]
+    }
+
+
+def _reloaded(_operation: ReloadConfig, document: Any) -> None:
+    status = document.get("status", {})
+    code = Code[status.get("error_code", "OK")]
+    if code is not Code.OK:
+        raise from_code(code, status.get("error_message", ""))
 
 
 def _metadata(_operation: Metadata, document: Any) -> ModelMetadata:
@@ -285,6 +343,8 @@ _DECODERS: Final[Mapping[type[Operation], Callable[[Any, Any], Any]]] = {
     Predict: _prediction,
     Classify: _classification,
     Regress: _regression,
+    MultiInference: _inferences,
+    ReloadConfig: _reloaded,
     Metadata: _metadata,
     Status: _status,
 }

@@ -19,7 +19,14 @@ from servable.apis import tensor_pb2
 from servable.client import dtypes
 from servable.client.dtypes import STRING, DType, TensorError
 
+_FIELD_NUMBERS: Final = {
+    name: field.number
+    for name, field in tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name.items()
+}
+_LENGTH_DELIMITED: Final = 2  # the type on the wire of bytes, messages, packed fields
+
 _FEW: Final = 64  # up to here an array is made faster of a list than of a field
+_LARGE: Final = 1 << 16  # bytes, from which a copy costs more than a view
 _MAX_CONTENT: Final = 2**31 - 1  # what protobuf can carry in one message
 
 
@@ -54,9 +61,9 @@ def make_tensor_proto(
             f"which takes {size}"
         )
     tensor = tensor_pb2.TensorProto()
-    _set_shape(tensor, wire, dims)
+    set_shape(tensor, wire, dims)
     if wire.content_by_default and array.size == size > 1:
-        tensor.tensor_content = _content(array)
+        tensor.tensor_content = bytes(content_of(array))
     else:
         _set_values(tensor, wire, array)
     return tensor
@@ -66,11 +73,42 @@ def encode(
     array: npt.NDArray[Any], wire: DType, tensor: tensor_pb2.TensorProto
 ) -> None:
     """Put *array*, which is of the type of *wire*, into *tensor* in its short form."""
-    _set_shape(tensor, wire, array.shape)
+    set_shape(tensor, wire, array.shape)
     if wire is STRING:
         _set_values(tensor, wire, array)
     elif array.size:
-        tensor.tensor_content = _content(array)
+        tensor.tensor_content = bytes(content_of(array))
+
+
+def set_shape(
+    tensor: tensor_pb2.TensorProto, wire: DType, shape: Sequence[int]
+) -> None:
+    """Write type and shape into *tensor*."""
+    tensor.dtype = wire.number  # type: ignore[assignment]
+    dims = tensor.tensor_shape
+    dims.SetInParent()
+    for size in shape:
+        dims.dim.add(size=size)
+
+
+def content_of(array: npt.NDArray[Any]) -> bytes | memoryview:
+    """
+    Return the values as they lie in a message; a view where *array* is large.
+
+    Raises:
+        TensorError: they are more than one message can carry.
+    """
+    array = _little_endian(array)
+    if array.nbytes <= _LARGE:
+        return array.tobytes()
+    if array.nbytes > _MAX_CONTENT:
+        raise TensorError(
+            f"a tensor of {array.nbytes} bytes is more than one message can carry "
+            f"({_MAX_CONTENT} bytes); send it in parts"
+        )
+    if array.dtype.kind in "biufc" and array.flags.c_contiguous:
+        return array.data.cast("B")
+    return array.tobytes()
 
 
 def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
@@ -80,8 +118,8 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
     Strings become an array of `bytes` objects.
 
     Raises:
-        TensorError: the message is no tensor: no type, a negative dimension, or
-            content of the wrong length.
+        TensorError: the message is no tensor: no type, a negative dimension, content
+            of the wrong length, or a shape that asks for more memory than there is.
     """
     if not tensor.dtype or tensor.dtype >= dtypes.REF_OFFSET:
         raise TensorError(f"a tensor of DataType {tensor.dtype} has no values")
@@ -91,13 +129,37 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
     if min(shape, default=0) < 0:
         raise TensorError(f"a tensor cannot have the shape {list(shape)}")
     size = math.prod(shape)
-    if not size:
-        return np.empty(shape, numpy_dtype)
-    if content := tensor.tensor_content:
-        values = _from_content(content, wire, numpy_dtype, size)
-    else:
-        values = _from_field(tensor, wire, numpy_dtype, size)
-    return values.reshape(shape)
+    try:
+        if not size:
+            return np.empty(shape, numpy_dtype)
+        if content := tensor.tensor_content:
+            values = _from_content(content, wire, numpy_dtype, size)
+        else:
+            values = _from_field(tensor, wire, numpy_dtype, size)
+        return values.reshape(shape)
+    except TensorError:
+        raise
+    except (MemoryError, ValueError, OverflowError) as exc:
+        raise TensorError(
+            f"a tensor of type {wire} and shape {list(shape)} does not fit into the "
+            f"memory here: {exc}"
+        ) from None
+
+
+def protected(array: npt.NDArray[Any], *, writable: bool) -> npt.NDArray[Any]:
+    """Return *array* itself, which from now on can be changed or not."""
+    array.flags.writeable = writable
+    return array
+
+
+def to_varint(value: int) -> bytes:
+    """Return a length as protobuf writes it."""
+    digits = bytearray()
+    while value >= 0x80:  # noqa: PLR2004 - the bit that says "more"
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 def is_array_like(values: Any) -> bool:
@@ -185,7 +247,10 @@ def python_array(values: Any, wanted: DType | None = None) -> npt.NDArray[Any]:
 
 
 def _refuse_objects(array: npt.NDArray[Any], values: Any) -> None:
-    if any(map(_is_list, array.reshape(-1))):
+    kinds = set(map(type, array.reshape(-1).tolist()))
+    if kinds <= {str, bytes}:
+        return
+    if not kinds.isdisjoint((list, tuple)):
         raise TensorError(_why_ragged(values))
     strange = [
         (isinstance(value, numbers.Number), index, value)
@@ -258,7 +323,12 @@ def _strings(array: npt.NDArray[Any], values: Any) -> npt.NDArray[Any]:
     """Return the array as objects, each of them bytes."""
     if array.dtype.kind == "S":
         return array.astype(object)
-    flat = [_as_bytes(value, values) for value in array.reshape(-1).tolist()]
+    flat = array.reshape(-1).tolist()
+    kinds = set(map(type, flat))
+    if kinds == {str}:
+        flat = [value.encode("utf-8", "surrogateescape") for value in flat]
+    elif kinds != {bytes}:
+        flat = [_as_bytes(value, values) for value in flat]
     result = np.empty(len(flat), object)
     result[:] = flat
     return result.reshape(array.shape)
@@ -278,25 +348,6 @@ def _as_bytes(value: object, values: Any) -> bytes:
     )
 
 
-def _set_shape(
-    tensor: tensor_pb2.TensorProto, wire: DType, shape: Sequence[int]
-) -> None:
-    tensor.dtype = wire.number  # type: ignore[assignment]
-    dims = tensor.tensor_shape
-    dims.SetInParent()
-    for size in shape:
-        dims.dim.add(size=size)
-
-
-def _content(array: npt.NDArray[Any]) -> bytes:
-    if array.nbytes > _MAX_CONTENT:
-        raise TensorError(
-            f"a tensor of {array.nbytes} bytes is more than one message can carry "
-            f"({_MAX_CONTENT} bytes); send it in parts"
-        )
-    return _little_endian(array).tobytes()
-
-
 def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     order = array.dtype.byteorder
     if order == ">" or (order == "=" and sys.byteorder == "big"):
@@ -313,10 +364,11 @@ def _set_values(
     if flat.dtype.names:
         flat = flat[flat.dtype.names[0]]
     match wire.field:
-        case "scomplex_val":
-            tensor.scomplex_val.extend(flat.view(np.float32).tolist())
-        case "dcomplex_val":
-            tensor.dcomplex_val.extend(flat.view(np.float64).tolist())
+        case "scomplex_val" | "dcomplex_val" | "bool_val":
+            # These lie in a message as they lie in memory.
+            packed = _little_endian(flat).tobytes()
+            tag = (_FIELD_NUMBERS[wire.field] << 3 | _LENGTH_DELIMITED).to_bytes()
+            tensor.MergeFromString(tag + to_varint(len(packed)) + packed)
         case "half_val":
             tensor.half_val.extend(flat.view(np.uint16).tolist())
         case "float8_val":

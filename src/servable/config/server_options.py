@@ -7,12 +7,14 @@ ServerOptions touches nothing.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 
 from servable.config import (
+    auth_tokens,
     batching_options,
     batching_parameters,
     channel_arguments,
@@ -23,8 +25,10 @@ from servable.config import (
     session_config,
     ssl_config,
 )
+from servable.config.auth_tokens import AuthToken
 from servable.config.batching_options import BatchingOptionsByModel
 from servable.config.batching_parameters import BatchingParameters
+from servable.config.model_batching import ModelBatching
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import ModelConfig, ModelServerConfig
 from servable.config.platform_config import TensorFlowConfig
@@ -33,6 +37,11 @@ from servable.config.ssl_config import SslConfig
 from servable.errors import InvalidArgument, Unimplemented
 
 _MAX_PORT: Final = 65535
+# What operations can do, as `servable check --ops` tells it.
+FORBIDDABLE: Final = (
+    *("files", "network", "python", "print", "abort"),
+    *("checkpoint", "assets"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +49,13 @@ class ServerOptions:
     """
     What a server is told.
 
-    A port of None is not opened, 0 is any free one.  Paths of "" name no file.
+    A port of None is not opened, 0 is any free one.  A listener is the descriptor of a
+    socket that is bound already, to be used instead of binding one; None for none.
+    Paths of "" name no file.
     Of models, model_config_file and model_base_path the first that is there wins;
     models may be none at first, and come later.  With rest_is_optional the gRPC API is
-    served even where the REST API cannot be.
+    served even where the REST API cannot be.  Without wait_for_models the ports open at
+    once, or, for who has connected already, after hold_connections_s at the latest.
     """
 
     models: tuple[ModelConfig, ...] | None = None
@@ -58,6 +70,9 @@ class ServerOptions:
     grpc_host: str = "0.0.0.0"  # noqa: S104 - what TensorFlow Serving binds
     grpc_port: int | None = 8500
     grpc_socket_path: str = ""
+    grpc_listener: int | None = None
+    grpc_socket_listener: int | None = None
+    rest_listener: int | None = None
     rest_port: int | None = None
     rest_timeout_ms: int = 30_000
     rest_enable_cors: bool = False
@@ -72,6 +87,13 @@ class ServerOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
+    max_in_flight_bytes: int = 0
+    max_concurrent_requests: int = 16_384
+    max_queued_requests: int = 4096
+    max_connections: int = 16_384
+    max_connections_per_peer: int = 0
+    grpc_default_timeout_ms: int = 0
+    abandoned_run_s: float = 5.0
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
     request_log_queue_bytes: int = 64 << 20
@@ -81,6 +103,8 @@ class ServerOptions:
     enable_profiler: bool = True
     enable_session_service: bool = False
     allow_remote_administration: bool = False
+    auth_tokens_file: str = ""
+    auth_tokens_poll_wait_s: float | None = 10.0
     enable_serialization_as_tensor_content: bool = False
     enable_signature_method_name_check: bool = False
 
@@ -93,12 +117,17 @@ class ServerOptions:
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
     load_retry_interval_s: float = 60.0
+    load_timeout_s: float = 1800.0
+    canary_load: bool = False
     wait_for_models: bool = True
+    hold_connections_s: float = 0.0
     rest_is_optional: bool = False
     shutdown_grace_s: float = 25.0
+    lame_duck_s: float = 0.0
 
     saved_model_tags: tuple[str, ...] = ("serve",)
     op_libraries: tuple[str, ...] = ()
+    forbid_ops: tuple[str, ...] = ()
     session: SessionFlags = field(default_factory=SessionFlags)
     prefer_tflite_model: bool = False
     num_tflite_pools: int = len(os.sched_getaffinity(0))
@@ -155,6 +184,13 @@ class ServerOptions:
             metrics_path=flag.string("metrics_path"),
             max_message_bytes=flag.integer("max_message_bytes"),
             max_body_bytes=flag.integer("max_body_bytes"),
+            max_in_flight_bytes=flag.integer("max_in_flight_bytes"),
+            max_concurrent_requests=flag.integer("max_concurrent_requests"),
+            max_queued_requests=flag.integer("max_queued_requests"),
+            max_connections=flag.integer("max_connections"),
+            max_connections_per_peer=flag.integer("max_connections_per_peer"),
+            grpc_default_timeout_ms=flag.integer("grpc_default_timeout_ms"),
+            abandoned_run_s=flag.number("abandoned_run_seconds"),
             request_log_file_bytes=flag.integer("request_log_file_bytes"),
             request_log_file_s=flag.integer("request_log_file_seconds"),
             request_log_queue_bytes=flag.integer("request_log_queue_bytes"),
@@ -166,6 +202,12 @@ class ServerOptions:
             enable_profiler=flag.bool("enable_profiler"),
             enable_session_service=flag.bool("enable_session_service"),
             allow_remote_administration=flag.bool("allow_remote_administration"),
+            auth_tokens_file=flag.string("auth_tokens_file"),
+            auth_tokens_poll_wait_s=(
+                flag.integer("auth_tokens_poll_wait_seconds")
+                if flag.integer("auth_tokens_poll_wait_seconds") > 0
+                else None
+            ),
             enable_serialization_as_tensor_content=flag.bool(
                 "enable_serialization_as_tensor_content"
             ),
@@ -185,10 +227,18 @@ class ServerOptions:
             num_unload_threads=flag.integer("num_unload_threads"),
             max_num_load_retries=flag.integer("max_num_load_retries"),
             load_retry_interval_s=flag.integer("load_retry_interval_micros") / 1e6,
+            load_timeout_s=flag.number("load_timeout_seconds"),
+            canary_load=flag.bool("canary_load"),
             wait_for_models=flag.bool("wait_for_models"),
             shutdown_grace_s=flag.number("shutdown_grace_seconds"),
+            lame_duck_s=(
+                flag.number("lame_duck_seconds")
+                if flag.number("lame_duck_seconds") >= 0
+                else usual_lame_duck_s(os.environ)
+            ),
             saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
             op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
+            forbid_ops=tuple(filter(None, flag.string("forbid_ops").split(","))),
             session=SessionFlags(
                 session_config_file=flag.string("tensorflow_session_config_file"),
                 session_parallelism=if_given("tensorflow_session_parallelism"),
@@ -225,6 +275,18 @@ class ServerOptions:
                 flag.integer("num_request_iterations_for_warmup"), 1
             ),
         )
+
+    def to_json(self) -> str:
+        """Return the options, without the models, for another process like this."""
+        values = dataclasses.asdict(dataclasses.replace(self, models=None))
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the options of which to_json() made *text*."""
+        read: dict[str, Any] = json.loads(text)
+        lists = {name: tuple(v) for name, v in read.items() if isinstance(v, list)}
+        return cls(**read | lists | {"session": SessionFlags(**read["session"])})
 
     def check(self) -> None:
         """
@@ -264,11 +326,7 @@ class ServerOptions:
                 raise InvalidArgument(f"{name} is set without enable_batching")
         self.session.check()
         self._check_numbers()
-        for root in self.model_roots:
-            if not root.startswith(("/", "models:/")) and "://" not in root:
-                raise InvalidArgument(
-                    f"model_roots must be absolute paths or URIs; got {root}"
-                )
+        self._check_lists()
         if self.use_alts_credentials:
             # Serving without protection where it was asked for would be worse.
             raise Unimplemented("ALTS credentials are not supported.")
@@ -339,6 +397,18 @@ class ServerOptions:
             ),
         )
 
+    def read_platform_batching(self) -> ModelBatching:
+        """
+        Return how models that are no SavedModels are batched: as those are, but what no
+        batch can hold runs by itself, as no client knows it otherwise.
+
+        Raises:
+            ServingError: A file cannot be read, or is wrong.
+        """
+        config = self.read_tensorflow()
+        batching = config.model_batching if config else ModelBatching(None)
+        return dataclasses.replace(batching, refuses_unbatchable=False)
+
     def engine_options(self) -> "EngineOptions":
         """
         Return what the engine is told; reads the TLS files and the monitoring file.
@@ -385,6 +455,27 @@ class ServerOptions:
         )
         return grpc, rest
 
+    def _check_lists(self) -> None:
+        for root in self.model_roots:
+            if not root.startswith(("/", "models:/")) and "://" not in root:
+                raise InvalidArgument(
+                    f"model_roots must be absolute paths or URIs; got {root}"
+                )
+        for effect in self.forbid_ops:
+            if effect not in FORBIDDABLE:
+                raise InvalidArgument(
+                    f"forbid_ops must be some of {', '.join(FORBIDDABLE)}; got {effect}"
+                )
+
+    def read_tokens(self) -> tuple[AuthToken, ...]:
+        """
+        Return the tokens that requests have to show; none when nobody is asked.
+
+        Raises:
+            ServingError: The file cannot be read, or is wrong.
+        """
+        return auth_tokens.read(self.auth_tokens_file) if self.auth_tokens_file else ()
+
     def _check_numbers(self) -> None:
         if self.rest_port and self.rest_port == self.grpc_port:
             raise InvalidArgument(
@@ -401,6 +492,12 @@ class ServerOptions:
             "max_model_memory_bytes",
             "rest_compression_min_bytes",
             "model_cache_max_bytes",
+            "max_in_flight_bytes",
+            "max_concurrent_requests",
+            "max_queued_requests",
+            "max_connections",
+            "max_connections_per_peer",
+            "grpc_default_timeout_ms",
         ):
             if getattr(self, name) < 0:
                 raise InvalidArgument(
@@ -413,6 +510,8 @@ class ServerOptions:
             "request_log_file_s",
             "request_log_queue_bytes",
             "python_run_limit_s",
+            "load_timeout_s",
+            "abandoned_run_s",
         ):
             if getattr(self, name) <= 0:
                 raise InvalidArgument(
@@ -437,6 +536,9 @@ class EngineOptions:
     grpc_host: str = "127.0.0.1"
     grpc_port: int | None = 0
     grpc_socket_path: str = ""
+    grpc_listener: int | None = None
+    grpc_socket_listener: int | None = None
+    rest_listener: int | None = None
     grpc_server_key: str = field(default="", repr=False)
     grpc_server_cert: str = ""
     grpc_custom_ca: str = ""
@@ -465,9 +567,26 @@ class EngineOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
+    max_in_flight_bytes: int = 0
+    max_concurrent_requests: int = 16_384
+    max_queued_requests: int = 4096
+    max_connections: int = 16_384
+    max_connections_per_peer: int = 0
+    grpc_default_timeout_ms: int = 0
+    abandoned_run_s: float = 5.0
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
     request_log_queue_bytes: int = 64 << 20
+
+
+def usual_lame_duck_s(environment: Mapping[str, str]) -> float:
+    """
+    Return how long a server that is to stop goes on taking requests.
+
+    In Kubernetes a pod is told to stop at the same time as those who send requests to
+    it are told to send no more, and the latter takes some seconds to arrive.
+    """
+    return 5.0 if "KUBERNETES_SERVICE_HOST" in environment else 0.0
 
 
 class _Values:

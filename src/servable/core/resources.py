@@ -63,9 +63,14 @@ class ResourcePool:
 
     Args:
         limit_bytes: how much there is; None for no limit.
+        spares_the_only_one: whether a version is never refused that none of its name
+            is loaded beside; for limits that are guesses.
     """
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, limit_bytes: int | None = None, *, spares_the_only_one: bool = False
+    ) -> None:
+        self._spares_the_only_one = spares_the_only_one
         self._lock = threading.Lock()
         self._limit_bytes = limit_bytes
         self._reserved: dict[ServableId, int] = {}
@@ -105,7 +110,8 @@ class ResourcePool:
                 {**self._reserved, servable_id: size_bytes},
                 {**self._shared, servable_id: shared},
             )
-            if self._limit_bytes is not None and total > self._limit_bytes:
+            is_too_much = self._limit_bytes is not None and total > self._limit_bytes
+            if is_too_much and not self._is_spared(servable_id):
                 return False
             self._reserved[servable_id] = size_bytes
             self._shared[servable_id] = shared
@@ -113,7 +119,9 @@ class ResourcePool:
 
     def copy(self) -> "ResourcePool":
         """Return a pool in the same state, to try out what would fit."""
-        other = ResourcePool(self._limit_bytes)
+        other = ResourcePool(
+            self._limit_bytes, spares_the_only_one=self._spares_the_only_one
+        )
         with self._lock:
             other._reserved.update(self._reserved)
             other._shared.update(self._shared)
@@ -131,6 +139,12 @@ class ResourcePool:
         """Return how many bytes a servable has reserved for itself."""
         with self._lock:
             return self._reserved.get(servable_id, 0)
+
+    def _is_spared(self, servable_id: ServableId) -> bool:
+        return self._spares_the_only_one and not any(
+            other.name == servable_id.name and other != servable_id
+            for other in self._reserved
+        )
 
     @staticmethod
     def _total(

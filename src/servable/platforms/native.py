@@ -11,7 +11,6 @@ code that runs.
 """
 
 import contextlib
-import dataclasses
 import logging
 import mmap
 import os
@@ -20,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import ClassVar, Final, Literal, cast
 
 from servable import _engine
 from servable.core.resources import estimate_from_files
@@ -28,7 +27,7 @@ from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
 from servable.platforms import elf
-from servable.platforms.platform import ChooseBatching, PlatformOptions
+from servable.platforms.platform import ChoosesBatching, PlatformOptions
 from servable.platforms.warmup import ModelWarmup
 
 _logger = logging.getLogger(__name__)
@@ -46,20 +45,18 @@ class NativePlatform:
 
     Attributes:
         warmup: replays what a version brings along; None: nothing is.
-        batching: says how the requests of a version are batched.
+        batching: says how the requests of a version are batched; None: they are not.
     """
+
+    loads_in_process: ClassVar[Literal[True]] = True
 
     name: str = "native"
     warmup: ModelWarmup | None = None
-    batching: ChooseBatching = lambda *_: None
+    batching: ChoosesBatching | None = None
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "NativeLoader":
         """Return the Loader of the version at *path*."""
         return NativeLoader(self, servable_id, path)
-
-    def batched(self, batching: ChooseBatching) -> "NativePlatform":
-        """Return one whose versions are batched as *batching* says."""
-        return dataclasses.replace(self, batching=batching)
 
 
 class NativeLoader:
@@ -93,7 +90,12 @@ class NativeLoader:
             raise NotFound(f"There is no version directory for {self._id}")
         if not os.path.isfile(library):
             raise NotFound(f"There is no {LIBRARY} in the version directory")
-        batching = self._platform.batching(self._id.name, self._path)
+        batching = (
+            self._platform.batching.of(self._id.name, self._path)
+            if self._platform.batching is not None
+            else None
+        )
+        remove_left_copies()
         with contextlib.ExitStack() as failed:
             copy = failed.enter_context(_copied(self._path))
             _look_at(copy, self._id)
@@ -138,16 +140,19 @@ def native_platform(options: PlatformOptions, engine: object) -> NativePlatform:
             'model_platform: "native" runs libraries from the directories of models in '
             "the server's process; --allow_native_models allows that"
         )
-    remove_left_copies()
     warmup = ModelWarmup(
         cast("_engine.Engine", engine), options.num_request_iterations_for_warmup
     )
-    return NativePlatform(warmup=warmup if options.enable_model_warmup else None)
+    return NativePlatform(
+        warmup=warmup if options.enable_model_warmup else None,
+        batching=options.read_platform_batching(),
+    )
 
 
 def remove_left_copies() -> None:
     """
-    Remove the copies of processes that are no more, as one that crashed leaves some.
+    Remove the copies of processes that are no more, as one that crashed leaves some,
+    and one that tried a version first.
 
     A library that is open stays so without its file; only debuggers would miss it.
     """

@@ -7,7 +7,7 @@ kind of servable stays inside it.
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from servable import plugins
 from servable.core.loader import Loader
@@ -16,12 +16,10 @@ from servable.core.source import Target
 from servable.core.source_adapter import SourceAdapter
 from servable.core.storage_path import StoragePath
 from servable.platforms.steady_loader import SteadyLoader
+from servable.platforms.timed_loader import TimedLoader
 
 if TYPE_CHECKING:
     from servable import _engine
-
-ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
-"""Says of a model's name and a version's path how its requests are batched."""
 
 
 class PlatformOptions(Protocol):
@@ -47,9 +45,36 @@ class PlatformOptions(Protocol):
     def num_request_iterations_for_warmup(self) -> int:
         """How often each of them is replayed."""
 
+    def read_platform_batching(self) -> "ChoosesBatching":
+        """
+        Return what says how models that are no SavedModels are batched.
+
+        Raises:
+            ServingError: A file cannot be read, or is wrong.
+        """
+
+
+class ChoosesBatching(Protocol):
+    """Says how versions are batched."""
+
+    def of(
+        self, model_name: str, path: StoragePath
+    ) -> "_engine.BatchingParameters | None":
+        """
+        Return how requests for the version at *path* are put into batches; None: each
+        runs by itself.
+
+        Raises:
+            ServingError: what the load shall fail with.
+        """
+
 
 class Platform(Protocol):
-    """One kind of servable, with the options that all its servables share."""
+    """
+    One kind of servable, with the options that all its servables share.
+
+    One that is also LoadsInProcess may have its versions tried in another process.
+    """
 
     @property
     def name(self) -> str:
@@ -65,31 +90,38 @@ class Platform(Protocol):
 
 
 @runtime_checkable
-class BatchablePlatform(Platform, Protocol):
-    """A platform whose versions are batched as those of SavedModels are."""
+class LoadsInProcess(Protocol):
+    """A Platform whose Loaders run what may crash in the process of the server."""
 
-    def batched(self, batching: ChooseBatching) -> Self:
-        """Return one whose versions are batched as *batching* says."""
+    loads_in_process: Literal[True]
 
 
 class PlatformSourceAdapter(SourceAdapter[StoragePath | Loader, Loader]):
     """
     Makes a Source of StoragePath one of Loaders, by one platform.
 
-    A version whose files change while it loads is not loaded.  A Loader that the Source
-    has made itself is passed on as it is.
+    A version whose files change while it loads is not loaded, nor is one that takes
+    longer than load_timeout_s.  A Loader that the Source has made itself is passed on
+    as it is.
     """
 
-    def __init__(self, platform: Platform, target: Target[Loader]) -> None:
-        super().__init__(functools.partial(_loader, platform), target)
+    def __init__(
+        self, platform: Platform, target: Target[Loader], load_timeout_s: float
+    ) -> None:
+        super().__init__(functools.partial(_loader, platform, load_timeout_s), target)
 
 
 def _loader(
-    platform: Platform, servable_id: ServableId, data: StoragePath | Loader
+    platform: Platform,
+    load_timeout_s: float,
+    servable_id: ServableId,
+    data: StoragePath | Loader,
 ) -> Loader:
     if not isinstance(data, str):
         return data
-    return SteadyLoader(functools.partial(platform.loader, servable_id, data), data)
+    new_loader = functools.partial(platform.loader, servable_id, data)
+    steady = functools.partial(SteadyLoader, new_loader, data)
+    return TimedLoader(steady, load_timeout_s)
 
 
 def platform_names() -> list[str]:

@@ -11,9 +11,9 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from servable import _engine
 from servable.core.servable_id import ServableId
@@ -25,7 +25,7 @@ from servable.errors import (
     Unimplemented,
     from_exception,
 )
-from servable.platforms.platform import ChooseBatching
+from servable.platforms.graph_ops import check_operations
 from servable.platforms.saved_model_files import (
     GRAPH_FILES,
     Completeness,
@@ -43,6 +43,8 @@ from servable.platforms.warmup import ModelWarmup
 _logger = logging.getLogger(__name__)
 
 Transform: TypeAlias = Callable[[str, _engine.Servable], _engine.Servable | None]
+ChooseBatching: TypeAlias = Callable[[str, str], "_engine.BatchingParameters | None"]
+"""Says of a model's name and a version's path how its requests are batched."""
 
 TFLITE_FILE: Final = "model.tflite"
 _NICE_WHILE_LOADING = 10
@@ -125,9 +127,11 @@ class TensorFlowPlatform:
         batching: says, of a model's name and a version's path, how requests are put
             into batches, None: each runs by itself; raises what the load shall fail
             with.
+        forbidden: names of effects that the operations of a graph must not have.
     """
 
     name = "tensorflow"
+    loads_in_process: Literal[True] = True
 
     def __init__(
         self,
@@ -138,7 +142,9 @@ class TensorFlowPlatform:
         session: SessionOptions | None = None,
         num_tflite_interpreters: int = 0,
         batching: ChooseBatching = lambda *_: None,
+        forbidden: Collection[str] = (),
     ) -> None:
+        self._forbidden = frozenset(forbidden)
         self._num_tflite_interpreters = num_tflite_interpreters
         self._transform = transform
         self._session = session or SessionOptions()
@@ -197,6 +203,7 @@ class TensorFlowPlatform:
             self._warmup.run(path, servable)
 
     def _open(self, path: str, servable_id: ServableId | None) -> OpenSavedModel:
+        check_operations(path, self._forbidden)
         LIBRARY.open()
         model = read_object_graph_model(path, self._tags)
         if model is not None and model.unrestored_variables:

@@ -70,6 +70,8 @@ def unpack(
                 _write(archive, member, directory)
     except (tarfile.TarError, EOFError) as exc:
         raise DataLoss(f"The archive cannot be read: {exc}") from exc
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
+        raise InvalidArgument("Two members of the archive are in one place") from exc
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: str) -> None:

@@ -9,6 +9,11 @@ use std::time::Duration;
 use super::service::Limits;
 use super::transport::Settings;
 
+/// How often a connection on which nothing comes is asked for a sign of life, and how long that may
+/// take.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Arguments by their names.
 pub struct Arguments<'a>(pub &'a HashMap<String, i64>);
 
@@ -24,12 +29,22 @@ impl Arguments<'_> {
         Some(Duration::from_millis(ms.into()))
     }
 
+    /// What is given, where something is; else the default.
+    fn or_none(&self, name: &str, default: Duration) -> Option<Duration> {
+        if self.0.contains_key(name) {
+            self.duration(name)
+        } else {
+            Some(default)
+        }
+    }
+
     /// How connections are kept.
     pub fn settings(&self) -> Settings {
         Settings {
             max_concurrent_streams: self.limit("grpc.max_concurrent_streams"),
-            keepalive_interval: self.duration("grpc.keepalive_time_ms"),
-            keepalive_timeout: self.duration("grpc.keepalive_timeout_ms"),
+            // A peer that is gone without a word, or reads nothing, is noticed by this.
+            keepalive_interval: self.or_none("grpc.keepalive_time_ms", KEEPALIVE),
+            keepalive_timeout: self.or_none("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
             max_connection_age: self.duration("grpc.max_connection_age_ms"),
             max_connection_age_grace: self.duration("grpc.max_connection_age_grace_ms"),
             max_header_list_size: self.limit("grpc.max_metadata_size"),

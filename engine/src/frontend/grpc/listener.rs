@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -19,6 +20,8 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::authority::Rewriter;
+use super::patient::Patient;
+use crate::admission::{Admission, Seat};
 use crate::frontend::peer::Peer;
 use crate::frontend::tls::Tls;
 
@@ -57,29 +60,73 @@ pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     Ok(listener)
 }
 
+/// Take over a TCP socket that was bound by whoever started this process, and listen on it.
+///
+/// # Errors
+/// When the descriptor is no such socket.
+pub fn inherit_tcp(descriptor: RawFd) -> io::Result<StdTcpListener> {
+    let socket = inherit(descriptor)?;
+    if !matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6) {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no TCP socket")));
+    }
+    Ok(socket.into())
+}
+
+/// As [`inherit_tcp`], for a Unix socket.
+///
+/// # Errors
+/// When the descriptor is no such socket.
+pub fn inherit_unix(descriptor: RawFd) -> io::Result<StdUnixListener> {
+    let socket = inherit(descriptor)?;
+    if socket.domain()? != Domain::UNIX {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no Unix socket")));
+    }
+    Ok(socket.into())
+}
+
+/// The socket behind a descriptor, as one of our own, listening.
+fn inherit(descriptor: RawFd) -> io::Result<Socket> {
+    if descriptor < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: it is borrowed for one duplication only, which fails where nothing is open.
+    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let socket = Socket::from(theirs.try_clone_to_owned()?);
+    if socket.r#type()? != Type::STREAM {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no stream socket")));
+    }
+    // Who bound it may have left this to us; a second time it changes nothing.
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
 fn is_abandoned(path: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// The listeners of one server.
-#[derive(Default)]
 pub struct Listeners {
     tcp: Option<TcpListener>,
     unix: Option<Unix>,
     /// For both, as TensorFlow Serving has it.
     tls: Option<Arc<Tls>>,
+    admission: Arc<Admission>,
 }
 
 struct Unix {
     listener: UnixListener,
-    path: PathBuf,
+    /// Unless it is somebody else's.
+    path: Option<PathBuf>,
 }
 
 impl Drop for Unix {
     fn drop(&mut self) {
-        // A socket file that is left behind does no harm: the next server replaces it.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // A socket file that is left behind does no harm: the next server replaces it.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -90,8 +137,9 @@ impl Listeners {
     /// When the runtime cannot watch them.
     pub fn new(
         tcp: Option<StdTcpListener>,
-        unix: Option<(StdUnixListener, PathBuf)>,
+        unix: Option<(StdUnixListener, Option<PathBuf>)>,
         tls: Option<Arc<Tls>>,
+        admission: Arc<Admission>,
     ) -> io::Result<Self> {
         let tcp = tcp.map(TcpListener::from_std).transpose()?;
         let unix = match unix {
@@ -100,12 +148,14 @@ impl Listeners {
             }
             None => None,
         };
-        Ok(Self { tcp, unix, tls })
+        Ok(Self { tcp, unix, tls, admission })
     }
 
-    /// The connections, as they come.
-    pub fn incoming(self) -> Incoming {
-        Incoming { listeners: self, handshakes: JoinSet::new(), paused: None }
+    /// The connections, as they come; none any more once `stop` is done and those that were made
+    /// by then are taken.
+    pub fn incoming(self, stop: impl Future<Output = ()> + Send + 'static) -> Incoming {
+        let stop = Some(Box::pin(stop) as Pin<Box<dyn Future<Output = ()> + Send>>);
+        Incoming { listeners: self, handshakes: JoinSet::new(), paused: None, stop }
     }
 }
 
@@ -113,20 +163,27 @@ impl Listeners {
 pub struct Incoming {
     listeners: Listeners,
     /// Connections that have not shown who they are yet.
-    handshakes: JoinSet<io::Result<Connection>>,
+    handshakes: JoinSet<io::Result<Patient<Connection>>>,
     /// Set while the process has no more file descriptors: accepting again at once would spin.
     paused: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// `None` once it is done: what waits to be accepted is, and nothing after it.
+    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+    type Item = io::Result<Patient<Connection>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
+            self.stop = None;
+        }
         loop {
             if let Some(sleep) = &mut self.paused {
-                ready!(sleep.as_mut().poll(cx));
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return self.nothing();
+                }
                 self.paused = None;
             }
             // A handshake that failed is its client's affair.
@@ -136,16 +193,19 @@ impl Stream for Incoming {
                 }
             }
             if self.handshakes.len() >= MAX_HANDSHAKES {
-                return Poll::Pending;
+                return self.nothing();
             }
-            let Ok(accepted) = ready!(self.poll_accept(cx)) else {
+            let Poll::Ready(accepted) = self.poll_accept(cx) else { return self.nothing() };
+            let Ok((accepted, seat)) = accepted else {
                 // Whatever went wrong with one connection, the listener goes on.
                 self.paused = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 continue;
             };
+            // A connection too many is closed at once: that costs least.
+            let Some(seat) = seat else { continue };
             match self.listeners.tls.clone() {
-                None => return Poll::Ready(Some(Ok(accepted))),
-                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted))),
+                None => return Poll::Ready(Some(Ok(Patient::new(accepted, seat)))),
+                Some(tls) => drop(self.handshakes.spawn(handshake(tls, accepted, seat))),
             }
         }
     }
@@ -154,23 +214,40 @@ impl Stream for Incoming {
 /// Handshakes under way at one time; further clients wait to be accepted.
 const MAX_HANDSHAKES: usize = 1024;
 
-async fn handshake(tls: Arc<Tls>, connection: Connection) -> io::Result<Connection> {
-    Ok(Connection::Tls(Box::new(tls.accept(connection).await?)))
+async fn handshake(
+    tls: Arc<Tls>,
+    connection: Connection,
+    seat: Seat,
+) -> io::Result<Patient<Connection>> {
+    let stream = tls.accept(connection).await?;
+    Ok(Patient::new(Connection::Tls(Box::new(stream)), seat))
 }
 
 impl Incoming {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
+    /// What there is when nobody waits: the end, or something later.
+    fn nothing<T>(&self) -> Poll<Option<T>> {
+        match self.stop {
+            None => Poll::Ready(None),
+            Some(_) => Poll::Pending,
+        }
+    }
+
+    /// The next connection, and its seat if there is one for it.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Connection, Option<Seat>)>> {
+        let admission = &self.listeners.admission;
         if let Some(tcp) = &self.listeners.tcp {
             if let Poll::Ready(accepted) = tcp.poll_accept(cx) {
-                return Poll::Ready(accepted.and_then(|(stream, _)| {
+                return Poll::Ready(accepted.and_then(|(stream, address)| {
                     stream.set_nodelay(true)?;
-                    Ok(Connection::Tcp(stream))
+                    Ok((Connection::Tcp(stream), admission.seat(Some(address.ip()))))
                 }));
             }
         }
         if let Some(unix) = &self.listeners.unix {
             if let Poll::Ready(accepted) = unix.listener.poll_accept(cx) {
-                return Poll::Ready(accepted.map(|(stream, _)| Connection::unix(stream)));
+                return Poll::Ready(
+                    accepted.map(|(stream, _)| (Connection::unix(stream), admission.seat(None))),
+                );
             }
         }
         Poll::Pending
@@ -235,9 +312,9 @@ impl Connected for Connection {
             Connection::Tcp(stream) => {
                 let is_local =
                     stream.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
-                Peer { is_local, is_certified: false }
+                Peer { is_local, ..Peer::default() }
             }
-            Connection::Unix(_) => Peer { is_local: true, is_certified: false },
+            Connection::Unix(_) => Peer { is_local: true, ..Peer::default() },
             Connection::Tls(stream) => {
                 let (inner, session) = stream.get_ref();
                 Peer { is_certified: session.peer_certificates().is_some(), ..inner.connect_info() }
@@ -303,5 +380,40 @@ impl AsyncWrite for Connection {
             Connection::Unix(unix) => Pin::new(&mut unix.stream).poll_shutdown(cx),
             Connection::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_bound_by_somebody_else_is_listened_on() {
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = bound.local_addr().unwrap().as_socket().unwrap();
+        assert!(std::net::TcpStream::connect(address).is_err());
+
+        let listener = inherit_tcp(bound.as_raw_fd()).unwrap();
+        assert_eq!(listener.local_addr().unwrap(), address);
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        // The one of whoever bound it is still open.
+        drop(listener);
+        assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_such_socket_is_refused() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = StdTcpListener::bind("127.0.0.1:0").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for descriptor in [udp.as_raw_fd(), file.as_raw_fd(), -1, 1 << 20] {
+            assert!(inherit_tcp(descriptor).is_err());
+            assert!(inherit_unix(descriptor).is_err());
+        }
+        assert!(inherit_unix(tcp.as_raw_fd()).is_err());
     }
 }

@@ -36,11 +36,17 @@ impl Table for Prediction {
             _ => return None,
         })
     }
+
+    fn runs(name: &str) -> bool {
+        name != "GetModelMetadata"
+    }
 }
 
 fn answer<R: Request>(app: Arc<App>, message: Bytes, call: Call) -> Answer {
     let options = RunOptions { deadline: call.deadline, is_low_priority: call.is_low_priority };
-    Box::pin(async move { serialized::answer::<R>(&app, message, options).await })
+    Box::pin(
+        async move { serialized::answer::<R>(&app, message, options, call.permit.as_ref()).await },
+    )
 }
 
 fn metadata(app: &App, message: Bytes) -> Result<Message> {

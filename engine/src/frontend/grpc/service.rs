@@ -13,21 +13,24 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use tokio::time::timeout_at;
 
-use super::unary;
-use crate::app::App;
+use super::{authorization, unary};
+use crate::admission::Permit;
+use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
 use crate::frontend::{LOW_PRIORITY, PRIORITY};
 use crate::status::Status;
 use crate::wire::Message;
 
 /// What a call carries beside its message.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Default)]
 pub struct Call {
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
     /// Others go first where requests wait for one another.
     pub is_low_priority: bool,
     pub peer: Peer,
+    /// What the call holds, until it is answered.
+    pub permit: Option<Permit>,
 }
 
 pub type Answer = Pin<Box<dyn Future<Output = Result<Message, Status>> + Send>>;
@@ -40,6 +43,11 @@ pub trait Table: Send + Sync + 'static {
 
     /// The method of that name.
     fn method(name: &str) -> Option<Method>;
+
+    /// Whether the method of that name runs a model: the others are answered however many do.
+    fn runs(_name: &str) -> bool {
+        false
+    }
 }
 
 /// Most bytes of one message.
@@ -49,35 +57,66 @@ pub struct Limits {
     pub send: usize,
 }
 
-/// Collect the message of a request, have `method` answer it, and make a response of that.
+/// A method, and what is to be known before it is called.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub service: &'static str,
+    pub method: Method,
+    /// Whether it runs a model.
+    pub runs: bool,
+}
+
+/// The method of a service.
+pub fn find<T: Table>(method: &str) -> Option<Found> {
+    Some(Found { service: T::NAME, method: T::method(method)?, runs: T::runs(method) })
+}
+
+/// Collect the message of a request, have the method answer it, and make a response of that.
 ///
 /// The response comes when the client stops waiting at the latest.
 pub async fn answer<B>(
     app: Arc<App>,
-    method: Method,
+    Found { service, method, runs }: Found,
     limits: Limits,
     request: Request<B>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Response<unary::Answer>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<unary::BoxError>,
 {
-    let call = Call {
-        deadline: deadline(request.headers()),
-        is_low_priority: is_low_priority(request.headers()),
-        peer,
+    let headers = request.headers();
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let credentials = authorization::credentials(headers);
+    let token = match app.access.admit(credentials, authorization::needed(service, name), name) {
+        Ok(token) => token.map(|token| (token, name.to_owned())),
+        // Nothing that a stranger sends is waited for.
+        Err(status) => return unary::response(Err(status.into())),
     };
+    peer.has_admin_token = token.as_ref().is_some_and(|(token, _)| token.may_administrate());
+    let deadline = match deadline(headers) {
+        None if runs => deadline_after_ms(app.options.grpc_default_timeout_ms),
+        deadline => deadline,
+    };
+    let is_low_priority = is_low_priority(headers);
+    let permit = app.admission.permit();
     let answered = async {
-        let message = unary::message(request, limits.receive).await?;
+        let message = unary::message(request, limits.receive, &permit).await?;
+        if let Some((token, name)) = &token {
+            authorization::check_models(&app.access, token, name, &message)?;
+        }
+        if runs {
+            permit.enter()?;
+        }
+        let call = Call { deadline, is_low_priority, peer, permit: Some(permit) };
         let answer = method(app, message, call).await?;
         unary::sized(answer, limits.send)
     };
-    let answer = match call.deadline {
+    let answer = match deadline {
         None => answered.await,
         Some(deadline) => timeout_at(deadline.into(), answered)
             .await
-            .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("Deadline Exceeded"))),
+            .unwrap_or_else(|_| Err(Status::timed_out().into())),
     };
     unary::response(answer)
 }

@@ -25,6 +25,10 @@ impl Table for Sessions {
             })
         })
     }
+
+    fn runs(_: &str) -> bool {
+        true
+    }
 }
 
 async fn run(app: &Arc<App>, message: Bytes, call: Call) -> Result<Message> {

@@ -6,8 +6,9 @@
 //! and together cost as much as decoding a small request and running its model do.
 
 use std::convert::Infallible;
-use std::future::{pending, Future};
+use std::future::pending;
 use std::pin::{pin, Pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
 use super::listener::{Connection, Incoming};
+use super::patient::Patient;
 use super::service::{self, Limits};
 use super::{find, unary};
 use crate::app::App;
@@ -54,29 +56,15 @@ pub struct Dispatch {
     pub others: Routes,
 }
 
-/// Serve connections until `stopping` is over, and then those that there are until they end.
-pub async fn serve(
-    incoming: Incoming,
-    settings: Settings,
-    dispatch: Dispatch,
-    stopping: impl Future<Output = ()>,
-) {
+/// Serve connections as long as there come any, and then ask those that there are to end.
+pub async fn serve(incoming: Incoming, settings: Settings, dispatch: Dispatch) {
     let (ending, ends) = watch::channel(false);
     {
         let mut incoming = pin!(incoming);
-        let mut stopping = pin!(stopping);
-        loop {
-            tokio::select! {
-                () = &mut stopping => break,
-                connection = incoming.next() => match connection {
-                    Some(Ok(connection)) => {
-                        let served = connect(connection, settings, dispatch.clone(), ends.clone());
-                        drop(tokio::spawn(served));
-                    }
-                    Some(Err(_)) => {}
-                    None => break,
-                },
-            }
+        while let Some(connection) = incoming.next().await {
+            // A connection that failed is its client's affair.
+            let Ok(connection) = connection else { continue };
+            drop(tokio::spawn(connect(connection, settings, dispatch.clone(), ends.clone())));
         }
         // The listeners are closed here: nobody is to wait for who does not accept any more.
     }
@@ -87,13 +75,16 @@ pub async fn serve(
 
 /// Serve one connection until it ends.
 async fn connect(
-    stream: Connection,
+    stream: Patient<Connection>,
     settings: Settings,
     dispatch: Dispatch,
     mut ends: watch::Receiver<bool>,
 ) {
     let peer = stream.connect_info();
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asks = has_asked.clone();
     let answer = service_fn(move |request| {
+        asks.store(true, Ordering::Relaxed);
         let dispatch = dispatch.clone();
         async move { Ok::<_, Infallible>(dispatch.answer(request, peer).await) }
     });
@@ -126,6 +117,17 @@ async fn connect(
         }
     }
     connection.as_mut().graceful_shutdown();
+    if !has_asked.load(Ordering::Relaxed) {
+        // Perhaps it does not even speak HTTP/2, and then never hears of this.
+        let mut silence = pin!(sleep(SILENCE));
+        tokio::select! {
+            biased;
+            _ = &mut connection => return,
+            () = &mut silence => if !has_asked.load(Ordering::Relaxed) {
+                return;
+            },
+        }
+    }
     let mut grace = pin!(after(settings.max_connection_age_grace));
     tokio::select! {
         biased;
@@ -133,6 +135,9 @@ async fn connect(
         () = &mut grace => {}
     }
 }
+
+/// How long a connection that has asked nothing is waited for once it is asked to end.
+const SILENCE: Duration = Duration::from_millis(500);
 
 async fn after(time: Option<Duration>) {
     match time {
@@ -143,8 +148,8 @@ async fn after(time: Option<Duration>) {
 
 impl Dispatch {
     async fn answer(mut self, request: Request<Received>, peer: Peer) -> Response<Body> {
-        if let Some(method) = find(&self.app.options, request.uri().path()) {
-            let answer = service::answer(self.app, method, self.limits, request, peer).await;
+        if let Some(found) = find(&self.app.options, request.uri().path()) {
+            let answer = service::answer(self.app, found, self.limits, request, peer).await;
             return answer.map(Body::Ours);
         }
         let response = self.others.call(request.map(tonic::body::Body::new)).await;

@@ -1,5 +1,6 @@
 //! One gRPC message in, one message and its trailers out.
 
+use std::future::Future;
 use std::io::Read;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,8 +11,11 @@ use http::header::{HeaderName, HeaderValue, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tonic::Status;
+use tokio::time::{timeout_at, Instant};
+use tonic::{Code, Status};
 
+use crate::admission::Permit;
+use crate::frontend::pace::Pace;
 use crate::wire::{Message, FRAME_HEADER};
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -20,25 +24,29 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Why a body broke off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Bytes of a compressed message that are made before there is room for more.
+const INFLATED_AT_A_TIME: usize = 1 << 20;
+
 /// Memory taken for a message before it has arrived, whatever its length says.
 const EAGER: usize = 4 << 20;
 
 /// The one message of a request.
 ///
 /// # Errors
-/// As gRPC has them: RESOURCE_EXHAUSTED for a message above `limit`, INTERNAL for a broken one,
-/// UNIMPLEMENTED for a compression that is not known here.
-pub async fn message<B>(request: Request<B>, limit: usize) -> Result<Bytes, Status>
+/// As gRPC has them: RESOURCE_EXHAUSTED for a message above `limit` or one that there is no room
+/// for, INTERNAL for a broken one, UNIMPLEMENTED for a compression that is not known here,
+/// DEADLINE_EXCEEDED for one that comes too slowly.
+pub async fn message<B>(request: Request<B>, limit: usize, permit: &Permit) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     let encoding = request.headers().get("grpc-encoding").cloned();
-    let mut body = request.into_body();
+    let mut body = Incoming { body: request.into_body(), pace: None };
     let mut first = Bytes::new();
     // The header may be split over frames, and an empty frame may come before it.
     while first.len() < FRAME_HEADER {
-        let Some(data) = next_data(&mut body).await? else {
+        let Some(data) = body.next().await? else {
             return Err(Status::internal("The request has no message"));
         };
         first = if first.is_empty() { data } else { [first, data].concat().into() };
@@ -48,42 +56,74 @@ where
     if length > limit {
         return Err(too_large(length, limit));
     }
+    permit.charge(first.len())?;
     let message = if first.len() >= length {
         first
     } else {
         let mut whole = Vec::with_capacity(length.min(EAGER).max(first.len()));
         whole.extend_from_slice(&first);
         while whole.len() < length {
-            let Some(data) = next_data(&mut body).await? else {
+            let Some(data) = body.next().await? else {
                 return Err(Status::internal("The request ended in its message"));
             };
+            // What has arrived counts, and not what was promised: that costs nothing.
+            permit.charge(data.len())?;
             whole.extend_from_slice(&data);
         }
         Bytes::from(whole)
     };
-    if message.len() > length || (!body.is_end_stream() && next_data(&mut body).await?.is_some()) {
+    if message.len() > length || (!body.body.is_end_stream() && body.next().await?.is_some()) {
         return Err(Status::internal("The request has more than one message"));
     }
     if is_compressed {
-        return decompressed(encoding.as_ref(), &message, limit);
+        return decompressed(encoding.as_ref(), &message, limit, permit);
     }
     Ok(message)
 }
 
-/// The next frame of data that is not empty, `None` at the end.
-async fn next_data<B>(body: &mut B) -> Result<Option<Bytes>, Status>
+/// The body of a request on its way.
+struct Incoming<B> {
+    body: B,
+    /// `None` until there is something to wait for.
+    pace: Option<Pace>,
+}
+
+impl<B> Incoming<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    while let Some(frame) = body.frame().await {
-        match frame.map_err(|error| Status::from_error(error.into()))?.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => return Ok(Some(data)),
-            Err(_trailers) => return Ok(None),
+    /// The next frame of data that is not empty, `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            let mut frame = self.body.frame();
+            let is_there = std::future::poll_fn(|cx| {
+                Poll::Ready(match Pin::new(&mut frame).poll(cx) {
+                    Poll::Ready(frame) => Some(frame),
+                    Poll::Pending => None,
+                })
+            });
+            let frame = match is_there.await {
+                Some(frame) => frame,
+                None => {
+                    let pace = self.pace.get_or_insert_with(|| Pace::new(Instant::now()));
+                    let frame = timeout_at(pace.deadline(), frame).await;
+                    frame.map_err(|_| Status::deadline_exceeded("The request came too slowly"))?
+                }
+            };
+            let Some(frame) = frame else { return Ok(None) };
+            match frame.map_err(|error| Status::from_error(error.into()))?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    if let Some(pace) = &mut self.pace {
+                        pace.came(data.len(), Instant::now());
+                    }
+                    return Ok(Some(data));
+                }
+                Err(_trailers) => return Ok(None),
+            }
         }
     }
-    Ok(None)
 }
 
 fn too_large(length: usize, limit: usize) -> Status {
@@ -94,27 +134,37 @@ fn decompressed(
     encoding: Option<&HeaderValue>,
     message: &[u8],
     limit: usize,
+    permit: &Permit,
 ) -> Result<Bytes, Status> {
-    let mut inflated = Vec::new();
-    // One byte more than allowed tells a message that is too large.
-    let cap = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    let read = match encoding.map(HeaderValue::as_bytes) {
-        Some(b"gzip") => GzDecoder::new(message).take(cap).read_to_end(&mut inflated),
+    match encoding.map(HeaderValue::as_bytes) {
+        Some(b"gzip") => inflated(GzDecoder::new(message), limit, permit),
         // What gRPC calls deflate is a zlib stream; some peers leave its header out.
-        Some(b"deflate") => match ZlibDecoder::new(message).take(cap).read_to_end(&mut inflated) {
-            Err(_) => {
-                inflated.clear();
-                DeflateDecoder::new(message).take(cap).read_to_end(&mut inflated)
+        Some(b"deflate") => match inflated(ZlibDecoder::new(message), limit, permit) {
+            Err(status) if status.code() == Code::Internal => {
+                inflated(DeflateDecoder::new(message), limit, permit)
             }
-            read => read,
+            inflated => inflated,
         },
-        _ => return Err(Status::unimplemented("Only gzip and deflate are known as compression")),
-    };
-    read.map_err(|_| Status::internal("The message cannot be decompressed"))?;
-    if inflated.len() > limit {
-        return Err(too_large(inflated.len(), limit));
+        _ => Err(Status::unimplemented("Only gzip and deflate are known as compression")),
     }
-    Ok(inflated.into())
+}
+
+/// What a decoder makes, charged piece by piece: how much it will be nobody knows.
+fn inflated(mut decoder: impl Read, limit: usize, permit: &Permit) -> Result<Bytes, Status> {
+    let mut inflated = Vec::new();
+    loop {
+        // One byte more than allowed tells a message that is too large.
+        let most = INFLATED_AT_A_TIME.min(limit + 1 - inflated.len());
+        let read = decoder.by_ref().take(most as u64).read_to_end(&mut inflated);
+        let read = read.map_err(|_| Status::internal("The message cannot be decompressed"))?;
+        permit.charge(read)?;
+        if inflated.len() > limit {
+            return Err(too_large(inflated.len(), limit));
+        }
+        if read < most {
+            return Ok(inflated.into());
+        }
+    }
 }
 
 /// The message, if it is not larger than what may be sent.
@@ -184,6 +234,7 @@ impl http_body::Body for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::{Admission, Limits};
     use http_body_util::StreamBody;
     use std::io::Write;
     use tokio_stream::iter;
@@ -196,8 +247,9 @@ mod tests {
         if let Some(encoding) = encoding {
             request.headers_mut().insert("grpc-encoding", HeaderValue::from_static(encoding));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(message(request, 10))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let permit = Admission::new(Limits::NONE).permit();
+        runtime.block_on(message(request, 10, &permit))
     }
 
     #[test]
@@ -215,7 +267,6 @@ mod tests {
 
     #[test]
     fn broken_and_oversized_requests_are_refused_with_grpcs_codes() {
-        use tonic::Code;
         for (frames, expected) in [
             (&[][..], Code::Internal),
             (&[&b"\0\0"[..]], Code::Internal),
@@ -243,13 +294,19 @@ mod tests {
             frame.extend(message);
             frame
         };
-        let limited = |message: &[u8]| {
-            decompressed(Some(&HeaderValue::from_static("gzip")), message, 10).map_err(|s| s.code())
+        let within = |limit: usize, message: &[u8]| {
+            let permit = Admission::new(Limits { bytes: 1 << 20, ..Limits::NONE }).permit();
+            let encoding = HeaderValue::from_static("gzip");
+            decompressed(Some(&encoding), message, limit, &permit).map_err(|s| s.code())
         };
 
-        assert_eq!(limited(&gzip(b"abc")).unwrap(), "abc");
-        assert_eq!(limited(&gzip(&[0; 11])), Err(tonic::Code::ResourceExhausted));
-        assert_eq!(limited(b"junk"), Err(tonic::Code::Internal));
+        assert_eq!(within(10, &gzip(b"abc")).unwrap(), "abc");
+        assert_eq!(within(10, &gzip(&[0; 10])).unwrap().len(), 10);
+        assert_eq!(within(10, &gzip(&[0; 11])), Err(tonic::Code::ResourceExhausted));
+        assert_eq!(within(10, b"junk"), Err(tonic::Code::Internal));
+        // A message that is alone may be larger than the budget, in several pieces.
+        let large = INFLATED_AT_A_TIME * 3 + 1;
+        assert_eq!(within(large, &gzip(&vec![0; large])).unwrap().len(), large);
         let too_long = framed(gzip(b"abc"));
         assert_eq!(
             receive(&[&too_long], Some("gzip")).unwrap_err().code(),

@@ -4,8 +4,11 @@
 //! that a client chooses becomes a label.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{batching, gpu, process};
+use crate::access::Refusal;
+use crate::admission::Limit;
 use crate::app::App;
 use crate::inference::model_status::STATES;
 use crate::metrics::text::Page;
@@ -20,6 +23,12 @@ const REQUESTS: &str = "servable_requests_total";
 const DURATION: &str = "servable_request_duration_seconds";
 const IN_FLIGHT: &str = "servable_requests_in_flight";
 const QUEUE: &str = "servable_compute_queue_depth";
+const BYTES: &str = "servable_in_flight_bytes";
+const MAX_BYTES: &str = "servable_in_flight_bytes_limit";
+const CONNECTIONS: &str = "servable_connections";
+const REFUSED: &str = "servable_refused_total";
+const STUCK: &str = "servable_stuck_runs";
+const STUCK_TOTAL: &str = "servable_stuck_runs_total";
 const LOGGED: &str = "servable_request_log_records_total";
 const LOG_QUEUE: &str = "servable_request_log_queue_bytes";
 const HUNG_RUNS: &str = "servable_hung_runs_total";
@@ -30,6 +39,7 @@ const STATE: &str = "servable_model_version_state";
 const SHARE: &str = "servable_default_traffic_ratio";
 const DECISIONS: &str = "servable_rollout_decisions_total";
 const SHADOW: &str = "servable_shadow_requests_total";
+const REFUSALS: &str = "servable_authorization_refusals_total";
 const INFO: &str = "servable_info";
 
 /// The last state, in which a version is no more.
@@ -55,6 +65,7 @@ pub fn page(app: &App) -> String {
     }
     page.declare(QUEUE, GAUGE, Some("Work that waits for a compute thread."));
     page.sample(QUEUE, &[], app.compute.queue_depth());
+    admission(&mut page, app);
     page.declare(
         LOGGED,
         COUNTER,
@@ -67,6 +78,12 @@ pub fn page(app: &App) -> String {
     }
     page.declare(LOG_QUEUE, GAUGE, Some("Bytes of requests that wait to be logged."));
     page.sample(LOG_QUEUE, &[], app.request_logs.queued_bytes());
+    page.declare(REFUSALS, COUNTER, Some("Requests that no token allowed, by what is wrong."));
+    if app.access.is_asked_for() {
+        for (reason, name) in Refusal::ALL {
+            page.sample(REFUSALS, &[("reason", name)], app.access.refusals(reason));
+        }
+    }
     batching::write(&mut page, app);
     page.declare(MLMD, GAUGE, Some("1 for each version that says what ML Metadata calls it."));
     for (model, version, uuid) in app.metrics.mlmd.all() {
@@ -90,6 +107,35 @@ fn states(page: &mut Page, app: &App) {
         let version = status.version.to_string();
         page.sample(STATE, &[("model", &model), ("version", &version), ("state", state)], 1);
     }
+}
+
+/// What is in flight, what was refused for it, and what goes on for nobody.
+fn admission(page: &mut Page, app: &App) {
+    let admission = &app.admission;
+    page.declare(BYTES, GAUGE, Some("Bytes that requests in flight hold."));
+    page.sample(BYTES, &[], admission.bytes());
+    page.declare(MAX_BYTES, GAUGE, Some("Bytes that requests in flight may hold together."));
+    page.sample(MAX_BYTES, &[], admission.limits().bytes);
+    page.declare(CONNECTIONS, GAUGE, Some("Open connections of both ports."));
+    page.sample(CONNECTIONS, &[], admission.connections());
+    page.declare(
+        REFUSED,
+        COUNTER,
+        Some("Requests and connections that were refused, by the limit that they met."),
+    );
+    for limit in Limit::ALL {
+        page.sample(REFUSED, &[("limit", limit.name())], admission.refused(limit));
+    }
+    page.declare(
+        STUCK,
+        GAUGE,
+        Some("Runs that go on although nobody has waited for them for --abandoned_run_seconds."),
+    );
+    for (model, count) in app.abandoned.stuck(Instant::now()) {
+        page.sample(STUCK, &[("model", &model)], count);
+    }
+    page.declare(STUCK_TOTAL, COUNTER, Some("Runs that have got stuck so far."));
+    page.sample(STUCK_TOTAL, &[], app.abandoned.total());
 }
 
 /// Of models whose default traffic is divided, copied, or was.

@@ -2,27 +2,29 @@
 //!
 //! Nothing here knows what is asked. A peer that is slow on purpose is given up on: with the head
 //! after ten seconds, with the body when it comes slower than a kilobyte a second, with reading the
-//! answer when it takes nothing for half a minute. After anything ambiguous the connection ends, so
+//! answer when it takes nothing for half a minute. One that leaves is not answered, and what waits
+//! to be run for it is not run. After anything ambiguous the connection ends, so
 //! that a request never gets two answers.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{timeout, timeout_at, Instant};
+use tokio::time::{sleep, timeout, timeout_at, Instant};
 
 use super::head::{find_end, Framing, Head};
 use super::reply::Reply;
+use crate::admission::Permit;
+use crate::frontend::pace::Pace;
+use crate::status::Status;
 
 pub(super) const IDLE: Duration = Duration::from_secs(75);
 pub(super) const HEAD: Duration = Duration::from_secs(10);
 pub(super) const WRITE_STALL: Duration = Duration::from_secs(30);
-/// How long a body may take before its rate counts, and the least rate then.
-const BODY_GRACE: Duration = Duration::from_secs(10);
-const BODY_BYTES_A_SECOND: usize = 1 << 10;
 
 /// How long, and how much, a peer is listened to after the last answer, so that it can read it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -40,10 +42,36 @@ pub(super) const FIRST_ROOM: usize = 1 << 20;
 
 /// Whoever knows the answers.
 pub trait Service {
-    fn answer(&self, head: &Head, body: Vec<u8>) -> impl Future<Output = Reply> + Send;
+    fn answer(
+        &self,
+        head: &Head,
+        body: Vec<u8>,
+        permit: Arc<Permit>,
+    ) -> impl Future<Output = Reply> + Send;
+
+    /// What a request will hold whose body is about to be read.
+    fn permit(&self) -> Arc<Permit>;
+
+    /// The answer that does not depend on the body: it is not waited for then.
+    fn refusal(&self, head: &Head) -> Option<Reply>;
 
     /// Most bytes a body may have.
     fn max_body_bytes(&self) -> usize;
+
+    /// Whether clients are to look elsewhere with their next request.
+    fn is_leaving(&self) -> bool;
+}
+
+/// How long a new connection may take with its first request when the server stops.
+const FIRST_WORDS: Duration = Duration::from_millis(100);
+
+/// Wait until a connection that asks nothing is to be closed because the server stops.
+pub(super) async fn given_up(stopping: &mut watch::Receiver<bool>, is_new: bool) {
+    // An error means that the server is gone, which is a reason to stop, too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    if is_new {
+        sleep(FIRST_WORDS).await;
+    }
 }
 
 /// Serve a connection until either side ends it, or until it is idle after `stopping` says so.
@@ -54,7 +82,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     service: &impl Service,
     stopping: watch::Receiver<bool>,
 ) {
-    let mut connection = Connection { stream, buffer, stopping, out: Vec::with_capacity(512) };
+    let out = Vec::with_capacity(512);
+    let mut connection = Connection { stream, buffer, stopping, out, is_new: true };
     // Why a peer went away is of no interest to anybody.
     let _ = connection.run(service).await;
 }
@@ -65,6 +94,8 @@ struct Connection<S> {
     buffer: BytesMut,
     stopping: watch::Receiver<bool>,
     out: Vec<u8>,
+    /// Nothing was asked yet.
+    is_new: bool,
 }
 
 /// Why there is no request.
@@ -78,6 +109,12 @@ enum Failure {
 impl From<Reply> for Failure {
     fn from(reply: Reply) -> Self {
         Failure::Refused(reply)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Failure::Refused(Reply::busy(&status))
     }
 }
 
@@ -99,19 +136,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(Failure::Gone) => return Ok(()),
                 Err(Failure::Refused(reply)) => return self.end(reply, 1).await,
             };
-            let body = match self.body(&head, service.max_body_bytes()).await {
+            if head.framing != Framing::Length(0) {
+                if let Some(reply) = service.refusal(&head) {
+                    return self.end(reply, head.minor).await;
+                }
+            }
+            let permit = service.permit();
+            let body = match self.body(&head, service.max_body_bytes(), &permit).await {
                 Ok(body) => body,
                 Err(Failure::Gone) => return Ok(()),
                 Err(Failure::Refused(reply)) => return self.end(reply, head.minor).await,
             };
-            let mut reply = service.answer(&head, body).await;
-            let keep_alive = head.keep_alive && !reply.close && !*self.stopping.borrow();
+            let mut reply = tokio::select! {
+                biased;
+                reply = service.answer(&head, body, permit) => reply,
+                () = left(&mut self.stream, &mut self.buffer) => return Ok(()),
+            };
+            let is_leaving = service.is_leaving() || *self.stopping.borrow();
+            let keep_alive = head.keep_alive && !reply.close && !is_leaving;
             self.out.clear();
             reply.write_head(&mut self.out, head.minor, keep_alive);
             if head.method == Some(super::url::Method::Head) {
                 reply.body.clear();
             }
             self.write(&reply.body).await?;
+            self.is_new = false;
             if !keep_alive {
                 return self.linger().await;
             }
@@ -131,14 +180,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn head(&mut self) -> Result<Head, Failure> {
         if self.buffer.is_empty() {
             let mut stopping = self.stopping.clone();
-            let is_stopping = stopping.wait_for(|stopping| *stopping);
+            let is_new = self.is_new;
             tokio::select! {
                 biased;
                 received = self.receive(Instant::now() + IDLE) => if received.is_err() {
                     // An idle connection is closed without a word.
                     return Err(Failure::Gone);
                 },
-                _ = is_stopping => return Err(Failure::Gone),
+                () = given_up(&mut stopping, is_new) => return Err(Failure::Gone),
             }
         }
         let deadline = Instant::now() + HEAD;
@@ -153,12 +202,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(head)
     }
 
-    async fn body(&mut self, head: &Head, limit: usize) -> Result<Vec<u8>, Failure> {
+    async fn body(
+        &mut self,
+        head: &Head,
+        limit: usize,
+        permit: &Permit,
+    ) -> Result<Vec<u8>, Failure> {
         if let Framing::Length(length) = head.framing {
             if length > limit {
                 return refuse(413);
             }
             if length <= self.buffer.len() {
+                permit.charge(length)?;
                 let body = self.buffer[..length].to_vec();
                 self.buffer.advance(length);
                 return Ok(body);
@@ -171,15 +226,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let mut body = Body::new();
         match head.framing {
-            Framing::Length(length) => self.read_exactly(&mut body, length).await?,
-            Framing::Chunked => self.chunks(&mut body, limit).await?,
+            Framing::Length(length) => self.read_exactly(&mut body, length, permit).await?,
+            Framing::Chunked => self.chunks(&mut body, limit, permit).await?,
         }
         Ok(body.bytes)
     }
 
     /// Move the next `length` bytes to the body.
-    async fn read_exactly(&mut self, body: &mut Body, length: usize) -> Result<(), Failure> {
+    async fn read_exactly(
+        &mut self,
+        body: &mut Body,
+        length: usize,
+        permit: &Permit,
+    ) -> Result<(), Failure> {
         let there = self.buffer.len().min(length);
+        permit.charge(there)?;
         body.bytes.reserve(length.min(FIRST_ROOM));
         body.bytes.extend_from_slice(&self.buffer[..there]);
         self.buffer.advance(there);
@@ -190,12 +251,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 body.bytes.reserve(missing.min(body.bytes.len().max(FIRST_ROOM)));
             }
             let mut rest = (&mut self.stream).take(missing as u64);
-            match timeout_at(body.deadline(), rest.read_buf(&mut body.bytes)).await {
+            match timeout_at(body.pace.deadline(), rest.read_buf(&mut body.bytes)).await {
                 Err(_) => return refuse(408),
                 Ok(Ok(0)) => return Err(Failure::Gone),
                 Ok(read) => {
                     let read = read?;
-                    body.received += read;
+                    // What has arrived counts, and not what was promised: that costs nothing.
+                    permit.charge(read)?;
+                    body.pace.came(read, Instant::now());
                     missing -= read;
                 }
             }
@@ -203,7 +266,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    async fn chunks(&mut self, body: &mut Body, limit: usize) -> Result<(), Failure> {
+    async fn chunks(
+        &mut self,
+        body: &mut Body,
+        limit: usize,
+        permit: &Permit,
+    ) -> Result<(), Failure> {
         for _ in 0..=MAX_CHUNKS {
             let line = self.line(body, MAX_CHUNK_LINE).await?;
             let Some(size) = chunk_size(&line) else { return refuse(400) };
@@ -213,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if size > limit - body.bytes.len() {
                 return refuse(413);
             }
-            self.read_exactly(body, size).await?;
+            self.read_exactly(body, size, permit).await?;
             if !self.line(body, 0).await?.is_empty() {
                 return refuse(400);
             }
@@ -248,8 +316,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return refuse(400);
             }
             let before = self.buffer.len();
-            self.receive(body.deadline()).await?;
-            body.received += self.buffer.len() - before;
+            self.receive(body.pace.deadline()).await?;
+            body.pace.came(self.buffer.len() - before, Instant::now());
         }
     }
 
@@ -295,23 +363,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// Wait until the peer leaves: closes the connection, or its half of it. What it sends until then
+/// is the beginning of its next request.
+async fn left<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) {
+    while buffer.len() < READ {
+        buffer.reserve(READ);
+        if !matches!(stream.read_buf(buffer).await, Ok(1..)) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
 /// A body on its way.
 pub(super) struct Body {
     pub bytes: Vec<u8>,
-    /// What came over the wire, framing and all.
-    pub received: usize,
-    since: Instant,
+    /// Of what comes over the wire, framing and all.
+    pub pace: Pace,
 }
 
 impl Body {
     pub fn new() -> Self {
-        Self { bytes: Vec::new(), received: 0, since: Instant::now() }
-    }
-
-    /// When it is too slow if nothing comes until then.
-    pub fn deadline(&self) -> Instant {
-        let earned = (self.received / BODY_BYTES_A_SECOND) as u64;
-        self.since + BODY_GRACE + Duration::from_secs(earned)
+        Self { bytes: Vec::new(), pace: Pace::new(Instant::now()) }
     }
 }
 

@@ -17,6 +17,10 @@ pub const MAX_FIELDS: usize = 100;
 const SIGNATURE_NAME: &str = "servable-signature-name";
 const OUTPUT_FILTER: &str = "servable-output-filter";
 
+/// How many milliseconds the client waits: by the name that people give it, and the one by which
+/// Envoy tells what it was configured with.
+const TIMEOUTS: [&str; 2] = ["x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms"];
+
 /// How the body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -54,6 +58,20 @@ pub struct Head {
     pub output_filter: Vec<String>,
     /// Others go first where requests wait for one another.
     pub is_low_priority: bool,
+    /// How long the client waits for its answer, if it says so.
+    pub timeout_ms: Option<u32>,
+    /// The values of all fields of that name.
+    pub authorization: Vec<Secret>,
+}
+
+/// What is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Where the head ends, `None` while more of it is to come.
@@ -111,6 +129,8 @@ impl Head {
             signature_name: String::new(),
             output_filter: Vec::new(),
             is_low_priority: false,
+            timeout_ms: None,
+            authorization: Vec::new(),
         }
     }
 
@@ -134,8 +154,13 @@ impl Head {
         } else if is(OUTPUT_FILTER) {
             let aliases = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
             self.output_filter.extend(aliases.map(text));
+        } else if is("authorization") {
+            self.authorization.push(Secret(value.to_vec()));
         } else if is(PRIORITY) {
             self.is_low_priority = value == LOW_PRIORITY.as_bytes();
+        } else if TIMEOUTS.iter().any(|name| is(name)) {
+            let said = timeout_ms(value);
+            self.timeout_ms = [self.timeout_ms, said].into_iter().flatten().min();
         }
     }
 
@@ -208,6 +233,13 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
+/// Milliseconds in digits; 0, as Envoy has it, and what is no number say nothing.
+fn timeout_ms(value: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(value.trim_ascii()).ok()?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|&ms| is_number && ms > 0)
+}
+
 fn parse_length(digits: &[u8]) -> Option<usize> {
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
@@ -246,6 +278,18 @@ mod tests {
         assert!(!head.is_gzip && !head.has_origin && !head.is_low_priority);
         let head = with("Servable-Priority: low\r\n").unwrap();
         assert!(head.is_low_priority);
+        for (fields, expected) in [
+            ("", None),
+            ("X-Request-Timeout-Ms: 250\r\n", Some(250)),
+            ("x-envoy-expected-rq-timeout-ms: 15000\r\n", Some(15_000)),
+            ("X-Request-Timeout-Ms: 300\r\nX-Envoy-Expected-Rq-Timeout-Ms: 200\r\n", Some(200)),
+            ("X-Request-Timeout-Ms: 0\r\n", None),
+            ("X-Request-Timeout-Ms: +5\r\n", None),
+            ("X-Request-Timeout-Ms: 99999999999\r\n", None),
+            ("X-Request-Timeout-Ms: soon\r\n", None),
+        ] {
+            assert_eq!(with(fields).unwrap().timeout_ms, expected, "{fields}");
+        }
 
         let head = parse("\r\nget /a#b?c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
         assert_eq!((head.method, head.target.as_str()), (None, "/a#b?c"));

@@ -34,17 +34,34 @@ impl Service {
         if body.content != Media::Protobuf {
             return Ok((Media::Json, self.infer_json(method, spec, body, exchange).await?));
         }
-        let options = self.run_options(&body);
+        let options = body.run_options();
         let limit = self.app.options.max_body_bytes;
+        let permit = body.permit.clone();
         let message = self
-            .convert(body.is_large(), move || Ok::<_, Failure>(with_spec(body.read(limit)?, &spec)))
+            .convert(body.is_large(), body.deadline, move || {
+                Ok::<_, Failure>(with_spec(body.read(limit)?, &spec))
+            })
             .await?;
         let answered = match method {
             Method::Classify => {
-                answer_counted::<ClassificationRequest>(&self.app, message, options, exchange).await
+                answer_counted::<ClassificationRequest>(
+                    &self.app,
+                    message,
+                    options,
+                    Some(&permit),
+                    exchange,
+                )
+                .await
             }
             Method::Regress => {
-                answer_counted::<RegressionRequest>(&self.app, message, options, exchange).await
+                answer_counted::<RegressionRequest>(
+                    &self.app,
+                    message,
+                    options,
+                    Some(&permit),
+                    exchange,
+                )
+                .await
             }
         };
         Ok((Media::Protobuf, answered.map_err(told)?.into_vec()))
@@ -57,7 +74,7 @@ impl Service {
         body: Body,
         exchange: &mut Exchange<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        let options = self.run_options(&body);
+        let options = body.run_options();
         let (handle, name, examples, sample) = self.examples(method, spec, body).await?;
         exchange.resolved(&handle.series, handle.known_signature(signature_name(&name)));
         let check = self.app.options.enable_signature_method_name_check;
@@ -68,7 +85,7 @@ impl Service {
         let fetches = head.fetches();
         let outputs = self.app.run(handle.clone(), feeds, fetches, options, exchange).await?;
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
-        self.convert(elements > LARGE_ANSWER, move || {
+        self.convert(elements > LARGE_ANSWER, options.deadline, move || {
             let outputs: Vec<&Tensor> = outputs.iter().collect();
             let inference = head.infer(count, &outputs)?;
             let body = match &inference {
@@ -91,10 +108,10 @@ impl Service {
         body: Body,
         exchange: &mut Exchange<'_>,
     ) -> Result<Vec<u8>, Failure> {
-        let options = self.run_options(&body);
+        let options = body.run_options();
         let app = self.app.clone();
         let (handle, plan, count, feeds) = self
-            .convert(body.is_large(), move || {
+            .convert(body.is_large(), body.deadline, move || {
                 let body = body.read(app.options.max_body_bytes)?;
                 let document = Document::parse(&body, |_| None)?;
                 let tasks: Vec<TaskDocument> = document.tasks(TASKS)?;
@@ -115,7 +132,7 @@ impl Service {
         exchange.ended(Stage::Decode);
         let outputs = self.app.run(handle, feeds, plan.fetches.clone(), options, exchange).await?;
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
-        self.convert(elements > LARGE_ANSWER, move || {
+        self.convert(elements > LARGE_ANSWER, options.deadline, move || {
             let inferences = plan.inferences(count, &outputs)?;
             Ok(examples::multi_inference_body(&plan.signature_names, &inferences))
         })
@@ -130,7 +147,7 @@ impl Service {
         body: Body,
     ) -> Result<(Arc<ServableHandle>, String, Tensor, Option<Sample>), Failure> {
         let app = self.app.clone();
-        self.convert(body.is_large(), move || {
+        self.convert(body.is_large(), body.deadline, move || {
             let body = body.read(app.options.max_body_bytes)?;
             let document = Document::parse(&body, |_| None)?;
             let requested = document.signature_name()?.unwrap_or_default();

@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{
     HeaderValue, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
 };
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
@@ -28,9 +29,10 @@ use tokio::time::{sleep, timeout_at, Instant};
 
 use super::connection::{Body, Service, IDLE, WRITE_STALL};
 use super::head::{Head, MAX_FIELDS, MAX_FIELDS_BYTES, MAX_LINE};
-use super::reply::Reply;
+use super::reply::{Reply, CHALLENGE};
 use super::service::Session;
 use super::url::Method;
+use crate::admission::Permit;
 
 /// What a client sends first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -187,10 +189,13 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
         Reply::page(414)
     } else if parts.headers.len() > MAX_FIELDS {
         Reply::page(431)
+    } else if let Some(refusal) = session.refusal(&head) {
+        refusal
     } else {
-        match collect(body, session.max_body_bytes()).await {
-            Ok(body) => session.answer(&head, body).await,
-            Err(status) => Reply::page(status),
+        let permit = session.permit();
+        match collect(body, session.max_body_bytes(), &permit).await {
+            Ok(body) => session.answer(&head, body, permit).await,
+            Err(reply) => reply,
         }
     };
     let length = reply.body.len();
@@ -204,9 +209,15 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if reply.status == 401 {
+        fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    }
     if reply.is_gzip {
         fields.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         fields.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    if reply.is_busy {
+        fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if reply.cors {
         fields.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -216,26 +227,27 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
     response
 }
 
-/// The body of a request, or the status that refuses it.
-async fn collect(mut incoming: Incoming, limit: usize) -> Result<Vec<u8>, u16> {
+/// The body of a request, or what refuses it.
+async fn collect(mut incoming: Incoming, limit: usize, permit: &Permit) -> Result<Vec<u8>, Reply> {
     let promised = incoming.size_hint().exact();
     if promised.is_some_and(|length| length > limit as u64) {
-        return Err(413);
+        return Err(Reply::page(413));
     }
     let mut body = Body::new();
     loop {
-        let frame = match timeout_at(body.deadline(), incoming.frame()).await {
-            Err(_) => return Err(408),
+        let frame = match timeout_at(body.pace.deadline(), incoming.frame()).await {
+            Err(_) => return Err(Reply::page(408)),
             Ok(None) => return Ok(body.bytes),
             // The stream is gone; nobody reads the answer.
-            Ok(Some(Err(_))) => return Err(400),
+            Ok(Some(Err(_))) => return Err(Reply::page(400)),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limit - body.bytes.len() {
-            return Err(413);
+            return Err(Reply::page(413));
         }
-        body.received += data.len();
+        permit.charge(data.len()).map_err(|status| Reply::busy(&status))?;
+        body.pace.came(data.len(), Instant::now());
         body.bytes.extend_from_slice(&data);
     }
 }

@@ -7,6 +7,8 @@
 mod connection;
 mod document;
 mod examples;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gzip;
 mod head;
 mod heads;
@@ -23,6 +25,7 @@ mod url;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,16 +34,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{timeout_at, Instant};
+use tokio::time::{timeout, timeout_at, Instant};
 
 pub use self::reply::Reply;
 use self::service::{Service, Session};
 use crate::app::App;
-use crate::frontend::peer::Peer;
 use crate::frontend::tls::Tls;
 
-/// Connections beyond this wait to be accepted.
-const MAX_CONNECTIONS: usize = 16_384;
 /// Answers a target that is a page's path, perhaps with a query.
 pub type Page = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
@@ -71,18 +71,27 @@ pub async fn serve_pages(
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
+    let take = |connections: &mut JoinSet<()>, (stream, address): (TcpStream, SocketAddr)| {
+        let ip = address.ip().to_canonical();
+        // A connection too many is closed at once: that costs least.
+        let Some(seat) = service.app.admission.seat(Some(ip)) else { return };
+        let conversation =
+            converse(stream, tls.clone(), Session::new(&service, ip), stopping.clone());
+        connections.spawn(async move {
+            conversation.await;
+            drop(seat);
+        });
+    };
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            accepted = accept(&listener), if connections.len() < MAX_CONNECTIONS => {
-                let is_local =
-                    accepted.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback());
-                let peer = Peer { is_local, is_certified: false };
-                let session = Session { service: service.clone(), peer };
-                connections.spawn(converse(accepted, tls.clone(), session, stopping.clone()));
-            }
+            accepted = accept(&listener) => take(&mut connections, accepted),
         }
+    }
+    // Whoever has connected by now expects to be served.
+    while let Ok(accepted) = timeout(Duration::ZERO, accept(&listener)).await {
+        take(&mut connections, accepted);
     }
     drop(listener);
     stop.send_replace(true);
@@ -94,11 +103,16 @@ async fn converse(
     stream: TcpStream,
     tls: Option<Arc<Tls>>,
     mut session: Session,
-    stopping: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
 ) {
     let Some(tls) = tls else { return converse_plainly(stream, session, stopping).await };
+    let shaken = tokio::select! {
+        biased;
+        shaken = timeout(connection::HEAD, tls.accept(stream)) => shaken,
+        () = connection::given_up(&mut stopping, true) => return,
+    };
     // A handshake that failed is its client's affair.
-    let Ok(stream) = tls.accept(stream).await else { return };
+    let Ok(Ok(stream)) = shaken else { return };
     let (_, handshake) = stream.get_ref();
     session.peer.is_certified = handshake.peer_certificates().is_some();
     if handshake.alpn_protocol() == Some(HTTP2) {
@@ -117,11 +131,10 @@ async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut buffer = BytesMut::with_capacity(connection::READ);
     let mut deadline = Instant::now() + connection::IDLE;
     while http2::PREFACE.starts_with(&buffer) && buffer.len() < http2::PREFACE.len() {
-        let is_stopping = stopping.wait_for(|stopping| *stopping);
         let read = tokio::select! {
             biased;
             read = timeout_at(deadline, stream.read_buf(&mut buffer)) => read,
-            _ = is_stopping => return,
+            () = connection::given_up(&mut stopping, true) => return,
         };
         if !matches!(read, Ok(Ok(1..))) {
             return;
@@ -135,13 +148,13 @@ async fn converse_plainly<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Answers go out in one piece; there is nothing to gather.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                return (stream, address);
             }
             // The peer went away, or there are no descriptors left: then others have to end first.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

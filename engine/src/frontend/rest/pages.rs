@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::reply::Reply;
 use super::Page;
@@ -16,7 +17,18 @@ pub fn pages(app: &Arc<App>) -> HashMap<String, Page> {
     let mut pages = HashMap::new();
     let mut add = |path: &str, page: Page| pages.insert(path.to_owned(), page);
     let probed = app.clone();
-    add("/healthz", Arc::new(|_| Reply::new(200, TEXT, b"ok\n".to_vec())));
+    let alive = app.clone();
+    add(
+        "/healthz",
+        Arc::new(move |_| {
+            if alive.abandoned.hold_everything(Instant::now()) {
+                let text = b"stuck: runs that nobody waits for hold all threads\n";
+                Reply::new(503, TEXT, text.to_vec())
+            } else {
+                Reply::new(200, TEXT, b"ok\n".to_vec())
+            }
+        }),
+    );
     add(
         "/readyz",
         Arc::new(move |_| {

@@ -4,13 +4,16 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::status::Status;
+use crate::status::{Code, Status};
 use crate::tensor::json::text::write_string;
 
 pub const JSON: &str = "application/json";
 pub const HTML: &str = "text/html";
 /// What the HTTP library says of a body that has no type, such as an empty one.
 const UNTYPED: &str = "text/html; charset=ISO-8859-1";
+
+/// How a client that is not known may say who it is.
+pub const CHALLENGE: &str = "Bearer";
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +27,21 @@ pub struct Reply {
     pub close: bool,
     /// Whether the body is compressed.
     pub is_gzip: bool,
+    /// Whether it is worth asking again soon.
+    pub is_busy: bool,
 }
 
 impl Reply {
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { status, content_type, body, cors: false, close: false, is_gzip: false }
+        Self {
+            status,
+            content_type,
+            body,
+            cors: false,
+            close: false,
+            is_gzip: false,
+            is_busy: false,
+        }
     }
 
     pub fn json(status: u16, body: Vec<u8>) -> Self {
@@ -52,7 +65,13 @@ impl Reply {
         let mut body = b"{\n    \"error\": ".to_vec();
         write_string(&mut body, status.message.as_bytes());
         body.extend_from_slice(b"\n}");
-        Self::json(status.code.http(), body)
+        let reply = Self::json(status.code.http(), body);
+        Self { is_busy: status.code == Code::Unavailable, ..reply }
+    }
+
+    /// The same, where others hold what the request needs.
+    pub fn busy(status: &Status) -> Self {
+        Self { is_busy: true, ..Self::error(status) }
     }
 
     /// Write everything that stands before the body. `minor` is that of the request's HTTP version.
@@ -71,11 +90,18 @@ impl Reply {
         if self.is_gzip {
             out.extend_from_slice(b"\r\nContent-Encoding: gzip\r\nVary: Accept-Encoding");
         }
+        if self.is_busy {
+            out.extend_from_slice(b"\r\nRetry-After: 1");
+        }
         if self.cors {
             out.extend_from_slice(
                 b"\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: POST, GET\
                   \r\nAccess-Control-Allow-Headers: Content-Type",
             );
+        }
+        if self.status == 401 {
+            out.extend_from_slice(b"\r\nWWW-Authenticate: ");
+            out.extend_from_slice(CHALLENGE.as_bytes());
         }
         if !keep_alive {
             out.extend_from_slice(b"\r\nConnection: close");

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout, Instant};
 
 use super::head::Head;
 use super::*;
+use crate::admission::{Admission, Limits, Permit};
 use crate::app::Options;
 use crate::inference::model_status::VersionStatus;
 use crate::servable::RunOptions;
@@ -472,6 +473,36 @@ async fn a_run_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_leaves_answers_on_and_lets_go_of_each_connection() {
+    let server = Running::start(Options::default()).await;
+    let mut client = server.connect().await;
+    client.send(&predict(r#"{"instances": [1, 2]}"#)).await;
+    assert!(!client.receive().await.has("Connection: close"));
+
+    server.app.leave();
+    client.send(&predict(r#"{"instances": [1, 2]}"#)).await;
+    let answer = client.receive().await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.has("Connection: close"));
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(
+        server.ask("POST", "/v1/models/m:predict", r#"{"instances": [1]}"#).await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn who_has_connected_when_the_server_stops_may_still_ask_once() {
+    let mut server = Running::start(Options::default()).await;
+    let mut client = server.connect().await;
+    server.stop.take().unwrap().send(()).unwrap();
+    client.send(&predict(r#"{"instances": [1, 2]}"#)).await;
+
+    assert_eq!(client.receive().await.text(), DOUBLED);
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
 async fn stopping_answers_what_is_in_flight_and_closes_what_is_idle() {
     let mut server = Running::start(Options::default()).await;
     let (mut idle, mut busy) = (server.connect().await, server.connect().await);
@@ -500,12 +531,28 @@ async fn stopping_answers_what_is_in_flight_and_closes_what_is_idle() {
 struct Echo;
 
 impl connection::Service for Echo {
-    async fn answer(&self, _: &Head, body: Vec<u8>) -> Reply {
+    fn permit(&self) -> Arc<Permit> {
+        let admission = Admission::new(Limits { bytes: 1 << 20, ..Limits::NONE });
+        let other = admission.permit();
+        other.charge(1).unwrap();
+        std::mem::forget(other);
+        Arc::new(admission.permit())
+    }
+
+    async fn answer(&self, _: &Head, body: Vec<u8>, _: Arc<Permit>) -> Reply {
         Reply::new(200, "text/plain", body)
+    }
+
+    fn refusal(&self, head: &Head) -> Option<Reply> {
+        (head.target == "/refused").then(|| Reply::page(401))
     }
 
     fn max_body_bytes(&self) -> usize {
         1 << 20
+    }
+
+    fn is_leaving(&self) -> bool {
+        false
     }
 }
 
@@ -517,6 +564,17 @@ fn slow(width: usize) -> (Client<DuplexStream>, tokio::task::JoinHandle<()>) {
         connection::serve(far, BytesMut::new(), &Echo, stopping).await;
     });
     (Client(near), task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_who_is_refused_is_not_waited_for() {
+    let (mut client, _task) = slow(1 << 16);
+    client.send(b"POST /refused HTTP/1.1\r\nContent-Length: 1000\r\n\r\n").await;
+
+    let answer = String::from_utf8(client.rest().await).unwrap();
+
+    assert!(answer.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{answer}");
+    assert!(answer.contains("\r\nWWW-Authenticate: Bearer\r\n"), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -545,20 +603,69 @@ async fn a_head_has_ten_seconds_however_it_trickles() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_needs_a_kilobyte_a_second() {
-    let head = b"POST / HTTP/1.1\r\nContent-Length: 40000\r\n\r\n";
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 48000\r\n\r\n";
     let (mut client, _task) = slow(1 << 16);
     client.send(head).await;
     for _ in 0..40 {
         sleep(Duration::from_millis(1100)).await;
-        client.send(&[b'x'; 1000]).await;
+        client.send(&[b'x'; 1200]).await;
     }
     assert_eq!(client.receive().await.status, 200);
 
+    // What came at once earns no rest.
+    for already in [0, 40_000] {
+        let (mut client, _task) = slow(1 << 16);
+        client.send(head).await;
+        client.send(&vec![b'x'; already]).await;
+        let before = Instant::now();
+        assert_eq!(client.receive().await.status, 408);
+        assert_eq!(before.elapsed().as_secs(), 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_is_charged_as_it_arrives() {
+    // The permit of these tests has a mebibyte, and somebody else holds some of it.
     let (mut client, _task) = slow(1 << 16);
-    client.send(head).await;
-    let before = Instant::now();
-    assert_eq!(client.receive().await.status, 408);
-    assert_eq!(before.elapsed().as_secs(), 10);
+    client.send(b"POST / HTTP/1.1\r\nContent-Length: 4000000\r\n\r\n").await;
+    // It is refused before all of that is read.
+    let _ = client.0.write_all(&vec![b'x'; 1 << 20]).await;
+    let answer = client.receive().await;
+
+    assert_eq!(answer.status, 429);
+    assert!(answer.has("Retry-After: 1"), "{}", answer.head);
+    assert!(answer.text().contains("--max_in_flight_bytes allows 1048576"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn what_waits_for_a_client_that_has_left_is_not_run() {
+    let server = Running::start(Options { compute_threads: 1, ..Options::default() }).await;
+    let waits = predict(r#"{"signature_name": "wait", "instances": [1.0]}"#);
+    let moment = Duration::from_millis(1);
+    let mut first = server.connect().await;
+    first.send(&waits).await;
+    while server.app.admission.requests() < 1 || server.app.compute.queue_depth() > 0 {
+        sleep(moment).await;
+    }
+    let mut second = server.connect().await;
+    second.send(&waits).await;
+    while server.app.compute.queue_depth() == 0 {
+        sleep(moment).await;
+    }
+
+    drop((first, second));
+    while server.app.admission.requests() > 0 {
+        sleep(moment).await;
+    }
+    // One ends the run that goes on; had the other begun, it would take what is for the third.
+    server.gate.send(()).unwrap();
+    server.gate.send(()).unwrap();
+    let mut third = server.connect().await;
+    third.send(&waits).await;
+    let answer = timeout(Duration::from_secs(20), third.receive()).await.expect("an answer");
+
+    assert_eq!(answer.status, 200);
+    assert_eq!((server.app.admission.requests(), server.app.admission.bytes()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::admission::Permit;
 use crate::app::App;
 use crate::inference::predict as predict_request;
 use crate::metrics::{Exchange, Method, Metrics, Protocol, Stage};
@@ -75,14 +76,15 @@ pub async fn answer<R: Request>(
     app: &Arc<App>,
     message: Bytes,
     options: RunOptions,
+    permit: Option<&Permit>,
 ) -> Result<Message> {
     let mut exchange = app.metrics.exchange(R::METHOD, Protocol::Grpc);
-    let answered = answer_counted::<R>(app, message, options, &mut exchange).await;
+    let answered = answer_counted::<R>(app, message, options, permit, &mut exchange).await;
     exchange.finish(code(&answered));
     answered
 }
 
-/// As [`answer`], counted by the caller.
+/// As [`answer`], counted by the caller. The tensors of the request are charged to `permit`.
 ///
 /// # Errors
 /// As [`answer`].
@@ -90,6 +92,7 @@ pub async fn answer_counted<R: Request>(
     app: &Arc<App>,
     message: Bytes,
     options: RunOptions,
+    permit: Option<&Permit>,
     exchange: &mut Exchange<'_>,
 ) -> Result<Message> {
     let request = R::parse(&message).map_err(|Malformed| unparsable())?;
@@ -109,11 +112,14 @@ pub async fn answer_counted<R: Request>(
     };
     let prepared = if message.len() > LARGE {
         let handle = handle.clone();
-        app.compute.run(move || request.prepare(&handle, rules)).await?
+        app.compute.run(options.deadline, move || request.prepare(&handle, rules)).await?
     } else {
         request.prepare(&handle, rules)?
     };
     let Prepared { feeds, fetches, respond } = prepared;
+    if let Some(permit) = permit {
+        permit.charge(feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum())?;
+    }
     exchange.ended(Stage::Decode);
     if let Some(count) = num_examples {
         exchange.has_examples(count);
@@ -234,7 +240,7 @@ mod tests {
 
     fn ask<R: Request>(app: &Arc<App>, message: Vec<u8>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answered = answer::<R>(app, message.into(), RunOptions::default());
+        let answered = answer::<R>(app, message.into(), RunOptions::default(), None);
         runtime.block_on(answered).unwrap();
     }
 

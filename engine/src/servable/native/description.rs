@@ -125,7 +125,6 @@ unsafe fn read_specs(
             encoding: Some(pb::tensor_info::Encoding::Name(format!("{signature}_{name}:0"))),
             dtype: dtype.number(),
             tensor_shape: Some(shape),
-            ..pb::TensorInfo::default()
         };
         if infos.insert(name.clone(), info).is_some() {
             return Err(refused(format!("there are two {name} among the {what}")));

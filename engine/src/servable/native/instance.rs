@@ -4,12 +4,11 @@ use std::ffi::CString;
 use std::path::Path;
 use std::ptr;
 
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-
 use super::abi::{
     self, Describe, Opaque, RawDescription, RawHead, RawLibrary, RawLoadOptions, RawRun, RawStatus,
     Run, Unload,
 };
+use super::library::Library;
 use crate::status::{Result, Status};
 
 /// What is to be loaded.
@@ -21,7 +20,8 @@ pub struct Version<'a> {
 
 /// An instance and the library that it is of. Dropped, it is unloaded, and then closed.
 pub struct Instance {
-    instance: *mut Opaque,
+    /// What the library knows it by.
+    handle: *mut Opaque,
     describe: Describe,
     run: Run,
     unload: Unload,
@@ -39,7 +39,7 @@ impl Drop for Instance {
     fn drop(&mut self) {
         // SAFETY: loaded once and unloaded once; runs and outputs hold the instance, so that there
         // are none any more.
-        unsafe { (self.unload)(self.instance) }
+        unsafe { (self.unload)(self.handle) }
     }
 }
 
@@ -52,25 +52,17 @@ impl Instance {
     /// # Safety
     /// The library keeps to `servable.h`, and its file stays as it is.
     pub unsafe fn open(path: &Path, version: &Version) -> Result<Self> {
-        // Missing symbols are found now, and not by a request; what the library defines is seen
-        // by nobody else.
         // SAFETY: its initialisers are as trusted as what it does later.
-        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-        let library = library.map_err(|error| {
-            let text = error.to_string();
-            let prefix = format!("{}: ", path.display());
-            let text = text.strip_prefix(&prefix).unwrap_or(&text);
-            Status::failed_precondition(format!("servable.so cannot be opened: {text}"))
-        })?;
+        let library = unsafe { Library::open(path) }?;
         // SAFETY: the caller says that the symbol is what the header declares.
-        let entry = unsafe { library.get::<*const RawLibrary>(abi::ENTRY) };
-        let entry = entry.map_err(|_| {
+        let entry = unsafe { library.find::<RawLibrary>(abi::ENTRY) };
+        let entry = entry.ok_or_else(|| {
             Status::failed_precondition(
                 "servable.so exports no servable_entry, which SERVABLE_EXPORT defines",
             )
         })?;
         // SAFETY: as above.
-        unsafe { Self::load(*entry, Some(library), version) }
+        unsafe { Self::load(entry, Some(library), version) }
     }
 
     /// As [`Instance::open`], by the table of a library that is open already.
@@ -132,7 +124,7 @@ impl Instance {
         if instance.is_null() {
             return Err(Status::internal("The servable's load function gave no instance"));
         }
-        Ok(Self { instance, describe, run, unload, _library: library })
+        Ok(Self { handle: instance, describe, run, unload, _library: library })
     }
 
     /// What the instance offers; it belongs to the instance. Called once, before the first run.
@@ -143,7 +135,7 @@ impl Instance {
         let (mut description, mut status) = (ptr::null(), RawStatus::new());
         // SAFETY: the instance is loaded, and what is returned stays as long as it does.
         let description: *const RawDescription = unsafe {
-            let code = (self.describe)(self.instance, &raw mut description, &raw mut status);
+            let code = (self.describe)(self.handle, &raw mut description, &raw mut status);
             status.check(code, "Describing the servable")?;
             description
         };
@@ -167,7 +159,7 @@ impl Instance {
         let mut status = RawStatus::new();
         // SAFETY: the caller's word, and the instance is loaded.
         unsafe {
-            let code = (self.run)(self.instance, run, &raw mut status);
+            let code = (self.run)(self.handle, run, &raw mut status);
             status.check(code, "The servable")
         }
     }

@@ -146,6 +146,13 @@ pub fn one_thread_loads(directory: &Path) -> bool {
     is_small && std::fs::read(path).is_ok_and(|bytes| none_waits(&bytes).unwrap_or(false))
 }
 
+/// Read bytes as either of the two messages here.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn try_bytes(input: &[u8]) {
+    let _ = MetaGraph::read(input).is_ok();
+    let _ = none_waits(input).is_ok();
+}
+
 fn none_waits(saved_model: &[u8]) -> std::result::Result<bool, Malformed> {
     let mut none_waits = true;
     let mut reader = Reader::new(saved_model);

@@ -449,8 +449,9 @@ impl SavedModel {
     /// Serialized `tensorflow.RunOptions`.
     fn run_options(&self, plan: &Plan, options: RunOptions) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(16);
-        if self.inter_op_in_caller && plan.cost.is_short() {
-            // A run there cannot be timed out, but whoever waits for it can.
+        // A run there cannot be timed out: one that may go on for ever had better be.
+        let may_stay = self.meta_graph.is_bounded || options.deadline.is_none();
+        if self.inter_op_in_caller && plan.cost.is_short() && may_stay {
             put_calling_thread(&mut bytes);
         } else if let Some(deadline) = options.deadline {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();

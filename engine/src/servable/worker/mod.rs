@@ -19,6 +19,13 @@ use crate::servable::{ProcessCounts, RunOptions, Servable, Signatures, TensorInf
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
 
+/// Read bytes as what the process of a model sends.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn try_frames(input: &[u8]) {
+    let _ = frame::ready(input).is_ok();
+    let _ = frame::answer(input).is_ok();
+}
+
 /// Runs that may wait for a model; more are refused, so that a model that hangs collects no memory.
 const MAX_WAITING: usize = 1000;
 

@@ -324,8 +324,10 @@ impl Shared {
             if began.elapsed() > HEALTHY {
                 backoff = BACKOFF.0;
             }
-            // The log is Python's; this is rare, and the operator's first question.
-            eprintln!("The process of a model ended and is started again: {end}");
+            // The log is Python's; this is rare, and the operator's first question.  Whether
+            // anybody reads it is no matter.
+            let _ =
+                writeln!(io::stderr(), "The process of a model ended and is started again: {end}");
             next = self.start_again(signature_def_map, &mut backoff);
         }
         let mut state = self.state.lock();

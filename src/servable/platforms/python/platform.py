@@ -5,7 +5,6 @@ WorkerPlatform is for any model that follows PythonModel; the platform "python" 
 one whose models bring their code along, and needs the server's leave.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -19,7 +18,7 @@ from servable.core.resources import estimate_from_files
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
-from servable.platforms.platform import ChooseBatching, PlatformOptions
+from servable.platforms.platform import ChoosesBatching, PlatformOptions
 from servable.platforms.warmup import ModelWarmup
 
 MODEL_FILE: Final = "model.py"
@@ -46,7 +45,8 @@ class WorkerPlatform:
             started again.
         arguments: of the factory; what JSON can hold.
         warmup: replays what a version brings along; None: nothing is.
-        batching: says how the requests of a version are put into batches.
+        batching: says how the requests of a version are put into batches; None: each
+            runs by itself.
     """
 
     name: str
@@ -54,11 +54,7 @@ class WorkerPlatform:
     run_limit_s: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
     warmup: ModelWarmup | None = None
-    batching: ChooseBatching = lambda *_: None
-
-    def batched(self, batching: ChooseBatching) -> "WorkerPlatform":
-        """Return one whose versions are batched as *batching* says."""
-        return dataclasses.replace(self, batching=batching)
+    batching: ChoosesBatching | None = None
 
     def loader(self, servable_id: ServableId, path: StoragePath) -> "WorkerLoader":
         """Return the Loader of the version at *path*."""
@@ -91,7 +87,8 @@ class WorkerLoader:
         """
         if not os.path.isdir(self._path):
             raise NotFound(f"There is no version directory for {self._id}")
-        batching = self._platform.batching(self._id.name, self._path)
+        chooses = self._platform.batching
+        batching = chooses.of(self._id.name, self._path) if chooses else None
         servable = start_worker(
             self._platform.factory,
             self._path,
@@ -192,6 +189,7 @@ def worker_platform(
         options.python_run_limit_s,
         arguments or {},
         warmup if options.enable_model_warmup else None,
+        options.read_platform_batching(),
     )
 
 

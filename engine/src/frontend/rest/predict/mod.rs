@@ -42,13 +42,18 @@ impl Service {
         body: Body,
         exchange: &mut Exchange<'_>,
     ) -> std::result::Result<(Media, Vec<u8>), Failure> {
-        let options = self.run_options(&body);
+        let options = body.run_options();
         let app = self.app.clone();
-        let prepared =
-            self.convert(body.is_large(), move || Prepared::new(&app, &spec, body)).await?;
+        let permit = body.permit.clone();
+        let prepared = self
+            .convert(body.is_large(), body.deadline, move || Prepared::new(&app, &spec, body))
+            .await?;
         let Prepared { handle, format, answer, plan, sample } = prepared;
         let Plan { signature_name, feeds, aliases, fetches } = plan;
         exchange.resolved(&handle.series, handle.known_signature(&signature_name));
+        if format.is_none() {
+            permit.charge(feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum())?;
+        }
         exchange.ended(Stage::Decode);
         let outputs = self.app.run(handle.clone(), feeds, fetches, options, exchange).await?;
         if outputs.len() != aliases.len() {
@@ -59,7 +64,7 @@ impl Service {
         let as_content = self.app.options.enable_serialization_as_tensor_content;
         let encoding = if as_content { Encoding::Content } else { Encoding::Typed };
         let written: Result<Vec<u8>> = self
-            .convert(elements > LARGE_ANSWER, move || {
+            .convert(elements > LARGE_ANSWER, options.deadline, move || {
                 let message =
                     |encoding| response(&handle, &signature_name, &aliases, &outputs, encoding);
                 let logged = sample.map(|sample| (sample, message(Encoding::Typed)));

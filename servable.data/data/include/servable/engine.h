@@ -1,0 +1,1 @@
+../../../../include/servable/engine.h

@@ -1,0 +1,1 @@
+../../../../include/servable/io.hpp

@@ -1,0 +1,196 @@
+"""
+Models that are damaged or do what they should not, in a real server: it goes on, and
+so do the models beside them.
+
+SERVABLE_FUZZ_MODELS says how many damaged ones are tried.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("servable._engine")
+
+from servable.apis import saved_model_pb2, types_pb2
+from servable.client import Client, VersionStatus
+
+COUNT = int(os.environ.get("SERVABLE_FUZZ_MODELS", "48"))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, write_version: Callable[..., Path]
+) -> bytes:
+    version = write_version(tmp_path_factory.mktemp("whole") / "m" / "1")
+    return (version / "saved_model.pb").read_bytes()
+
+
+def damaged(data: bytes, numbers: random.Random) -> bytes:
+    """Return *data* with a few bytes changed, left out, doubled or cut off."""
+    changed = bytearray(data)
+    for _ in range(numbers.choice((1, 1, 2, 8))):
+        at = numbers.randrange(len(changed) or 1)
+        if at >= len(changed):
+            break
+        match numbers.randrange(5):
+            case 0:
+                changed[at] ^= 1 << numbers.randrange(8)
+            case 1:
+                changed[at] = numbers.choice(b"\x00\x01\x7f\x80\xff")
+            case 2:
+                del changed[at : at + numbers.choice((1, 4, 64))]
+            case 3:
+                piece = changed[at : at + numbers.choice((1, 16, 256))]
+                changed[at:at] = piece
+            case _:
+                del changed[max(at, 1) :]
+    return bytes(changed)
+
+
+def written(directory: Path, whole: bytes) -> Iterator[str]:
+    """Write damaged models as m0, m1, …; yield their configurations."""
+    for number in range(COUNT):
+        numbers = random.Random(number)  # noqa: S311 - the same each time
+        version = directory / f"m{number}" / "1"
+        (version / "variables").mkdir(parents=True)
+        (version / "assets.extra").mkdir()
+        kind = number % 6
+        (version / "saved_model.pb").write_bytes(
+            whole if kind == 1 else damaged(whole, numbers)
+        )
+        if kind == 1:
+            # No table of a checkpoint begins so.
+            index = version / "variables" / "variables.index"
+            index.write_bytes(numbers.randbytes(64))
+            data = version / "variables" / "variables.data-00000-of-00001"
+            data.write_bytes(numbers.randbytes(16))
+        if kind == 2:
+            config = version / "assets.extra" / "saved_model_config.pb"
+            config.write_bytes(numbers.randbytes(32))
+        if kind == 3:
+            warmup = version / "assets.extra" / "tf_serving_warmup_requests"
+            warmup.write_bytes(numbers.randbytes(64))
+        yield _config(f"m{number}", version.parent)
+
+
+def _config(name: str, base_path: Path) -> str:
+    return (
+        f'config {{ name: "{name}" base_path: "{base_path}" '
+        'model_platform: "tensorflow" }'
+    )
+
+
+def test_damaged_models_end_themselves_and_nothing_else(
+    start: Callable[..., Any],
+    tmp_path: Path,
+    whole: bytes,
+    write_version: Callable[..., Path],
+    wait_until: Callable[[Callable[[], bool], str], None],
+) -> None:
+    good = write_version(tmp_path / "good" / "1").parent
+    config = tmp_path / "models.config"
+    configs = [*written(tmp_path, whole), _config("good", good)]
+    config.write_text(f"model_config_list {{ {' '.join(configs)} }}")
+    server = start(
+        *(f"--model_config_file={config}", "--wait_for_models=false"),
+        *("--max_num_load_retries=0", "--num_load_threads=2"),
+    )
+    done = {"AVAILABLE", "END"}
+
+    def states() -> dict[str, VersionStatus]:
+        with Client(server.grpc) as client:
+            return {
+                name: versions[0]
+                for name in (*(f"m{n}" for n in range(COUNT)), "good")
+                if (versions := client.status(name))
+            }
+
+    wait_until(lambda: server.is_serving("good"), "good model")
+    wait_until(lambda: {s.state for s in states().values()} <= done, "end of loading")
+    found = states()
+
+    assert server.process.poll() is None
+    assert server.is_serving("good")
+    assert len(found) == COUNT + 1
+    # Most do harm to themselves, or nothing was tried here.
+    assert sum(s.state == "END" for s in found.values()) > COUNT // 2
+    assert {s.code.name for s in found.values()} <= {
+        *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "DATA_LOSS", "FAILED_PRECONDITION"),
+        *("INTERNAL", "UNIMPLEMENTED", "OUT_OF_RANGE", "UNAVAILABLE", "ABORTED"),
+    }
+
+
+def writer(path: Path) -> bytes:
+    """Return a SavedModel whose signature writes what it is fed to the file *path*."""
+    model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    meta_graph = model.meta_graphs.add()
+    meta_graph.meta_info_def.tags.append("serve")
+    graph = meta_graph.graph_def
+    graph.versions.producer = 1882
+    text = graph.node.add(name="text", op="Placeholder")
+    text.attr["dtype"].type = types_pb2.DT_STRING
+    name = graph.node.add(name="name", op="Const")
+    name.attr["dtype"].type = types_pb2.DT_STRING
+    name.attr["value"].tensor.dtype = types_pb2.DT_STRING
+    name.attr["value"].tensor.string_val.append(str(path).encode())
+    name.attr["value"].tensor.tensor_shape.SetInParent()
+    graph.node.add(name="write", op="WriteFile", input=["name", "text"])
+    done = graph.node.add(name="done", op="Identity", input=["text", "^write"])
+    done.attr["T"].type = types_pb2.DT_STRING
+    signature = meta_graph.signature_def["serving_default"]
+    signature.method_name = "tensorflow/serving/predict"
+    for info, tensor in (
+        (signature.inputs["x"], "text:0"),
+        (signature.outputs["y"], "done:0"),
+    ):
+        info.name, info.dtype = tensor, types_pb2.DT_STRING
+        info.tensor_shape.SetInParent()
+    return model.SerializeToString()
+
+
+def test_a_version_that_could_write_files_is_not_loaded_where_that_is_forbidden(
+    start: Callable[..., Any],
+    tmp_path: Path,
+    write_version: Callable[..., Path],
+    wait_until: Callable[[Callable[[], bool], str], None],
+) -> None:
+    written = tmp_path / "written"
+    base_path = write_version(tmp_path / "m" / "1").parent
+    flags = f"--model_base_path={base_path}", "--model_name=m", "--wait_for_models=true"
+    forbidden = "--forbid_ops=files,python,network,abort"
+    guarded = start(*flags, forbidden, "--max_num_load_retries=0")
+    unguarded = start(*flags)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "saved_model.pb").write_bytes(writer(written))
+    beside.rename(base_path / "2")
+
+    def second(server: Any) -> VersionStatus | None:
+        with Client(server.grpc) as client:
+            found = {status.version: status for status in client.status("m")}
+            return found.get(2)
+
+    def is_available() -> bool:
+        status = second(unguarded)
+        return status is not None and status.state == "AVAILABLE"
+
+    def is_refused() -> bool:
+        status = second(guarded)
+        return status is not None and status.error is not None
+
+    # It is what it is taken for.
+    wait_until(is_available, "version that writes")
+    with Client(unguarded.grpc) as client:
+        client.predict("m", {"x": "it"})
+    assert written.read_text() == "it"
+
+    wait_until(is_refused, "refusal")
+    status = second(guarded)
+    assert status is not None
+    assert status.error is not None
+    assert "forbid_ops forbids: WriteFile (files)" in str(status.error)
+    assert guarded.is_serving("m", 1)

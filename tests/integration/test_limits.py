@@ -1,0 +1,538 @@
+"""
+What a server holds at one time, how long it waits, and whom it refuses.
+
+The model reads a named pipe, so that a run lasts until the test says that it ends, or
+counts as far as it is told, which TensorFlow can be asked to stop.
+"""
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+
+from servable.apis import predict_pb2, saved_model_pb2, types_pb2
+from servable.client import make_tensor_proto
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("servable._engine") is None,
+        reason="the engine is not built",
+    ),
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is None, reason="needs TensorFlow"
+    ),
+]
+
+PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
+THREADS: Final = 4
+FOR_EVER: Final = 2**62
+# For what has to happen some time, on a machine that has other things to do.
+PATIENCE_S: Final = 30.0
+# TensorFlow cannot read a pipe once it is open.
+RELEASED = grpc.StatusCode.INVALID_ARGUMENT
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def waiting_model() -> bytes:
+    """Return a SavedModel that reads a file, or counts to a number."""
+    model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    meta_graph = model.meta_graphs.add()
+    meta_graph.meta_info_def.tags.append("serve")
+    graph = meta_graph.graph_def
+    graph.versions.producer = 1882
+
+    def node(name: str, op: str, *inputs: str, **types: int) -> Any:
+        made = graph.node.add(name=name, op=op, input=inputs)
+        for attribute, number in types.items():
+            made.attr[attribute].type = number  # type: ignore[assignment]
+        return made
+
+    def constant(name: str, value: int) -> None:
+        tensor = make_tensor_proto(value, "int64")
+        made = node(name, "Const", dtype=tensor.dtype)
+        made.attr["value"].tensor.MergeFromString(tensor.SerializeToString())
+
+    def signature(name: str, x: str, y: str, dtype: int, y_dtype: int) -> None:
+        definition = meta_graph.signature_def[name]
+        definition.method_name = "tensorflow/serving/predict"
+        for direction, alias, tensor, number in (
+            (definition.inputs, "x", x, dtype),
+            (definition.outputs, "y", y, y_dtype),
+        ):
+            direction[alias].name, direction[alias].dtype = tensor, number  # type: ignore[assignment]
+            direction[alias].tensor_shape.SetInParent()
+
+    int64, string = types_pb2.DT_INT64, types_pb2.DT_STRING
+    node("path", "Placeholder", dtype=string)
+    node("content", "ReadFile", "path")
+    signature("read", "path:0", "content:0", string, string)
+
+    node("n", "Placeholder", dtype=int64)
+    constant("zero", 0)
+    constant("one", 1)
+    for entered, is_constant in (("zero", False), ("one", True), ("n", True)):
+        made = node(f"enter_{entered}", "Enter", entered, T=int64)
+        made.attr["frame_name"].s = b"count"
+        made.attr["is_constant"].b = is_constant
+    node("merge", "Merge", "enter_zero", "next", T=int64).attr["N"].i = 2
+    node("less", "Less", "merge", "enter_n", T=int64)
+    node("goes_on", "LoopCond", "less")
+    node("switch", "Switch", "merge", "goes_on", T=int64)
+    node("add", "AddV2", "switch:1", "enter_one", T=int64)
+    node("next", "NextIteration", "add", T=int64)
+    node("exit", "Exit", "switch", T=int64)
+    signature("serving_default", "n:0", "exit:0", int64, int64)
+
+    node("same", "Identity", "n", T=int64)
+    signature("same", "n:0", "same:0", int64, int64)
+    return model.SerializeToString()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a request ended, over either protocol."""
+
+    code: grpc.StatusCode
+    text: str
+    after_s: float
+    retry_after: str | None = None
+
+
+CODES: Final = {
+    200: grpc.StatusCode.OK,
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: EXHAUSTED,
+    429: EXHAUSTED,
+    503: UNAVAILABLE,
+    504: EXCEEDED,
+}
+
+
+class Asks:
+    """Requests to a server over one of the protocols."""
+
+    def __init__(self, server: Any, api: str) -> None:
+        self.headers: dict[str, str] = {}
+        self._server = server
+        self._ask = self._over_grpc if api == "grpc" else self._over_rest
+
+    def __call__(
+        self, value: float | str, signature: str = "read", *, model: str = "first"
+    ) -> Answer:
+        return self._ask(value, signature, model)
+
+    def _over_grpc(self, value: float | str, signature: str, model: str) -> Answer:
+        with grpc.insecure_channel(self._server.grpc) as channel:
+            began = time.monotonic()
+            call = predict(channel)
+            try:
+                # The client has no deadline of its own: the answer is the server's.
+                call(message(value, signature, model))
+            except grpc.RpcError as error:
+                after_s = time.monotonic() - began
+                return Answer(error.code(), error.details() or "", after_s)
+            return Answer(grpc.StatusCode.OK, "", time.monotonic() - began)
+
+    def _over_rest(self, value: float | str, signature: str, model: str) -> Answer:
+        body = json.dumps({"signature_name": signature, "inputs": value})
+        began = time.monotonic()
+        status, text, fields = rest(
+            self._server, f"/v1/models/{model}:predict", body, self.headers
+        )
+        after_s = time.monotonic() - began
+        return Answer(CODES[status], text, after_s, fields.get("Retry-After"))
+
+
+def predict(channel: grpc.Channel) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+    return channel.unary_unary(PREDICT, _same, _same)
+
+
+def _same(content: bytes) -> bytes:
+    return content
+
+
+def message(value: float | str, signature: str, model: str) -> bytes:
+    """Return a PredictRequest."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model, signature
+    dtype = {int: "int64", float: "float32", str: "string"}[type(value)]
+    request.inputs["x"].CopyFrom(make_tensor_proto(value, dtype))
+    return request.SerializeToString()
+
+
+def rest(
+    server: Any, target: str, body: str | None = None, headers: Any = None
+) -> tuple[int, str, dict[str, str]]:
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", server.rest_port, timeout=2 * PATIENCE_S
+    )
+    with contextlib.closing(connection):
+        connection.request("POST" if body else "GET", target, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), dict(answer.getheaders())
+
+
+def metric(server: Any, series: str) -> float:
+    """Return the value of a series, 0 when there is none."""
+    series = series if "{" in series else f"{series}{{}}"
+    _, page, _ = rest(server, "/metrics")
+    lines = (line for line in page.splitlines() if line.startswith(f"{series} "))
+    return float(next(lines, "0").rpartition(" ")[2])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base_path = tmp_path_factory.mktemp("models") / "waiting"
+    (base_path / "1").mkdir(parents=True)
+    (base_path / "1" / "saved_model.pb").write_bytes(waiting_model())
+    return base_path
+
+
+@pytest.fixture
+def serve(
+    start: Any, model: Path, tmp_path: Path, write_version: Any
+) -> Callable[..., Any]:
+    """Return what starts a server of the model under two names, and of another."""
+    other = write_version(tmp_path / "half_plus_two" / "1").parent
+    models = {"first": model, "second": model, other.name: other}
+
+    def serve(*flags: str) -> Any:
+        config = tmp_path / "models.config"
+        config.write_text(
+            "model_config_list {"
+            + "".join(
+                f'config {{ name: "{name}" base_path: "{path}" '
+                'model_platform: "tensorflow" }'
+                for name, path in models.items()
+            )
+            + "}"
+        )
+        return start(
+            f"--model_config_file={config}",
+            "--wait_for_models",
+            f"--compute_threads={THREADS}",
+            *flags,
+        )
+
+    return serve
+
+
+class Pipes:
+    """Named pipes: whoever reads one waits until it is opened here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._paths: list[Path] = []
+
+    def make(self) -> str:
+        path = self._directory / f"pipe-{len(self._paths)}"
+        os.mkfifo(path)
+        self._paths.append(path)
+        return str(path)
+
+    def has_reader(self, path: str) -> bool:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
+    def release(self, *, but: str = "") -> None:
+        """Let go whoever waits now, except for one pipe."""
+        for path in self._paths:
+            if str(path) != but:
+                self.has_reader(str(path))
+
+
+@pytest.fixture
+def pipes(tmp_path: Path) -> Iterator[Pipes]:
+    made = Pipes(tmp_path)
+    yield made
+    made.release()
+
+
+@contextlib.contextmanager
+def asking(
+    ask: Callable[[str], Answer], values: list[str]
+) -> Iterator[list["Future[Answer]"]]:
+    """Ask for *values* side by side; they have their answers when this is left."""
+    with ThreadPoolExecutor(len(values)) as pool:
+        yield [pool.submit(ask, value) for value in values]
+
+
+def in_flight(server: Any) -> float:
+    return sum(
+        metric(server, f'servable_requests_in_flight{{protocol="{protocol}"}}')
+        for protocol in ("grpc", "rest")
+    )
+
+
+def refused(server: Any, limit: str) -> float:
+    return metric(server, f'servable_refused_total{{limit="{limit}"}}')
+
+
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_a_model_has_so_many_waiting_and_others_have_a_queue_of_their_own(
+    api: str, serve: Any, pipes: Pipes, wait_until: Any
+) -> None:
+    server = serve("--max_queued_requests=2")
+    ask = Asks(server, api)
+    running: list[Future[Answer]] = []
+
+    def second(path: str) -> Answer:
+        return ask(path, model="second")
+
+    depth = "servable_compute_queue_depth"
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(asking(second, [pipes.make()]))
+        try:
+            wait_until(lambda: in_flight(server) == 1, "request to the other model")
+            # Long runs of one model leave a quarter of the threads to others.
+            paths = [pipes.make() for _ in range(THREADS - 1 + 2)]
+            running = stack.enter_context(asking(ask, paths))
+            wait_until(
+                lambda: in_flight(server) == len(paths) + 1
+                and metric(server, depth) == 2,
+                "full queue",
+            )
+            answer = ask(paths[0])
+            alive = [
+                rest(server, path)[0]
+                for path in ("/healthz", "/readyz", "/metrics", "/v1/models/first")
+            ]
+        finally:
+            while not all(one.done() for one in (*running, *other)):
+                pipes.release()
+
+    assert answer.code is UNAVAILABLE
+    assert "2 requests for first wait for a compute thread" in answer.text
+    assert "--max_queued_requests allows no more" in answer.text
+    assert answer.retry_after == ("1" if api == "rest" else None)
+    assert alive == [200] * 4
+    assert {one.result().code for one in (*running, *other)} == {RELEASED}
+    assert refused(server, "queued_requests") == 1
+
+
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_so_many_requests_are_answered_at_one_time(
+    api: str, serve: Any, pipes: Pipes, wait_until: Any
+) -> None:
+    server = serve("--max_concurrent_requests=2")
+    ask = Asks(server, api)
+    with asking(ask, [pipes.make(), pipes.make()]) as running:
+        try:
+            wait_until(lambda: in_flight(server) == 2, "requests in flight")
+            answer = ask(1, "same", model="second")
+        finally:
+            while not all(one.done() for one in running):
+                pipes.release()
+
+    assert answer.code is UNAVAILABLE
+    assert "--max_concurrent_requests allows no more" in answer.text
+    assert ask(1, "same").code is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_bytes_of_all_requests_have_a_budget_which_is_given_back(
+    api: str, serve: Any, wait_until: Any
+) -> None:
+    server = serve("--max_in_flight_bytes=100000")
+    ask = Asks(server, api)
+    held = "servable_in_flight_bytes"
+    half = b"POST /v1/models/first:predict HTTP/1.1\r\nContent-Length: 99000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.rest_port)) as other:
+        other.sendall(half + b"x" * 98_000)
+        wait_until(lambda: metric(server, held) == 98_000, "bytes in flight")
+        answer = ask("x" * 3000)
+        small = ask(1, "same")
+    wait_until(lambda: metric(server, held) == 0, "bytes given back")
+    alone = ask("x" * 200_000)
+
+    assert answer.code is EXHAUSTED
+    assert "--max_in_flight_bytes allows 100000 together" in answer.text
+    assert answer.retry_after == ("1" if api == "rest" else None)
+    assert small.code is grpc.StatusCode.OK
+    assert alone.code not in (EXHAUSTED, UNAVAILABLE)
+    assert refused(server, "in_flight_bytes") == 1
+
+
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_the_deadline_is_kept_and_runs_that_get_stuck_are_told_of_and_shed(
+    api: str, serve: Any, pipes: Pipes, wait_until: Any
+) -> None:
+    server = serve("--abandoned_run_seconds=0.2", "--grpc_default_timeout_ms=1000")
+    ask = Asks(server, api)
+    ask.headers = {"X-Request-Timeout-Ms": "1000"}
+    stuck = 'servable_stuck_runs{model="first"}'
+    # Runs that are known to be short need none of TensorFlow's own threads.
+    for _ in range(30):
+        ask(1.0, "serving_default", model="half_plus_two")
+
+    answers = [ask(pipes.make()) for _ in range(THREADS // 2)]
+    wait_until(lambda: metric(server, stuck) == THREADS // 2, "stuck runs")
+    wait_until(lambda: "although nobody has waited" in server.log(), "warning")
+    shed = ask(1, "same")
+    other = ask(1.0, "serving_default", model="half_plus_two")
+    health = rest(server, "/healthz")[0]
+    for _ in range(THREADS // 2):
+        ask(pipes.make(), model="second")
+    wait_until(lambda: rest(server, "/healthz")[0] == 503, "failing probe")
+    total = "servable_stuck_runs_total"
+    wait_until(lambda: metric(server, total) == THREADS, "count of them")
+
+    def have_ended() -> bool:
+        pipes.release()
+        return not any(
+            metric(server, f'servable_stuck_runs{{model="{name}"}}')
+            for name in ("first", "second")
+        )
+
+    wait_until(have_ended, "end of all runs")
+
+    assert {answer.code for answer in answers} == {EXCEEDED}
+    assert all(answer.after_s >= 1 for answer in answers)
+    assert shed.code is UNAVAILABLE
+    assert "hold 2 of 4 threads; it is not run until some of them end" in shed.text
+    assert (other.code, health) == (grpc.StatusCode.OK, 200)
+    assert rest(server, "/healthz")[0] == 200
+    assert ask(1, "same").code is grpc.StatusCode.OK
+
+
+def test_a_loop_ends_soon_after_its_deadline(serve: Any, wait_until: Any) -> None:
+    server = serve("--abandoned_run_seconds=0.1", "--grpc_default_timeout_ms=1000")
+    ask = Asks(server, "grpc")
+    # What is known to be short would otherwise run where it cannot be stopped.
+    for _ in range(20):
+        assert ask(3, "serving_default").code is grpc.StatusCode.OK
+
+    assert ask(FOR_EVER, "serving_default").code is EXCEEDED
+    wait_until(lambda: metric(server, 'servable_stuck_runs{model="first"}') == 0, "end")
+    busy_s = server.cpu_s()
+    assert ask(3, "serving_default").code is grpc.StatusCode.OK
+    wait_until(lambda: server.cpu_s() - busy_s < 0.2, "rest")
+
+
+def grpc_call(server: Any, path: str) -> Callable[[], None]:
+    """Ask over gRPC; return what cancels the call."""
+    channel = grpc.insecure_channel(server.grpc)
+    call = predict(channel).future(message(path, "read", "first"))
+
+    def leave() -> None:
+        call.cancel()
+        channel.close()
+
+    return leave
+
+
+def rest_call(server: Any, path: str) -> Callable[[], None]:
+    """Ask over HTTP; return what closes the connection."""
+    connection = socket.create_connection(("127.0.0.1", server.rest_port))
+    body = json.dumps({"signature_name": "read", "inputs": path}).encode()
+    head = f"POST /v1/models/first:predict HTTP/1.1\r\nContent-Length: {len(body)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    return connection.close
+
+
+def rest_call_to_be_reset(server: Any, path: str) -> Callable[[], None]:
+    """Ask over HTTP; return what resets the connection."""
+    connection = socket.create_connection(("127.0.0.1", server.rest_port))
+    body = json.dumps({"signature_name": "read", "inputs": path}).encode()
+    head = f"POST /v1/models/first:predict HTTP/1.1\r\nContent-Length: {len(body)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    at_once = struct.pack("ii", 1, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    return connection.close
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(grpc_call, id="a call is cancelled"),
+        pytest.param(rest_call, id="an HTTP client closes"),
+        pytest.param(rest_call_to_be_reset, id="an HTTP client resets"),
+    ],
+)
+def test_what_waits_for_a_client_that_has_left_is_never_run(
+    call: Callable[[Any, str], Callable[[], None]],
+    serve: Any,
+    pipes: Pipes,
+    wait_until: Any,
+) -> None:
+    server = serve()
+    ask = Asks(server, "grpc")
+    path = pipes.make()
+    with asking(ask, [pipes.make() for _ in range(THREADS)]) as running:
+        try:
+            wait_until(lambda: in_flight(server) == THREADS, "requests in flight")
+            leave = call(server, path)
+            depth = "servable_compute_queue_depth"
+            wait_until(lambda: metric(server, depth) == 1, "request that waits")
+            leave()
+            wait_until(lambda: in_flight(server) == THREADS, "end of its wait")
+        finally:
+            while not all(one.done() for one in running):
+                pipes.release(but=path)
+    # What comes after it has been run, and so would it have been.
+    assert ask(1, "same").code is grpc.StatusCode.OK
+
+    assert not pipes.has_reader(path)
+
+
+def test_connections_are_limited_in_all_and_for_each_peer(
+    serve: Any, wait_until: Any
+) -> None:
+    server = serve("--max_connections=6", "--max_connections_per_peer=4")
+    count = "servable_connections"
+
+    def connect(address: str, port: int) -> socket.socket:
+        connection = socket.create_connection(
+            ("127.0.0.1", port), source_address=(address, 0), timeout=PATIENCE_S
+        )
+        stack.callback(connection.close)
+        return connection
+
+    def is_closed(connection: socket.socket) -> bool:
+        # An HTTP/2 server speaks first, or closes.
+        with contextlib.suppress(ConnectionResetError):
+            return connection.recv(1) == b""
+        return True
+
+    with contextlib.ExitStack() as stack:
+        for port in (server.grpc_port, server.rest_port, server.grpc_port):
+            connect("127.0.0.1", port)
+        # The one that asks for the metrics is one, too, and may be there for a moment.
+        wait_until(lambda: metric(server, count) == 4, "connections")
+        wait_until(
+            lambda: not is_closed(connect("127.0.0.1", server.grpc_port)), "room"
+        )
+        assert is_closed(connect("127.0.0.1", server.rest_port))
+        assert is_closed(connect("127.0.0.1", server.grpc_port))
+        for _ in range(2):
+            assert not is_closed(connect("127.0.0.2", server.grpc_port))
+        assert is_closed(connect("127.0.0.3", server.rest_port))
+
+    def is_alone() -> bool:
+        with contextlib.suppress(OSError):
+            return metric(server, count) == 1
+        return False
+
+    wait_until(is_alone, "closed connections")
+
+    assert refused(server, "connections_per_peer") >= 2
+    assert refused(server, "connections") >= 1
