@@ -82,6 +82,10 @@ wheel: $(VENV)/.dev ## Build a wheel, and ask a server from fresh environments o
 	$(BIN)/maturin build --release --interpreter $(BIN)/python --out dist
 	$(BIN)/python tools/try_wheel.py dist/*.whl $(PYTHONS)
 
+.PHONY: valgrind
+valgrind: $(VENV)/.dev ## Run a C program that uses libservable under valgrind, which takes minutes
+	SERVABLE_VALGRIND=1 $(BIN)/python -m pytest tests/integration/test_embedding.py -k valgrind
+
 .PHONY: conformance
 conformance: $(VENV)/.dev ## Replay what was recorded of TensorFlow Serving and of tf.estimator
 	$(BIN)/python tools/conformance.py --server $(BIN)/tensorflow_model_server

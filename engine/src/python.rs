@@ -192,8 +192,15 @@ fn load_saved_model(
     load_run_options: Vec<u8>,
     fixed_inputs: Vec<(String, Vec<u8>)>,
 ) -> PyResult<Servable> {
-    let options =
-        LoadOptions { tags, session_config, inter_op_in_caller, session_target, load_run_options };
+    let options = LoadOptions {
+        tags,
+        session_config,
+        inter_op_in_caller,
+        session_target,
+        load_run_options,
+        // Those were given to Python's TensorFlow, or left out of account, before.
+        refuses_unrestored: false,
+    };
     let model = py.detach(|| {
         // Opened before: the directory counts only the first time.
         let library = load_library(Path::new(""))?;

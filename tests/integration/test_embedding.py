@@ -192,6 +192,13 @@ def test_a_program_gets(
             "variables/variables.index; the copy may be incomplete\n",
             id="a copy without its variables",
         ),
+        pytest.param(
+            "unrestored",
+            "FAILED_PRECONDITION: {tmp}/unrestored/1: The SavedModel does not restore "
+            "1 of its variables, such as v, when it is served; export it again by "
+            "model.export(path), instead of tf.saved_model.save(model, path)\n",
+            id="a model whose variables only Python's TensorFlow restores",
+        ),
     ],
 )
 def test_what_cannot_be_opened_says_why(
@@ -201,6 +208,7 @@ def test_what_cannot_be_opened_says_why(
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "1" / "saved_model.pb").write_bytes(b"\xff")
     write_without_variables(tmp_path / "variables" / "1")
+    write_without_variables(tmp_path / "unrestored" / "1", has_objects=True)
     code, output = run(checks, "predict", tmp_path / path, environment)
 
     assert code == 1
@@ -280,6 +288,18 @@ def test_a_newer_version_answers_and_the_old_one_is_freed_after_its_last_user(
     assert watching.told() == "1 unloaded"
 
 
+def test_a_version_that_is_removed_gives_way_to_the_newest_that_is_left(
+    watching: Watching, base: Path, write_version: Callable[..., Path], tmp_path: Path
+) -> None:
+    removed = write_version(base / "2", two=3.0)
+    assert [watching.told(), watching.told()] == ["2 loaded", "1 unloaded"]
+    removed.rename(tmp_path / "removed")
+
+    assert [watching.told(), watching.told()] == ["1 loaded", "2 unloaded"]
+    watching.ask()
+    assert watching.told() == "float32[1] 2.5"
+
+
 def test_a_half_copied_version_changes_nothing_until_it_is_whole(
     watching: Watching, base: Path, write_version: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -345,6 +365,61 @@ def test_a_program_in_c_gets_the_same(
     assert (done.returncode, done.stdout) == (0, "2.5 3 4.5 version 1\n"), done.stderr
 
 
+@pytest.mark.timeout(3600)
+def test_valgrind_finds_nothing_of_ours(
+    prefix: Path, environment: dict[str, str], base: Path
+) -> None:
+    if not os.environ.get("SERVABLE_VALGRIND"):
+        pytest.skip("takes minutes: make valgrind")
+    program = prefix / "plain"
+    command = [tool("gcc"), "-std=c99", "-g", str(CHECKS.with_name("plain.c"))]
+    command += ["-o", str(program), *flags_of(prefix, "libservable")]
+    subprocess.run([*command, f"-Wl,-rpath,{prefix}/lib"], check=True)
+    suppressions = CHECKS.with_name("valgrind.supp")
+    options = ["--error-exitcode=9", "--leak-check=full"]
+    options += ["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]
+    options += [f"--suppressions={suppressions}"]
+    done = subprocess.run(
+        [tool("valgrind"), *options, str(program), str(base)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "2.5 3 4.5 version 1\n"), done.stderr
+
+
+def test_the_example_says_how_many_digits_it_knew(
+    prefix: Path, environment: dict[str, str], base: Path, tmp_path: Path
+) -> None:
+    source = ROOT / "examples" / "embedding"
+    configure: list[Any] = [tool("cmake"), "-S", source, "-B", tmp_path / "build"]
+    configure += ["-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_PREFIX_PATH={prefix}"]
+    build: list[Any] = ["cmake", "--build", tmp_path / "build"]
+    for command in (configure, build):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    # x / 2 + 2 leaves the brightest pixel the brightest, and takes it for the digit.
+    pixels = ["0"] * 64
+    pixels[3] = "1"
+    image = ",".join(pixels)
+    for lines, expected in (
+        (f"3,{image}\n4,{image}\n", "version 1: 1 of 2 right\n"),
+        ("3,1\n", ""),
+    ):
+        done = subprocess.run(
+            [tmp_path / "build" / "digits", base],
+            input=lines,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.returncode) == (expected, int(not expected))
+    assert "INVALID_ARGUMENT: a line is not a digit and 64 pixels: 3 1" in done.stderr
+
+
 @pytest.mark.parametrize("language", ["c", "cpp"])
 def test_the_header_says_what_the_library_exports(language: str, prefix: Path) -> None:
     suffix = {"c": ".c", "cpp": ".cpp"}[language]
@@ -405,8 +480,8 @@ def count(parameters: str, none: str) -> int:
     return len([part for part in stripped if part not in ("", none)])
 
 
-def write_without_variables(version: Path) -> None:
-    """Write a SavedModel that has a variable, and not the variable's file."""
+def write_without_variables(version: Path, *, has_objects: bool = False) -> None:
+    """Write a SavedModel that reads a variable, and nothing to restore it from."""
     from servable.apis import saved_model_pb2  # noqa: PLC0415 - as little as needed
 
     model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
@@ -416,6 +491,12 @@ def write_without_variables(version: Path) -> None:
     node = meta_graph.graph_def.node.add(name="v", op="VarHandleOp")
     node.attr["dtype"].type = 1  # type: ignore[assignment]
     node.attr["shape"].shape.SetInParent()
+    read = meta_graph.graph_def.node.add(name="y", op="ReadVariableOp", input=["v"])
+    read.attr["dtype"].type = 1  # type: ignore[assignment]
+    signature = meta_graph.signature_def["serving_default"]
+    signature.outputs["y"].name = "y:0"
+    if has_objects:
+        meta_graph.object_graph_def.SetInParent()
     version.mkdir(parents=True)
     (version / "saved_model.pb").write_bytes(model.SerializeToString())
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::restored::unrestored_variables;
 use super::writes::writing_signatures;
 use crate::servable::{signature_def, Signatures};
 use crate::status::{Result, Status};
@@ -75,6 +76,22 @@ impl MetaGraph {
             may_wait: waits,
             writing_signatures,
         }))
+    }
+
+    /// Check that what the signatures read is restored by a session; `bytes` are those that this
+    /// was read from.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION.
+    pub fn check_restored(&self, bytes: &[u8]) -> Result<()> {
+        let unrestored = unrestored_variables(bytes, &self.signatures).unwrap_or_default();
+        let Some(first) = unrestored.first() else { return Ok(()) };
+        Err(Status::failed_precondition(format!(
+            "The SavedModel does not restore {} of its variables, such as {first}, when it is \
+             served; export it again by model.export(path), instead of \
+             tf.saved_model.save(model, path)",
+            unrestored.len()
+        )))
     }
 
     /// Check that the files the graph restores its variables from are there: the loader says OK to
@@ -236,13 +253,14 @@ mod tests {
             method_name: "tensorflow/serving/predict".to_owned(),
             ..pb::SignatureDef::default()
         };
-        for (op, in_function, has_variables, is_bounded) in [
-            ("Add", "Mul", false, true),
-            ("VarHandleOp", "Add", true, true),
-            ("VariableV2", "Add", true, true),
-            ("StatelessWhile", "Add", false, false),
-            ("Add", "EagerPyFunc", false, false),
-            ("Fill", "Add", false, false),
+        for (op, in_function, has_variables, is_bounded, may_wait) in [
+            ("Add", "Mul", false, true, false),
+            ("VarHandleOp", "Add", true, true, false),
+            ("VariableV2", "Add", true, true, false),
+            ("StatelessWhile", "Add", false, false, false),
+            ("Add", "EagerPyFunc", false, false, true),
+            ("Stage", "Add", false, false, true),
+            ("Fill", "Add", false, false, false),
         ] {
             let function =
                 pb::FunctionDef { node_def: vec![node(in_function)], ..Default::default() };
@@ -259,6 +277,7 @@ mod tests {
 
             assert_eq!(read.has_variables, has_variables, "{op} {in_function}");
             assert_eq!(read.is_bounded, is_bounded, "{op} {in_function}");
+            assert_eq!(read.may_wait, may_wait, "{op} {in_function}");
             assert_eq!(read.signatures["serving_default"].inputs["x"].name, "x:0");
         }
         assert!(MetaGraph::read(b"\x0a\xff").is_err());

@@ -34,6 +34,8 @@ pub struct LoadOptions {
     pub session_target: String,
     /// Serialized `tensorflow.RunOptions` of what is run to load the model.
     pub load_run_options: Vec<u8>,
+    /// Whether to refuse a model that reads variables which a session does not restore.
+    pub refuses_unrestored: bool,
 }
 
 /// A SavedModel opened by the C API.
@@ -123,7 +125,12 @@ pub fn load_saved_model(
             plans: RwLock::default(),
         };
         let bytes = std::slice::from_raw_parts(meta_graph.data.cast::<u8>(), meta_graph.length);
-        let read = MetaGraph::read(bytes);
+        let read = MetaGraph::read(bytes).and_then(|read| {
+            if options.refuses_unrestored {
+                read.check_restored(bytes)?;
+            }
+            Ok(read)
+        });
         if let Some(free) = meta_graph.deallocator {
             free(meta_graph.data.cast_mut(), meta_graph.length);
         }

@@ -51,22 +51,28 @@ fn is_write(op: &[u8]) -> bool {
 }
 
 #[derive(Default)]
-struct Node<'b> {
+pub struct Node<'b> {
     name: &'b [u8],
-    op: &'b [u8],
-    inputs: Vec<&'b [u8]>,
+    pub op: &'b [u8],
+    pub inputs: Vec<&'b [u8]>,
+    /// What resources are known by; empty where it is the node's own name.
+    pub shared_name: &'b [u8],
     functions: Vec<&'b [u8]>,
 }
 
 #[derive(Default)]
-struct Graph<'b> {
-    nodes: HashMap<&'b [u8], Node<'b>>,
+pub struct Graph<'b> {
+    pub nodes: HashMap<&'b [u8], Node<'b>>,
     /// The operations of each function.
     functions: HashMap<&'b [u8], Vec<Node<'b>>>,
 }
 
 impl<'b> Graph<'b> {
-    fn read(bytes: &'b [u8], range: Range<usize>) -> Result<Self, Malformed> {
+    /// The `GraphDef` at `range`.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(bytes: &'b [u8], range: Range<usize>) -> Result<Self, Malformed> {
         let mut graph = Self::default();
         let mut reader = Reader::within(bytes, range);
         while let Some((number, field)) = reader.next()? {
@@ -129,7 +135,7 @@ impl<'b> Graph<'b> {
 }
 
 /// `^name`, `name:1` and `name` are all of the operation `name`.
-fn operation_name(tensor: &[u8]) -> &[u8] {
+pub fn operation_name(tensor: &[u8]) -> &[u8] {
     let tensor = tensor.strip_prefix(b"^").unwrap_or(tensor);
     tensor.split(|&byte| byte == b':').next().unwrap_or(tensor)
 }
@@ -164,6 +170,11 @@ impl<'b> Node<'b> {
                 3 => node.inputs.push(&bytes[range]),
                 // attr, whose values are AttrValue
                 5 => {
+                    if first_bytes(bytes, range.clone(), 1)? == Some(b"shared_name") {
+                        let value = first_bytes(bytes, range.clone(), 2)?.unwrap_or_default();
+                        node.shared_name =
+                            first_bytes(value, 0..value.len(), 2)?.unwrap_or_default();
+                    }
                     let mut entry = Reader::within(bytes, range);
                     while let Some((number, field)) = entry.next()? {
                         if let (2, Field::Bytes(range)) = (number, field) {
@@ -205,7 +216,11 @@ fn functions<'b>(
 }
 
 /// The first field with this number, where it is of bytes.
-fn first_bytes(bytes: &[u8], range: Range<usize>, wanted: u32) -> Result<Option<&[u8]>, Malformed> {
+pub fn first_bytes(
+    bytes: &[u8],
+    range: Range<usize>,
+    wanted: u32,
+) -> Result<Option<&[u8]>, Malformed> {
     let mut reader = Reader::within(bytes, range);
     while let Some((number, field)) = reader.next()? {
         if let (true, Field::Bytes(range)) = (number == wanted, field) {
