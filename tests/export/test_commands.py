@@ -31,10 +31,11 @@ pytestmark = [
 # One process makes all models and runs all commands that need TensorFlow, so that it
 # is imported once.
 MAKE = """
-import json, sys
+import json, shutil, sys
 from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from click.testing import CliRunner
+from servable.apis import saved_model_pb2
 from servable.cli.commands import servable
 from servable.export.session_bundle import message_class
 
@@ -74,6 +75,15 @@ model.layers[-1].set_weights([w + 1 for w in model.layers[-1].get_weights()])
 model.save(base / "other.keras")
 run("again", "export", base / "other.keras", base / "keras", "--keep", 2)
 run("optimize", "optimize", base / "keras" / "1", base / "fast")
+broken = base / "broken"
+shutil.copytree(base / "keras" / "1", broken)
+graph_file = broken / "saved_model.pb"
+of_nothing = saved_model_pb2.SavedModel.FromString(graph_file.read_bytes())
+signature = of_nothing.meta_graphs[0].signature_def["serving_default"]
+for output in signature.outputs.values():
+    output.name = "nowhere:0"
+graph_file.write_bytes(of_nothing.SerializeToString())
+run("optimize_broken", "optimize", broken, base / "fast_broken")
 run("optimize_again", "optimize", base / "keras" / "1", base / "fast")
 run("convert_keras", "convert", base / "m.keras", base / "from_keras")
 run("republish", "export", base / "keras" / "1", base / "copies", "--samples",
@@ -208,6 +218,12 @@ def predict(model: Path, **inputs: Any) -> Any:
         pytest.param("convert_bundle", 0, "/from_bundle\n", id="a session bundle"),
         pytest.param("optimize", 0, "1 requests are answered the same\n", id="faster"),
         pytest.param("optimize_words", 0, "are answered the same\n", id="with a table"),
+        pytest.param(
+            "optimize_broken",
+            1,
+            "that are not in its graph: nowhere\n",
+            id="a signature of nothing",
+        ),
         pytest.param("optimize_again", 1, "fast exists already\n", id="over another"),
         pytest.param("not_keras", 1, "and no MODULE:NAME\n", id="another file"),
         pytest.param("broken", 1, "INVALID_ARGUMENT: Keras cannot read", id="no model"),

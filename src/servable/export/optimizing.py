@@ -87,6 +87,11 @@ def _write(source: Path, target: Path) -> tuple[tuple[int, int], int]:
         kept = _signature_nodes(loaded)
         names = sorted({*kept, *([init] if init else []), *_asset_nodes(loaded)})
         before = session.graph.as_graph_def()
+        if missing := sorted(set(kept) - {node.name for node in before.node}):
+            raise InvalidArgument(
+                f"{source} has signatures of tensors that are not in its graph: "
+                + ", ".join(missing)
+            )
         _read_assets_directly(before, _asset_nodes(loaded))
         frozen = tf.graph_util.convert_variables_to_constants(
             session,
