@@ -548,7 +548,7 @@ impl connection::Service for Echo {
     }
 
     fn max_body_bytes(&self) -> usize {
-        1 << 20
+        8 << 20
     }
 
     fn is_leaving(&self) -> bool {
