@@ -67,6 +67,7 @@ EXCEPTIONS = {
     ("src/servable/platforms/profiler.py", "exec_module"): (
         "a library of the installed TensorFlow"
     ),
+    ("tools/fuzz.py", "exec_module"): "a module of the tests, for developers",
     ("src/servable/cli/export.py", "importlib.import_module"): (
         "MODULE:NAME of who runs the command"
     ),
@@ -82,6 +83,8 @@ MAY_CONNECT = {
     "src/servable/bench": "the load generator, and its probe of what it measures",
     "src/servable/apis": "stubs of services, for clients",
     "src/servable/cli/batching.py": "`servable batching` asks a server",
+    "src/servable/cli/listening.py": "sockets that listen, for a server started anew",
+    "src/servable/cli/supervisor.py": "the same sockets, bound and handed over",
     "src/servable/export/uploading.py": "`servable publish` to a store",
     "src/servable/sources": "the stores that base paths name",
     "src/servable/platforms/python": "the socket to the process of a model",

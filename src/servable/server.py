@@ -437,6 +437,8 @@ class Server:
         self, core: ServerCore, config: ModelServerConfig, options: EngineOptions
     ) -> None:
         hold_s = self._options.hold_connections_s
+        if self._is_stopped.is_set():  # by somebody who saw no core to stop
+            raise Cancelled("The server was stopped")
         if not self._options.wait_for_models and not hold_s:
             self._open_ports(options)
             core.put_in_force(lambda _: config)

@@ -179,7 +179,7 @@ impl Drop for Guard {
 }
 
 async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard) -> Response<Sent> {
-    let (parts, body) = request.into_parts();
+    let (parts, mut incoming) = request.into_parts();
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut head = Head::new(parts.method.as_str(), target);
     for (name, value) in &parts.headers {
@@ -193,7 +193,7 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
         refusal
     } else {
         let permit = session.permit();
-        match collect(body, session.max_body_bytes(), &permit).await {
+        match collect(&mut incoming, session.max_body_bytes(), &permit).await {
             Ok(body) => session.answer(&head, body, permit).await,
             Err(reply) => reply,
         }
@@ -203,7 +203,7 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
         reply.body.clear();
     }
     guard.sends();
-    let mut response = Response::new(Sent { rest: reply.body.into(), guard });
+    let mut response = Response::new(Sent { rest: reply.body.into(), guard, _asked: incoming });
     *response.status_mut() =
         StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let fields = response.headers_mut();
@@ -228,7 +228,7 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
 }
 
 /// The body of a request, or what refuses it.
-async fn collect(mut incoming: Incoming, limit: usize, permit: &Permit) -> Result<Vec<u8>, Reply> {
+async fn collect(incoming: &mut Incoming, limit: usize, permit: &Permit) -> Result<Vec<u8>, Reply> {
     let promised = incoming.size_hint().exact();
     if promised.is_some_and(|length| length > limit as u64) {
         return Err(Reply::page(413));
@@ -256,6 +256,9 @@ async fn collect(mut incoming: Incoming, limit: usize, permit: &Permit) -> Resul
 struct Sent {
     rest: Bytes,
     guard: Guard,
+    /// What was asked, perhaps not read to its end: without it the stream would be reset at once,
+    /// and some clients never see the answer.
+    _asked: Incoming,
 }
 
 impl http_body::Body for Sent {
