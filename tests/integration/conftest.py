@@ -187,7 +187,7 @@ def start(
             *flags: str,
             within: Sequence[str] = (),
             environment: Mapping[str, str] | None = None,
-            opened: str = "Running gRPC",
+            opened: str = "Exporting HTTP/REST API",  # the second port
         ) -> ServingProcess:
             grpc_port, rest_port = _free_ports()
             log_path = tmp_path_factory.mktemp("log") / "log"
