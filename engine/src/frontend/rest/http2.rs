@@ -198,12 +198,13 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
             Err(reply) => reply,
         }
     };
+    drain(&mut incoming).await;
     let length = reply.body.len();
     if head.method == Some(Method::Head) {
         reply.body.clear();
     }
     guard.sends();
-    let mut response = Response::new(Sent { rest: reply.body.into(), guard, _asked: incoming });
+    let mut response = Response::new(Sent { rest: reply.body.into(), guard });
     *response.status_mut() =
         StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let fields = response.headers_mut();
@@ -252,13 +253,26 @@ async fn collect(incoming: &mut Incoming, limit: usize, permit: &Permit) -> Resu
     }
 }
 
+/// Read what is left of a request that was answered without it, if that is little and comes soon:
+/// a stream whose answer comes first is reset, and some clients then never see the answer.
+async fn drain(incoming: &mut Incoming) {
+    let until = Instant::now() + DRAIN_TIME;
+    let mut left = DRAIN_BYTES;
+    while !incoming.is_end_stream() {
+        let Ok(Some(Ok(frame))) = timeout_at(until, incoming.frame()).await else { return };
+        let read = frame.data_ref().map_or(0, Bytes::len);
+        let Some(rest) = left.checked_sub(read) else { return };
+        left = rest;
+    }
+}
+
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+const DRAIN_BYTES: usize = 64 << 10;
+
 /// The body of an answer, which tells when some of it is taken.
 struct Sent {
     rest: Bytes,
     guard: Guard,
-    /// What was asked, perhaps not read to its end: without it the stream would be reset at once,
-    /// and some clients never see the answer.
-    _asked: Incoming,
 }
 
 impl http_body::Body for Sent {
