@@ -68,7 +68,7 @@ def test_memory_goes_back_to_the_system(
             wait_until(lambda n=version: ended(client, n), "its end")
 
     assert loaded - before > 2 * TABLE_MIB
-    # TensorFlow itself keeps the constant of the last graph.
+    # TensorFlow's library keeps one copy of the constant, without this server as well.
     wait_until(
         lambda: server.resident_mib() - before < 1.5 * TABLE_MIB, "memory given back"
     )
