@@ -110,7 +110,9 @@ def test_a_model_for_a_device_that_is_missing_fails_its_load(
 def test_with_soft_placement_it_runs_where_it_can(
     start: Callable[..., Any], misplaced_model: Path
 ) -> None:
-    server = start(*flags(misplaced_model, "allow_soft_placement: true"))
+    # On a GPU it leaves room for the servers of the other tests.
+    config = "allow_soft_placement: true gpu_options { allow_growth: true }"
+    server = start(*flags(misplaced_model, config))
 
     with Client(server.grpc, attempts=1) as client:
         assert client.predict("m", [1.0])["y"].tolist() == [2.5]
