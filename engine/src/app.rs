@@ -311,14 +311,18 @@ impl App {
             if queues.parameters().is_fixed() { Threads::Batch } else { Threads::Compute };
         self.check_not_stuck(&handle, threads)?;
         match queues.admit(feeds, fetches, name, options, hold)? {
+            // Boxed, so that whoever does not wait need not hold all of that.
             Admitted::Queued(mut ticket) => {
-                let task = ticket.task();
-                let mut awaited = self.awaited(&handle, threads, move || task.going());
-                let ran = wait_for_batch(&mut ticket, options, exchange).await;
-                if ran.as_ref().err() != Some(&Status::timed_out()) {
-                    awaited.has_ended();
-                }
-                ran
+                Box::pin(async {
+                    let task = ticket.task();
+                    let mut awaited = self.awaited(&handle, threads, move || task.going());
+                    let ran = wait_for_batch(&mut ticket, options, exchange).await;
+                    if ran.as_ref().err() != Some(&Status::timed_out()) {
+                        awaited.has_ended();
+                    }
+                    ran
+                })
+                .await
             }
             Admitted::AtOnce(feeds, fetches, leave) => {
                 let began = exchange.lap();
@@ -352,7 +356,7 @@ impl App {
         let (outputs, run) = if at_once.is_some() {
             run()?
         } else {
-            self.run_on_thread(handle, options.deadline, run).await?
+            Box::pin(self.run_on_thread(handle, options.deadline, run)).await?
         };
         let resumed = if at_once.is_some() { run.ended } else { Instant::now() };
         exchange.ran(run, resumed);

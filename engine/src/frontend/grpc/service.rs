@@ -5,15 +5,17 @@
 //! (about a third of the time of a small call).
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{pin, Pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use tokio::time::timeout_at;
 
 use super::{authorization, unary};
+use crate::access::Token;
 use crate::admission::Permit;
 use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
@@ -74,51 +76,82 @@ pub fn find<T: Table>(method: &str) -> Option<Found> {
 /// Collect the message of a request, have the method answer it, and make a response of that.
 ///
 /// The response comes when the client stops waiting at the latest.
-pub async fn answer<B>(
+///
+/// What the future holds is moved from hand to hand before it is polled, so it is kept small: the
+/// head of the request is read and dropped here, and what waits seldom is boxed where it waits.
+pub fn answer<B>(
     app: Arc<App>,
-    Found { service, method, runs }: Found,
+    found: Found,
     limits: Limits,
     request: Request<B>,
-    mut peer: Peer,
-) -> Response<unary::Answer>
+    peer: Peer,
+) -> impl Future<Output = Response<unary::Answer>> + use<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<unary::BoxError>,
 {
-    let headers = request.headers();
-    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let credentials = authorization::credentials(headers);
-    let token = match app.access.admit(credentials, authorization::needed(service, name), name) {
-        Ok(token) => token.map(|token| (token, name.to_owned())),
-        // Nothing that a stranger sends is waited for.
-        Err(status) => return unary::response(Err(status.into())),
-    };
-    peer.has_admin_token = token.as_ref().is_some_and(|(token, _)| token.may_administrate());
-    let deadline = match deadline(headers) {
-        None if runs => deadline_after_ms(app.options.grpc_default_timeout_ms),
-        deadline => deadline,
-    };
-    let is_low_priority = is_low_priority(headers);
-    let permit = app.admission.permit();
-    let answered = async {
-        let message = unary::message(request, limits.receive, &permit).await?;
-        if let Some((token, name)) = &token {
-            authorization::check_models(&app.access, token, name, &message)?;
-        }
-        if runs {
-            permit.enter()?;
-        }
-        let call = Call { deadline, is_low_priority, peer, permit: Some(permit) };
-        let answer = method(app, message, call).await?;
-        unary::sized(answer, limits.send)
-    };
-    let answer = match deadline {
-        None => answered.await,
-        Some(deadline) => timeout_at(deadline.into(), answered)
-            .await
-            .unwrap_or_else(|_| Err(Status::timed_out().into())),
-    };
-    unary::response(answer)
+    let (head, body) = request.into_parts();
+    let begun = Begun::new(&app, found, &head, peer);
+    let encoding = head.headers.get("grpc-encoding").cloned();
+    async move {
+        let Begun { token, deadline, is_low_priority, peer } = match begun {
+            Ok(begun) => begun,
+            // Nothing that a stranger sends is waited for.
+            Err(status) => return unary::response(Err(status.into())),
+        };
+        let permit = app.admission.permit();
+        let answered = pin!(async move {
+            let message = unary::message(body, encoding, limits.receive, &permit).await?;
+            if let Some((token, name)) = &token {
+                authorization::check_models(&app.access, token, name, &message)?;
+            }
+            if found.runs {
+                permit.enter()?;
+            }
+            let call = Call { deadline, is_low_priority, peer, permit: Some(permit) };
+            let answer = (found.method)(app, message, call).await?;
+            unary::sized(answer, limits.send)
+        });
+        let answer = match deadline {
+            None => answered.await,
+            Some(deadline) => timeout_at(deadline.into(), answered)
+                .await
+                .unwrap_or_else(|_| Err(Status::timed_out().into())),
+        };
+        unary::response(answer)
+    }
+}
+
+/// What is known of a call from the head of its request.
+struct Begun {
+    /// Where tokens are asked for: the one that was shown, and the name of the method.
+    token: Option<(Arc<Token>, String)>,
+    deadline: Option<Instant>,
+    is_low_priority: bool,
+    peer: Peer,
+}
+
+impl Begun {
+    /// # Errors
+    /// UNAUTHENTICATED, PERMISSION_DENIED.
+    fn new(app: &App, found: Found, head: &Parts, peer: Peer) -> Result<Self, Status> {
+        let headers = &head.headers;
+        let name = head.uri.path().rsplit('/').next().unwrap_or_default();
+        let credentials = authorization::credentials(headers);
+        let needed = authorization::needed(found.service, name);
+        let token = app.access.admit(credentials, needed, name)?;
+        let has_admin_token = token.as_ref().is_some_and(|token| token.may_administrate());
+        let deadline = match deadline(headers) {
+            None if found.runs => deadline_after_ms(app.options.grpc_default_timeout_ms),
+            deadline => deadline,
+        };
+        Ok(Self {
+            token: token.map(|token| (token, name.to_owned())),
+            deadline,
+            is_low_priority: is_low_priority(headers),
+            peer: Peer { has_admin_token, ..peer },
+        })
+    }
 }
 
 /// When the client stops waiting, by its `grpc-timeout` header.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming as Received;
@@ -29,7 +30,7 @@ use tonic::transport::server::Connected;
 
 use super::listener::{Connection, Incoming};
 use super::patient::Patient;
-use super::service::{self, Found, Limits};
+use super::service::{self, Limits};
 use super::{find, unary};
 use crate::app::App;
 use crate::frontend::peer::Peer;
@@ -85,8 +86,7 @@ async fn connect(
     let asks = has_asked.clone();
     let answer = service_fn(move |request| {
         asks.store(true, Ordering::Relaxed);
-        let answer = dispatch.answer(request, peer);
-        async move { Ok::<_, Infallible>(answer.await) }
+        dispatch.answer(request, peer).map(Ok::<_, Infallible>)
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -147,34 +147,26 @@ async fn after(time: Option<Duration>) {
 }
 
 impl Dispatch {
+    /// No `async` block around the futures: each would hold them twice, and they are moved.
     fn answer(
         &self,
         request: Request<Received>,
         peer: Peer,
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
-        let to = match find(&self.app.options, request.uri().path()) {
-            Some(found) => To::Ours(found, self.app.clone()),
-            None => To::Others(self.others.clone()),
-        };
-        let limits = self.limits;
-        async move {
-            match to {
-                To::Ours(found, app) => {
-                    service::answer(app, found, limits, request, peer).await.map(Body::Ours)
-                }
-                To::Others(mut routes) => {
-                    let Ok(response) = routes.call(request.map(tonic::body::Body::new)).await;
+        match find(&self.app.options, request.uri().path()) {
+            Some(found) => service::answer(self.app.clone(), found, self.limits, request, peer)
+                .map(|response| response.map(Body::Ours))
+                .left_future(),
+            None => {
+                let mut others = self.others.clone();
+                let response = async move {
+                    let Ok(response) = others.call(request.map(tonic::body::Body::new)).await;
                     response.map(Body::Others)
-                }
+                };
+                response.boxed().right_future()
             }
         }
     }
-}
-
-/// Who answers a request, with what that takes.
-enum To {
-    Ours(Found, Arc<App>),
-    Others(Routes),
 }
 
 /// Windows large enough that a tensor of some megabytes arrives without waiting for updates.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use http::header::{HeaderName, HeaderValue, CONTENT_TYPE};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::time::{timeout_at, Instant};
@@ -30,19 +30,23 @@ const INFLATED_AT_A_TIME: usize = 1 << 20;
 /// Memory taken for a message before it has arrived, whatever its length says.
 const EAGER: usize = 4 << 20;
 
-/// The one message of a request.
+/// The one message in the body of a request, compressed as its head says in `encoding`.
 ///
 /// # Errors
 /// As gRPC has them: RESOURCE_EXHAUSTED for a message above `limit` or one that there is no room
 /// for, INTERNAL for a broken one, UNIMPLEMENTED for a compression that is not known here,
 /// DEADLINE_EXCEEDED for one that comes too slowly.
-pub async fn message<B>(request: Request<B>, limit: usize, permit: &Permit) -> Result<Bytes, Status>
+pub async fn message<B>(
+    body: B,
+    encoding: Option<HeaderValue>,
+    limit: usize,
+    permit: &Permit,
+) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let encoding = request.headers().get("grpc-encoding").cloned();
-    let mut body = Incoming { body: request.into_body(), pace: None };
+    let mut body = Incoming { body, pace: None };
     let mut first = Bytes::new();
     // The header may be split over frames, and an empty frame may come before it.
     while first.len() < FRAME_HEADER {
@@ -107,7 +111,7 @@ where
                 Some(frame) => frame,
                 None => {
                     let pace = self.pace.get_or_insert_with(|| Pace::new(Instant::now()));
-                    let frame = timeout_at(pace.deadline(), frame).await;
+                    let frame = Box::pin(timeout_at(pace.deadline(), frame)).await;
                     frame.map_err(|_| Status::deadline_exceeded("The request came too slowly"))?
                 }
             };
@@ -243,13 +247,11 @@ mod tests {
     fn receive(frames: &[&[u8]], encoding: Option<&'static str>) -> Result<Bytes, Status> {
         let frames: Vec<Result<Frame<Bytes>, Status>> =
             frames.iter().map(|data| Ok(Frame::data(Bytes::copy_from_slice(data)))).collect();
-        let mut request = Request::new(Body::new(StreamBody::new(iter(frames))));
-        if let Some(encoding) = encoding {
-            request.headers_mut().insert("grpc-encoding", HeaderValue::from_static(encoding));
-        }
+        let body = Body::new(StreamBody::new(iter(frames)));
+        let encoding = encoding.map(HeaderValue::from_static);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let permit = Admission::new(Limits::NONE).permit();
-        runtime.block_on(message(request, 10, &permit))
+        runtime.block_on(message(body, encoding, 10, &permit))
     }
 
     #[test]

@@ -112,7 +112,8 @@ pub async fn answer_counted<R: Request>(
     };
     let prepared = if message.len() > LARGE {
         let handle = handle.clone();
-        app.compute.run(options.deadline, move || request.prepare(&handle, rules)).await?
+        let prepare = move || request.prepare(&handle, rules);
+        Box::pin(app.compute.run(options.deadline, prepare)).await?
     } else {
         request.prepare(&handle, rules)?
     };
