@@ -269,6 +269,18 @@ def make_models(directory: Path) -> None:  # noqa: C901 - a function for each mo
 
         return model, tf.TensorSpec([None, 96, 96, 3], tf.float32, "x")
 
+    def multiplying() -> tuple[Any, Any]:
+        # Some milliseconds in which nothing but the cache of a core is read.
+        layer = weights(256, 256)
+
+        def model(x: Any) -> Any:
+            square = tf.tile(x, [256, 1])
+            for _ in range(10):
+                square = tf.nn.relu(square @ layer)
+            return {"y": square[:1]}
+
+        return model, tf.TensorSpec([1, 256], tf.float32, "x")
+
     def reading() -> tuple[Any, Any]:
         return lambda x: {"y": tf.io.read_file(x)}, tf.TensorSpec([], tf.string, "x")
 
@@ -276,6 +288,7 @@ def make_models(directory: Path) -> None:  # noqa: C901 - a function for each mo
         "dense_small": dense(100, 256, 64, 1),
         "dense_large": dense(1000, 2000, 2000, 10),
         "image": convolutional(),
+        "multiplying": multiplying(),
         "reading": reading(),
     }.items():
         final = directory / name / "1"
