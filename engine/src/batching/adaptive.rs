@@ -349,13 +349,13 @@ mod tests {
 
     #[test]
     fn those_there_is_no_time_for_are_refused() {
-        let cost = |_: usize| 10_000.0;
+        let cost = |_: usize| 5_000.0;
         for (target, waiting, expected) in [
             (None, 127, true),
             (None, 128, true),
             (None, 8 * 128, false),
-            (Some(Duration::from_millis(25)), 8, true),
-            (Some(Duration::from_millis(25)), 64, false),
+            (Some(Duration::from_millis(12)), 8, true),
+            (Some(Duration::from_millis(12)), 64, false),
             (Some(Duration::from_millis(1)), 0, true),
         ] {
             let mut policy = Adaptive::new(32, 1, target);
