@@ -18,6 +18,7 @@ from servable.sources.store import Content, LocalContent, RemoteFile
 from servable.testing import FakeTarget
 
 PATIENCE_S = 30.0
+_POLL_S = 0.02  # whether a server here is to end
 
 _MOTO = """
 import logging, sys, threading
@@ -107,6 +108,7 @@ class Line:
 
     Attributes:
         is_cut: connections end without an answer.
+        refuses: what is answered instead, as 503; 0 for what the server says.
         corrupts: answers to GETs whose path ends so have their last byte changed.
         truncates: of those, only so many bytes come.
         asked: method, path and Range header of every request.
@@ -114,6 +116,7 @@ class Line:
 
     port: int
     is_cut: bool = False
+    refuses: int = 0
     corrupts: str = ""
     truncates: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -152,6 +155,11 @@ class _PassOn(http.server.BaseHTTPRequestHandler):
         self.line.note(self.command, self.path, self.headers.get("Range") or "")
         if self.line.is_cut:
             self.close_connection = True
+            return
+        if self.line.refuses:
+            self.send_response(self.line.refuses)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.to_port)
         with contextlib.closing(upstream):
@@ -203,7 +211,9 @@ def broken_line(to_port: int) -> Iterator[Line]:
         server.daemon_threads = True
         line = Handler.line = Line(server.server_address[1])
         Handler.to_port = to_port
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, args=[_POLL_S], daemon=True
+        ).start()
         try:
             yield line
         finally:

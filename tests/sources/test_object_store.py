@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from servable.errors import Code, FailedPrecondition, Unavailable
-from servable.sources import object_store
+from servable.sources import filesystems
 from servable.sources.cache import Fetching, ModelCache
 from servable.sources.object_store import ObjectStore, object_store_source, remote_file
 from servable.sources.registry import SourceOptions
@@ -112,7 +112,7 @@ def bucket(
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             monkeypatch.setenv(name, value)
-        object_store._filesystem.cache_clear()
+        filesystems.forget()
         s3fs.S3FileSystem.clear_instance_cache()
         filesystem = s3fs.S3FileSystem(
             endpoint_url=f"http://127.0.0.1:{moto_port}", skip_instance_cache=True
@@ -120,7 +120,7 @@ def bucket(
         name = f"bucket-{uuid.uuid4().hex}"
         filesystem.mkdir(name)
         yield Bucket(line, filesystem, name)
-        object_store._filesystem.cache_clear()
+        filesystems.forget()
         s3fs.S3FileSystem.clear_instance_cache()
 
 
@@ -316,7 +316,9 @@ def web(
                 http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
             )
             server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(
+                target=server.serve_forever, args=[0.02], daemon=True
+            ).start()
             running.callback(server.shutdown)
             return running.enter_context(broken_line(server.server_address[1]))
 
@@ -397,7 +399,7 @@ def test_a_web_server_that_sends_elsewhere_is_not_followed(web: Any) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         store = ObjectStore(f"http://127.0.0.1:{server.server_address[1]}/m")
         with pytest.raises(Unavailable, match="redirects to another server"):
             list(store.children())

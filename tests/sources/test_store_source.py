@@ -158,6 +158,33 @@ def test_a_store_that_is_down_changes_nothing(
     ]
 
 
+def test_what_took_too_long_is_told_of_without_secrets(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = TimeoutError()
+    problem.__cause__ = TimeoutError("timeout to https://a.net/c?sig=secret\nand more")
+    bench.store().broken = [problem]
+    bench.serve(monitor())
+    bench.look()
+
+    assert caplog.messages[-1].endswith(
+        "DEADLINE_EXCEEDED: timeout to https://a.net/c?…"
+    )
+
+
+def test_what_cannot_be_fetched_is_told_of_without_secrets(bench: Bench) -> None:
+    problem = ConnectionError("no route to https://me:secret@a.net/c?sig=secret")
+    bench.store().unreadable = [problem] * 100
+    bench.serve(monitor())
+    for _ in range(6):
+        bench.go_on()
+        bench.clock.advance(60.0)
+
+    (told,) = [data.error for data in bench.target.calls[-1][1]]
+    assert told
+    assert told.status_text == "UNAVAILABLE: no route to https://me:…@a.net/c?…"
+
+
 def test_a_store_that_is_down_is_asked_less_and_less_often(bench: Bench) -> None:
     bench.store().broken = [ConnectionError("refused")] * 100
     bench.serve(monitor())
@@ -297,3 +324,29 @@ def test_what_can_never_be_looked_at_is_refused(cache: ModelCache) -> None:
 
     with pytest.raises(InvalidArgument, match="m"):
         source.check(FileSystemStoragePathSourceConfig((monitor(),)))
+
+
+def test_a_place_that_hangs_does_not_keep_looks_from_others(bench: Bench) -> None:
+    bench.store("x://up/m").versions["1"] = {"saved_model.pb": b"one"}
+    bench.serve(
+        *(monitor(f"hangs{number}", f"x://down/{number}") for number in range(100)),
+        monitor("m", "x://up/m"),
+    )
+    bench.clock.advance(0.001)
+    bench.source.poll()
+    bench.source.poll()
+
+    # Four at a place that hangs, and each other place at once.
+    assert len(bench.looks.jobs) == 5
+
+
+def test_what_waits_longest_for_a_look_is_looked_at_first(bench: Bench) -> None:
+    names = [f"m{number}" for number in range(8)]
+    for name in names:
+        bench.store(f"x://place/{name}").broken = [OSError("down")]
+    bench.serve(*(monitor(name, f"x://place/{name}") for name in names))
+    for _ in range(2):
+        bench.look()
+        bench.clock.advance(1.0)  # all are due again
+
+    assert [bench.store(f"x://place/{name}").listings for name in names] == [1] * 8

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from servable.errors import FailedPrecondition, PermissionDenied
 from servable.sources.database import ModelDatabase, Row, check_installed, split
+from servable.sources.filesystems import KINDS
 from servable.sources.model_roots import check_base_path, leads_out
-from servable.sources.object_store import KINDS, ObjectStore
+from servable.sources.object_store import ObjectStore
 from servable.sources.registry import SourceOptions
 from servable.sources.store import Content, Digest, LocalContent, RemoteFile
 from servable.sources.store_source import StoreSource

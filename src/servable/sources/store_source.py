@@ -8,9 +8,11 @@ one whose store is down keeps what it has, and all others go on.
 
 import functools
 import logging
+import operator
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,11 +22,11 @@ from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import Pool, WorkerPool
-from servable.errors import Cancelled, NotFound, ServingError, from_exception
+from servable.errors import Cancelled, NotFound, ServingError, from_code, from_exception
 from servable.sources.cache import Fetching, Lease, ModelCache
 from servable.sources.remote_versions import RemoteVersions, back_off_s
 from servable.sources.store import Content, Fetched, LocalContent, VersionStore
-from servable.sources.urls import redacted, scheme_of
+from servable.sources.urls import place_of, redacted, redacted_text, scheme_of
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Listing,
@@ -34,7 +36,7 @@ from servable.sources.versions import (
 
 _log = logging.getLogger(__name__)
 
-_LOOKS_AT_A_TIME: Final = 4
+_LOOKS_AT_A_TIME: Final = 4  # in one place, and in all together
 _FETCHES_AT_A_TIME: Final = 4
 _PROGRESS_EVERY_S: Final = 10.0
 _MIB: Final = 1 << 20
@@ -79,7 +81,7 @@ class StoreSource:
         self._is_available = is_available
         self._check = check
         self._record = record
-        # A look that takes longer is at a store that hangs; the others go on.
+        # A look that takes longer is at a store that hangs; those at others go on.
         self._look_pool = look_pool or WorkerPool("store", _LOOKS_AT_A_TIME, 2.0)
         self._fetch_pool = fetch_pool or WorkerPool("fetch", _FETCHES_AT_A_TIME, 0)
         self._clock = clock
@@ -89,6 +91,7 @@ class StoreSource:
         self._lock = threading.Lock()
         self._always_present = False
         self._monitors: dict[str, _Monitor] = {}
+        self._looks: Counter[str] = Counter()  # that run, by place
         self._wake = threading.Event()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="stores", daemon=True)
@@ -160,7 +163,7 @@ class StoreSource:
             times = [
                 monitor.look_at
                 for monitor in self._monitors.values()
-                if monitor.look_at is not None and not monitor.is_being_looked_at
+                if monitor.look_at is not None and self._may_look(monitor)
             ]
         if (relieve_at := self._look_pool.relieve(now)) is not None:
             times.append(relieve_at)
@@ -168,17 +171,24 @@ class StoreSource:
 
     def _begin_looks(self) -> "list[_Monitor]":
         now = self._clock()
+        begun = []
         with self._lock:
             due = [
-                monitor
+                (monitor.look_at, monitor)
                 for monitor in self._monitors.values()
-                if not monitor.is_being_looked_at
-                and monitor.look_at is not None
-                and monitor.look_at <= now
+                if monitor.look_at is not None and monitor.look_at <= now
             ]
-            for monitor in due:
-                monitor.is_being_looked_at = True
-            return due
+            for _, monitor in sorted(due, key=operator.itemgetter(0)):
+                if self._may_look(monitor):
+                    monitor.is_being_looked_at = True
+                    self._looks[monitor.place] += 1
+                    begun.append(monitor)
+        return begun
+
+    def _may_look(self, monitor: "_Monitor") -> bool:
+        """Return whether nobody looks at it, nor do too many at the place it is in."""
+        is_full = self._looks[monitor.place] >= _LOOKS_AT_A_TIME
+        return not (monitor.is_being_looked_at or is_full)
 
     def _look(self, monitor: "_Monitor") -> None:
         try:
@@ -190,6 +200,7 @@ class StoreSource:
         finally:
             with self._lock:
                 monitor.is_being_looked_at = False
+                self._looks[monitor.place] -= 1
             self._wake.set()
 
     def _find(self, monitor: "_Monitor") -> "_Found":
@@ -242,7 +253,8 @@ class StoreSource:
             )
             problem = (
                 f"Could not look at base path {base_path} for servable {name}; what is "
-                f"loaded stays, and it is tried again: {_one_line(exc)}"
+                f"loaded stays, and it is tried again: "
+                f"{_what_failed(exc).status_text}"
             )
         with self._lock:
             monitor.failed_looks = failures
@@ -307,7 +319,7 @@ class StoreSource:
             fetch.check()
             lease = self._cache.fetch(fetch.content, fetch)
         except Exception as exc:  # noqa: BLE001 - whatever a store's library raises
-            error = from_exception(exc)
+            error = _what_failed(exc)
         now = self._clock()
         self._record(fetch.ended("fetched" if lease else "failed", self._cache))
         with self._lock:
@@ -335,7 +347,7 @@ class StoreSource:
             number,
             monitor.servable.servable_name,
             redacted(monitor.servable.base_path),
-            _one_line(error),
+            error.status_text,
         )
 
     def _announce(self, monitor: "_Monitor") -> None:
@@ -389,6 +401,7 @@ class _Monitor:
         self, servable: ServableToMonitor, replaced: tuple[Lease, ...] = ()
     ) -> None:
         self.servable = servable
+        self.place = place_of(servable.base_path)
         self.store: VersionStore | None = None  # only used by the look that runs
         self.versions = RemoteVersions(servable.servable_version_policy)
         self.fetching: set[int] = set()
@@ -505,7 +518,10 @@ class _Fetch(Fetching):
         )
 
 
-def _one_line(exc: BaseException) -> str:
+def _what_failed(exc: BaseException) -> ServingError:
+    """Return *exc* as what everybody may be told: one line, without secrets."""
+    while not str(exc) and exc.__cause__ is not None:
+        exc = exc.__cause__  # fsspec says no more of what took too long
     error = from_exception(exc)
-    lines = error.status_text.splitlines()
-    return lines[0][:300] if lines else type(exc).__name__
+    lines = redacted_text(error.message).splitlines() or [type(exc).__name__]
+    return from_code(error.code, lines[0][:300])
