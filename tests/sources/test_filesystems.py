@@ -53,9 +53,9 @@ def asked(
         for variable, value in STORES[scheme].items():
             monkeypatch.setenv(variable, value.format(url=line.url))
         if scheme == "hf":
-            # Its environment is read when it is imported.
-            constants = importlib.import_module("huggingface_hub.constants")
-            monkeypatch.setattr(constants, "ENDPOINT", line.url)
+            # The package reads its environment only when it is imported.
+            fsspec = importlib.import_module("fsspec")
+            monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": line.url})
         filesystems.forget()
         file_system.clear_instance_cache()
         place = line.url if scheme == "http" else f"{scheme}://some/models"
@@ -93,7 +93,7 @@ def test_looking_for_credentials_of_one_store_does_not_hold_up_another(
     pytest.importorskip("fsspec")
     looking, found = threading.Event(), threading.Event()
 
-    def look(_: str) -> str:
+    def look(_scheme: str) -> str:
         looking.set()
         assert found.wait(30.0)
         return "gs"
@@ -101,12 +101,33 @@ def test_looking_for_credentials_of_one_store_does_not_hold_up_another(
     slow = filesystems.Kind("fsspec", "gcs", look)
     monkeypatch.setattr(filesystems, "KINDS", {**filesystems.KINDS, "gs": slow})
     filesystems.forget()
-    thread = threading.Thread(target=filesystems.filesystem, args=["gs"])
+    thread = threading.Thread(target=filesystems.filesystem, args=["gs://b"])
     thread.start()
     assert looking.wait(30.0)
     try:
-        assert filesystems.filesystem("memory")
+        assert filesystems.filesystem("memory://m")
     finally:
         found.set()
         thread.join()
         filesystems.forget()
+
+
+def test_an_account_in_the_url_is_the_one_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("adlfs")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "eA==")
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+    filesystems.forget()
+    urls = [
+        "abfss://c@one.dfs.core.windows.net/m",
+        "abfss://c@two.dfs.core.windows.net/m",
+        "az://c/m",
+    ]
+    asked = [filesystems.filesystem(url).account_url for url in urls]
+    filesystems.forget()
+
+    assert asked == [
+        f"https://{account}.blob.core.windows.net" for account in ("one", "two", "mine")
+    ]

@@ -10,6 +10,7 @@ looks for them.
 import asyncio
 import importlib.util
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 from servable.errors import FailedPrecondition, Unavailable
+from servable.sources.urls import scheme_of
 
 _CONNECT_S: Final = 5.0
 _READ_S: Final = 20.0  # of silence
@@ -33,13 +35,13 @@ class Kind:
     Attributes:
         module: what must be installed for it.
         extra: of this package, that installs it.
-        new: makes the file system for a scheme.
+        new: makes the file system for a scheme, and for an account where URLs name it.
         is_shared: several threads may use one.
     """
 
     module: str
     extra: str
-    new: Callable[[str], Any]
+    new: Callable[..., Any]
     is_shared: bool = True
 
 
@@ -54,22 +56,25 @@ def check_installed(scheme: str) -> None:
             )
 
 
-def filesystem(scheme: str) -> Any:
+def filesystem(url: str) -> Any:
     """
-    Return a file system for *scheme* and the calling thread.
+    Return a file system for *url* and the calling thread.
 
-    If it may be shared, it is the only one of its scheme, and its connections are, too.
-    Blocks where credentials are looked for.
+    If it may be shared, it is the only one for such URLs, and has the connections of
+    all.  Blocks where credentials are looked for.
 
     Raises:
         FailedPrecondition: something that it needs is not installed.
     """
+    scheme = scheme_of(url)
+    account = match[1] if (match := _ACCOUNT.match(url)) else ""
     if not KINDS[scheme].is_shared:
-        return _new(scheme)
+        return _new(scheme, account)
     with _making[scheme]:
-        if scheme not in _made:
-            _made[scheme] = _new(scheme)
-        return _made[scheme]
+        key = scheme, account
+        if key not in _made:
+            _made[key] = _new(scheme, account)
+        return _made[key]
 
 
 def forget() -> None:
@@ -77,9 +82,9 @@ def forget() -> None:
     _made.clear()
 
 
-def _new(scheme: str) -> Any:
+def _new(scheme: str, account: str) -> Any:
     try:
-        return KINDS[scheme].new(scheme)
+        return KINDS[scheme].new(scheme, **({"account": account} if account else {}))
     except ImportError as exc:
         raise FailedPrecondition(f"Base paths with {scheme}:// need {exc}") from exc
 
@@ -150,10 +155,9 @@ async def _try_twice(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> 
     raise Unavailable(f"{request.url.host}: {problem}") from cause
 
 
-def _new_azure(scheme: str) -> Any:
-    made = _fsspec(
-        scheme, connection_timeout=int(_CONNECT_S), read_timeout=int(_READ_S)
-    )
+def _new_azure(scheme: str, account: str = "") -> Any:
+    options = {"connection_timeout": int(_CONNECT_S), "read_timeout": int(_READ_S)}
+    made = _fsspec(scheme, account_name=account or None, **options)
     # These options are for downloads only, and there are none for the rest, which would
     # be tried for 80 s.
     config = made.service_client._config  # noqa: SLF001
@@ -181,6 +185,11 @@ async def _refuse_other_hosts(_session: object, _context: object, params: Any) -
         raise Unavailable(f"{urlsplit(here).netloc} redirects to another server")
 
 
+def _new_hub(scheme: str) -> Any:
+    # A dead Hub fails the first request of a look, which is made once.
+    return _fsspec(scheme, skip_instance_cache=True)
+
+
 def _timeout() -> Any:
     import aiohttp  # noqa: PLC0415 - an extra
 
@@ -191,8 +200,8 @@ S3: Final = Kind("s3fs", "s3", _new_s3)
 GCS: Final = Kind("gcsfs", "gcs", _new_gcs)
 AZURE: Final = Kind("adlfs", "azure", _new_azure)
 HTTP: Final = Kind("aiohttp", "http", _new_http)
-# What it remembers is not safe to share.  It makes its first request only once.
-HUB: Final = Kind("huggingface_hub", "hf", _fsspec, is_shared=False)
+# It remembers listings in a way that is not safe to share.
+HUB: Final = Kind("huggingface_hub", "hf", _new_hub, is_shared=False)
 KINDS: Final[Mapping[str, Kind]] = {
     "s3": S3,
     "s3a": S3,
@@ -206,6 +215,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "hf": HUB,
     "memory": Kind("fsspec", "http", _fsspec),
 }
-_made: Final[dict[str, Any]] = {}
+# As in abfss://container@account.dfs.core.windows.net/path.
+_ACCOUNT: Final = re.compile(r"abfss?://[^@/]*@([^./]+)\.", re.IGNORECASE)
+_made: Final[dict[tuple[str, str], Any]] = {}
 # One for each, because looking for credentials takes long where there are none.
 _making: Final = {scheme: threading.Lock() for scheme in KINDS}

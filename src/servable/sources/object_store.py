@@ -8,6 +8,7 @@ of `filesystems` do the rest.
 import base64
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -51,7 +52,7 @@ class ObjectStore:
         self._scheme = scheme_of(url)
         check_installed(self._scheme)
         self._url = url.rstrip("/")
-        self._filesystem = filesystem(self._scheme)
+        self._filesystem = filesystem(self._url)
         self._is_http = KINDS[self._scheme] is HTTP
         self._is_hashed: dict[tuple[str, str], bool] = {}
         self._root = self._filesystem._strip_protocol(self._url)  # noqa: SLF001
@@ -135,7 +136,8 @@ class ObjectStore:
         elif self._filesystem.async_impl:
             read = self._read_ranges
         else:
-            read = self._read_on
+            # Fetches run beside looks, and may want a file system of their own.
+            read = functools.partial(self._read_on, filesystem(self._url))
 
         def read_file(file: RemoteFile, start: int) -> Iterator[bytes]:
             return read(urls[file.name], file, start)
@@ -150,14 +152,17 @@ class ObjectStore:
             ends = [min(begin + _CHUNK_BYTES, size) for begin in starts]
             chunks = self._filesystem.cat_ranges([path] * len(ends), list(starts), ends)
             for begin, end, chunk in zip(starts, ends, chunks, strict=True):
+                if isinstance(chunk, BaseException):  # where the others may be well
+                    raise chunk
                 yield chunk
                 if len(chunk) != end - begin:
                     raise DataLoss(f"The store sent {file.name} cut short")
             start = ends[-1]
 
-    def _read_on(self, path: str, file: RemoteFile, start: int) -> Iterator[bytes]:
+    def _read_on(
+        self, reading: Any, path: str, file: RemoteFile, start: int
+    ) -> Iterator[bytes]:
         """Read one piece after the other."""
-        reading = filesystem(self._scheme)  # of this thread
         options = {"block_size": _CHUNK_BYTES, "cache_type": "none"}
         with reading.open(path, "rb", size=file.size_bytes, **options) as body:
             body.seek(start)
