@@ -1,6 +1,5 @@
 """A reader that looks at every moment of a publication in a store without renames."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,14 +59,14 @@ class Reader:
         for data in self.target.aspired.get("m", ()):
             path = str(data.data)
             if judge_directory(path).completeness is Completeness.COMPLETE:
-                self.loaded.setdefault(data.id.version, []).append(names_in(path))
+                self.loaded.setdefault(data.id.version, []).append(names_in(Path(path)))
 
 
-def names_in(directory: str | Path) -> set[str]:
+def names_in(directory: Path) -> set[str]:
     return {
-        os.path.relpath(os.path.join(parent, name), directory)
-        for parent, _, names in os.walk(directory)
-        for name in names
+        str(path.relative_to(directory))
+        for path in directory.rglob("*")
+        if path.is_file()
     }
 
 
