@@ -294,6 +294,7 @@ class ServerCore:
                 self._monitor.is_available,
                 options.model_roots,
                 self._record_fetch,
+                self._manager.progress,
             )
         )
 
@@ -463,6 +464,14 @@ class ServerCore:
             self._source.set_config(self._source_config(self._config))
 
     def _report(self, model: ModelConfig, states: list[ServableState]) -> ModelReport:
+        known = {state.id for state in states}
+        # What is still being fetched, nobody manages yet.
+        fetched = [
+            ServableState(servable_id, ManagerState.START)
+            for servable_id in self._manager.progress.ids_of(model.name)
+            if servable_id not in known
+        ]
+        states = sorted([*states, *fetched], key=lambda s: s.id.version, reverse=True)
         answered = self._engine.answered(model.name)
         served = self._serving_map.snapshot.servables.get(model.name, {})
         route = self._routes_now.get(model.name)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from servable.core.progress import ProgressBoard
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import Code, InvalidArgument
 from servable.sources.cache import ModelCache
-from servable.sources.store_source import StoreSource
+from servable.sources.store_source import StoreSource, _Fetch
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Latest,
@@ -26,6 +27,7 @@ class Bench:
 
     def __init__(self, cache: ModelCache, new_store: Callable[[], Any]) -> None:
         self.clock = FakeClock()
+        self.progress = ProgressBoard(self.clock)
         self.target: FakeTarget[StoragePath] = FakeTarget()
         self.looks, self.fetches = ManualPool(), ManualPool()
         self.stores: dict[str, Any] = {}
@@ -40,6 +42,7 @@ class Bench:
             fetch_pool=self.fetches,
             clock=self.clock,
             jitter=lambda: 0.5,
+            progress=self.progress,
         )
         self.source.set_target(self.target)
 
@@ -350,3 +353,35 @@ def test_what_waits_longest_for_a_look_is_looked_at_first(bench: Bench) -> None:
         bench.clock.advance(1.0)  # all are due again
 
     assert [bench.store(f"x://place/{name}").listings for name in names] == [1] * 8
+
+
+def test_how_far_a_fetch_is_can_be_asked(bench: Bench) -> None:
+    mib = bytes(1 << 20)
+    bench.store().versions["1"] = {"a": mib, "b": 3 * mib}
+    told: list[Any] = []
+    received = _Fetch.received
+
+    def ask() -> None:
+        progress = bench.progress.of(ServableId("m", 1))
+        told.append(progress and (progress.what, round(progress.for_s)))
+
+    def watch(self: Any, size_bytes: int, *, was_there: bool) -> None:
+        bench.clock.advance(2.0)
+        received(self, size_bytes, was_there=was_there)
+        ask()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Fetch, "received", watch)
+        bench.serve(monitor())
+        bench.look()
+        bench.look()
+        ask()
+        bench.fetch()
+        ask()
+
+    assert told == [
+        ("waits to be fetched", 0),
+        ("is fetched: 1.0 of 4.0 MiB (25 %), 0.5 MiB/s", 2),
+        ("is fetched: 4.0 of 4.0 MiB (100 %), 1.0 MiB/s", 4),
+        None,
+    ]

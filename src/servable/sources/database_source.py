@@ -24,6 +24,7 @@ def database_source(options: SourceOptions) -> StoreSource:
         options.poll_wait_s,
         is_available=options.is_available,
         record=options.record_fetch,
+        progress=options.progress,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),
     )
 

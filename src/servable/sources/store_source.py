@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from servable.core.progress import ProgressBoard
 from servable.core.servable_data import ServableData
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
@@ -57,6 +58,8 @@ class StoreSource:
             fetched, and again after each change of the config; less than 0 never.
         is_available: whether requests can be sent to a version.
         check: raises a ServingError for a servable that can never be looked at.
+        record: is told of what became of each fetch.
+        progress: is told of what is being fetched.
         clock: monotonic seconds.
         jitter: draws from 0 to 1.
     """
@@ -70,6 +73,7 @@ class StoreSource:
         is_available: Callable[[ServableId], bool] = lambda _: False,
         check: Callable[[ServableToMonitor], None] = lambda _: None,
         record: Callable[[Fetched], None] = lambda _: None,
+        progress: ProgressBoard | None = None,
         look_pool: Pool | None = None,
         fetch_pool: Pool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -81,6 +85,7 @@ class StoreSource:
         self._is_available = is_available
         self._check = check
         self._record = record
+        self._progress = progress or ProgressBoard()
         # A look that takes longer is at a store that hangs; those at others go on.
         self._look_pool = look_pool or WorkerPool("store", _LOOKS_AT_A_TIME, 2.0)
         self._fetch_pool = fetch_pool or WorkerPool("fetch", _FETCHES_AT_A_TIME, 0)
@@ -306,6 +311,7 @@ class StoreSource:
             if number not in monitor.fetching:
                 fetch = _Fetch(monitor, number, content, self._clock, self._may_go_on)
                 monitor.fetching.add(number)
+                self._progress.begin(fetch.id, "waits to be fetched")
                 self._fetch_pool.submit(functools.partial(self._fetch, fetch))
 
     def _may_go_on(self, monitor: "_Monitor") -> bool:
@@ -315,11 +321,14 @@ class StoreSource:
         monitor, number = fetch.monitor, fetch.number
         lease: Lease | None = None
         error: ServingError | None = None
+        self._progress.begin(fetch.id, "is fetched", fetch)
         try:
             fetch.check()
             lease = self._cache.fetch(fetch.content, fetch)
         except Exception as exc:  # noqa: BLE001 - whatever a store's library raises
             error = _what_failed(exc)
+        # Before anybody hears of it: who loads it has more to tell.
+        self._progress.end(fetch.id)
         now = self._clock()
         self._record(fetch.ended("fetched" if lease else "failed", self._cache))
         with self._lock:
@@ -459,6 +468,7 @@ class _Fetch(Fetching):
     ) -> None:
         self.monitor = monitor
         self.number = number
+        self.id = ServableId(monitor.servable.servable_name, number)
         self.content = content
         self._clock = clock
         self._may_go_on = may_go_on
@@ -488,6 +498,17 @@ class _Fetch(Fetching):
                 total // _MIB,
                 self._came / _MIB / (now - self._began_at),
             )
+
+    def progress(self) -> str:
+        """Return how much of it is there; see ReportsProgress."""
+        done, total = self._came + self._was_there, self.content.size_bytes
+        if not total:  # which some stores do not tell
+            return f"{done / _MIB:.1f} MiB"
+        part = (
+            f"{done / _MIB:.1f} of {total / _MIB:.1f} MiB ({100 * done / total:.0f} %)"
+        )
+        speed = self._came / _MIB / max(self._clock() - self._began_at, 1e-3)
+        return f"{part}, {speed:.1f} MiB/s" if self._came else part
 
     def ended(self, outcome: str, cache: ModelCache) -> Fetched:
         """Return what became of it, for those who count."""
