@@ -50,3 +50,18 @@ def test_what_is_another_thing_is_told_at_once() -> None:
         "version 1 is LOADING: loads (1 s)",
         "version 1 is AVAILABLE",
     ]
+
+
+def test_an_end_for_another_reason_is_another_thing() -> None:
+    news = _News(is_followed=False)
+    lines = []
+    for message in ("no graph", "no graph", "no variables"):
+        ended = version(50)
+        ended.status.status.error_code = 5
+        ended.status.status.error_message = message
+        lines += news.lines([ended], now=0.0)
+
+    assert lines == [
+        "version 1 is END: NOT_FOUND: no graph",
+        "version 1 is END: NOT_FOUND: no variables",
+    ]

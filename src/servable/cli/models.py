@@ -276,7 +276,7 @@ class _News:
 
     def __init__(self, *, is_followed: bool) -> None:
         self._is_followed = is_followed
-        self._told: dict[int, tuple[str, float]] = {}
+        self._told: dict[int, tuple[tuple[str, ...], float]] = {}
 
     def lines(
         self, versions: Iterable[administration_pb2.Version], now: float
@@ -285,8 +285,9 @@ class _News:
         lines = []
         for version in versions:
             # How far it is comes behind a colon, and is another thing each time.
-            what = f"{_state(version)} {version.progress.partition(':')[0]}"
-            told, told_at = self._told.get(version.status.version, ("", now))
+            doing = version.progress.partition(":")[0]
+            what = _state(version), doing, version.status.status.error_message
+            told, told_at = self._told.get(version.status.version, (None, now))
             is_long = bool(version.progress) and now - told_at >= _TELL_AGAIN_S
             if what != told or (is_long and not self._is_followed):
                 self._told[version.status.version] = what, now
