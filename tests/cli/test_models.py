@@ -57,7 +57,7 @@ def test_an_end_for_another_reason_is_another_thing() -> None:
     lines = []
     for message in ("no graph", "no graph", "no variables"):
         ended = version(50)
-        ended.status.status.error_code = 5
+        ended.status.status.error_code = 5  # type: ignore[assignment]
         ended.status.status.error_message = message
         lines += news.lines([ended], now=0.0)
 

@@ -8,6 +8,7 @@ looks for them.
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import re
@@ -143,9 +144,7 @@ async def _try_twice(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> 
             await asyncio.sleep(_WAIT_S)
         try:
             response = await handler(request)
-            await (
-                response.read()
-            )  # gcsfs always reads all of it, and that may break off
+            await response.read()  # gcsfs wants all of it, and that may break off
         except (aiohttp.ClientError, TimeoutError) as exc:
             cause, problem = exc, str(exc) or "it does not answer"
         else:
@@ -160,12 +159,13 @@ def _new_azure(scheme: str, account: str = "") -> Any:
     made = _fsspec(scheme, account_name=account or None, **options)
     # These options are for downloads only, and there are none for the rest, which would
     # be tried for 80 s.
-    config = made.service_client._config  # noqa: SLF001
-    config.retry_policy.total_retries = _ATTEMPTS - 1
-    config.retry_policy.initial_backoff = _WAIT_S
-    config.retry_policy.increment_base = config.retry_policy.random_jitter_range = 0
-    config.transport.connection_config.timeout = _CONNECT_S
-    config.transport.connection_config.read_timeout = _READ_S
+    with contextlib.suppress(AttributeError):  # without it, it is only slower to tell
+        config = made.service_client._config  # noqa: SLF001
+        config.retry_policy.total_retries = _ATTEMPTS - 1
+        config.retry_policy.initial_backoff = _WAIT_S
+        config.retry_policy.increment_base = config.retry_policy.random_jitter_range = 0
+        config.transport.connection_config.timeout = _CONNECT_S
+        config.transport.connection_config.read_timeout = _READ_S
     return made
 
 
