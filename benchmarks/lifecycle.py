@@ -66,8 +66,13 @@ class Served:
         return int(line.split()[1]) * 1024
 
     def threads(self) -> int:
-        """Return how many threads it has."""
-        return sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir())
+        """Return how many threads it keeps."""
+        # Each load has its own, which may still be ending when the next thing is done.
+        counts = []
+        for _ in range(20):
+            counts.append(sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir()))
+            time.sleep(0.05)
+        return min(counts)
 
     def descriptors(self) -> int:
         """Return how many files and sockets it has open."""

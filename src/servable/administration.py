@@ -16,7 +16,7 @@ from servable.config import model_server_config
 from servable.config.model_server_config import ModelConfig
 from servable.errors import Code, InvalidArgument, ServingError
 from servable.policies import Platforms
-from servable.server_core import ModelReport
+from servable.reports import ModelReport
 
 _logger = logging.getLogger(__name__)
 

@@ -226,14 +226,15 @@ def from_exception(exc: BaseException) -> ServingError:
     """
     Return *exc* as an error of this package; the same object when it is one.
 
-    An exception with an integer `code` and a `message`, as the engine raises,
-    keeps both.  Built-in exceptions map to the code that says the same, all
-    others to UNKNOWN.
+    An exception that was given a canonical `code` and a `message`, as the engine
+    raises, keeps both; the codes of others say something else.  Built-in exceptions
+    map to the code that says the same, all others to UNKNOWN.
     """
     if isinstance(exc, ServingError):
         return exc
-    code, message = getattr(exc, "code", None), getattr(exc, "message", None)
-    if isinstance(code, int) and code != Code.OK and isinstance(message, str):
+    # Not by getattr: aiohttp warns whoever reads the code of its errors.
+    code, message = exc.__dict__.get("code"), exc.__dict__.get("message")
+    if isinstance(code, int) and code in _CLASSES and isinstance(message, str):
         return from_code(code, message)
     for builtin, cls in _BUILTINS:
         if isinstance(exc, builtin):

@@ -21,7 +21,6 @@ from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
 from servable.config import channel_arguments, model_server_config
-from servable.config.auth_tokens import AuthToken
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     TENSORFLOW,
@@ -30,11 +29,12 @@ from servable.config.model_server_config import (
 )
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
-from servable.config.ssl_config import SslConfig
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ServableState
 from servable.core.served_versions import Pinned, ServedVersions
 from servable.core.storage_path import StoragePath
+from servable.credentials import Credentials
+from servable.engine import Engine
 from servable.errors import (
     AlreadyExists,
     Cancelled,
@@ -49,7 +49,8 @@ from servable.platforms.platform import LoadsInProcess, Platform, platform_facto
 from servable.platforms.profiler import Profiler, Session, open_session
 from servable.platforms.trial import TrialPlatform, Trials
 from servable.policies import Platforms
-from servable.server_core import Change, Engine, ModelReport, ServerCore
+from servable.reports import ModelReport
+from servable.server_core import Change, ServerCore
 from servable.sources.urls import redacted
 
 _logger = logging.getLogger(__name__)
@@ -109,8 +110,6 @@ class Server:
         self._config_file_said: ModelServerConfig | None = None
         self._stop_lock = threading.Lock()
         self._is_stopped = threading.Event()
-        self._tls: tuple[SslConfig, ...] = ()
-        self._tokens: tuple[AuthToken, ...] = ()
         self._grpc_port: int | None = None
         self._rest_port: int | None = None
 
@@ -391,7 +390,7 @@ class Server:
         options.check()
         engine_options = self._engine_options()
         options = self._options
-        self._tls = options.read_tls()
+        tls = options.read_tls()
         for name in channel_arguments.parse(options.grpc_channel_arguments).unknown:
             _logger.warning(
                 "grpc_channel_arguments: %s has no equivalent here and is left out",
@@ -412,7 +411,7 @@ class Server:
             engine_options.num_batch_threads = batching.num_batch_threads
             engine_options.batch_thread_name = batching.thread_pool_name
         engine = self._engine = self._new_engine(engine_options)
-        self._ask_for_tokens(options.read_tokens())
+        credentials = Credentials(options, tls, engine)
         engine.set_reload_handler(self._handle_reload)
         engine.set_administration_handler(Administration(self).handle)
         engine.set_warning_handler(_warn)
@@ -426,12 +425,13 @@ class Server:
         )
         self._config_file_said = config
         self._load_and_open(core, config, engine_options)
-        if options.model_config_file and options.model_config_file_poll_wait_s:
-            self._start_thread("config-file", self._poll_config_file)
-        self._poll_credentials()
+        if options.model_config_file:
+            wait_s = options.model_config_file_poll_wait_s
+            self._repeat("config-file", wait_s, self._reload_config_file)
+        for name, wait_s, poll in credentials.polls():
+            self._repeat(name, wait_s, poll)
         if policies:
-            consultant = Consultant(engine, policies)
-            self._start_thread("batching", lambda: self._consult(consultant))
+            self._repeat("batching", PERIOD_S, Consultant(engine, policies).consult)
 
     def _load_and_open(
         self, core: ServerCore, config: ModelServerConfig, options: EngineOptions
@@ -467,10 +467,6 @@ class Server:
             if not callable(factory):
                 raise FailedPrecondition(f"The batching policy {name} cannot be made")
         return cast("dict[str, Callable[[], BatchingPolicy]]", loaded)
-
-    def _consult(self, consultant: Consultant) -> None:
-        while not self._is_stopped.wait(PERIOD_S):
-            consultant.consult()
 
     def _change(
         self, change: Callable[[ModelServerConfig], ModelServerConfig], *, wait: bool
@@ -551,69 +547,6 @@ class Server:
             _logger.exception("A reload failed")
             return Code.INTERNAL, str(error)
         return Code.OK, ""
-
-    def _poll_credentials(self) -> None:
-        options = self._options
-        has_tls = options.ssl_config_file or options.rest_api_ssl_config_file
-        if has_tls and options.ssl_config_poll_wait_s:
-            self._start_thread("ssl-config-files", self._poll_ssl_config_files)
-        if self._tokens and options.auth_tokens_poll_wait_s:
-            self._start_thread("auth-tokens-file", self._poll_tokens_file)
-
-    def _poll_ssl_config_files(self) -> None:
-        """Read the files again and again, and put in force what has changed."""
-        problem, in_force = "", self._tls
-        while not self._is_stopped.wait(self._options.ssl_config_poll_wait_s):
-            now = ""
-            try:
-                tls = self._options.read_tls()
-                for port, old, new in zip(("grpc", "rest"), in_force, tls, strict=True):
-                    if old != new:
-                        self._running_engine().replace_credentials(
-                            port,
-                            new.server_key,
-                            new.server_cert,
-                            new.custom_ca,
-                            new.client_verify,
-                        )
-                        _logger.info("Using other SSL credentials for %s", port)
-                in_force = tls
-            except Exception as error:  # noqa: BLE001 - the old ones stay in force
-                now = f"SSL credentials stay as they are: {from_exception(error)}"
-            if now and now != problem:
-                _logger.error("%s", now)
-            problem = now
-
-    def _ask_for_tokens(self, tokens: tuple[AuthToken, ...]) -> None:
-        if tokens:
-            self._running_engine().set_auth_tokens([token.row() for token in tokens])
-        self._tokens = tokens
-
-    def _poll_tokens_file(self) -> None:
-        """Read the file again and again, and put in force what has changed."""
-        problem = ""
-        while not self._is_stopped.wait(self._options.auth_tokens_poll_wait_s):
-            now = ""
-            try:
-                tokens = self._options.read_tokens()
-                if tokens != self._tokens:
-                    self._ask_for_tokens(tokens)
-                    names = ", ".join(token.name for token in tokens)
-                    _logger.info("Asking for other tokens: %s", names)
-            except Exception as error:  # noqa: BLE001 - the old ones stay in force
-                now = f"Tokens stay as they are: {from_exception(error)}"
-            if now and now != problem:
-                _logger.error("%s", now)
-            problem = now
-
-    def _poll_config_file(self) -> None:
-        """Read the file again and again, and put in force what has changed."""
-        problem = ""
-        while not self._is_stopped.wait(self._options.model_config_file_poll_wait_s):
-            now = self._reload_config_file()
-            if now and now != problem:
-                _logger.error("%s", now)
-            problem = now
 
     def _reload_config_file(self) -> str:
         """Return what went wrong, "" for nothing."""
@@ -697,8 +630,25 @@ class Server:
             raise FailedPrecondition("The server is not running")
         return self._core
 
-    def _start_thread(self, name: str, target: Callable[[], None]) -> None:
-        threading.Thread(target=target, name=name, daemon=True).start()
+    def _repeat(
+        self, name: str, wait_s: float | None, attempt: Callable[[], str | None]
+    ) -> None:
+        """
+        Make an *attempt* every *wait_s* seconds, if there are any, until the end.
+
+        It may return what went wrong, which is logged when it was not so before.
+        """
+
+        def run() -> None:
+            problem: str | None = ""
+            while not self._is_stopped.wait(wait_s):
+                now = attempt()
+                if now and now != problem:
+                    _logger.error("%s", now)
+                problem = now
+
+        if wait_s:
+            threading.Thread(target=run, name=name, daemon=True).start()
 
 
 def _warn(problem: str) -> None:

@@ -9,10 +9,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from servable.config import container
 from servable.config.model_options import ModelOptions
@@ -34,7 +34,6 @@ from servable.core.aspired_versions_manager import (
 from servable.core.event_bus import EventBus
 from servable.core.loader import Loader
 from servable.core.loader_harness import RetryPolicy
-from servable.core.progress import Progress
 from servable.core.resources import ResourcePool
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState, ServableState
@@ -46,11 +45,13 @@ from servable.core.source_adapter import SourceAdapter
 from servable.core.source_router import SourceRouter, refuse_unrouted
 from servable.core.storage_path import StoragePath
 from servable.core.version_policy import AspiredVersionPolicy, BaselineFirstPolicy
+from servable.engine import Engine
 from servable.errors import Aborted, DeadlineExceeded, Unknown
 from servable.platforms.platform import Platform, PlatformSourceAdapter
 from servable.policies import aspired_version_policy, version_policy
+from servable.reports import ModelReport, VersionReport, default_part
 from servable.rollout_memory import RolloutMemory, default_state_file
-from servable.rollouts import Answered, Rollout, Rollouts, RolloutStatus, Route
+from servable.rollouts import Rollout, Rollouts, Route
 from servable.sources import versions
 from servable.sources.cache import ModelCache, default_cache_directory
 from servable.sources.registry import SourceOptions
@@ -66,144 +67,6 @@ _LOOK_FOR_NEWER_CONFIG_S = 0.25
 # What of a container's memory is for models, once the runtime has its own.
 _PART_FOR_MODELS = 0.9
 _RUNTIME_BYTES = 256 << 20
-
-
-class Engine(Protocol):
-    """What the server needs of servable._engine.Engine."""
-
-    def publish(
-        self,
-        servables: Mapping[str, Mapping[int, "_engine.Servable"]],
-        labels: Mapping[str, Mapping[str, int]],
-        routes: Mapping[str, Route] | None = None,
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def answered(self, name: str) -> Answered:
-        """See servable._engine.Engine."""
-
-    def record_decision(self, name: str, decision: str) -> None:
-        """See servable._engine.Engine."""
-
-    def record_fetch(
-        self,
-        store: str,
-        outcome: str,
-        sizes_bytes: tuple[int, int],
-        seconds: float,
-        cache_bytes: int,
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def set_administration_handler(
-        self, handler: Callable[[str, bytes], tuple[int, str, bytes]]
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def set_version_state(
-        self, name: str, version: int, state: int, code: int, message: str
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
-        """See servable._engine.Engine."""
-
-    def set_request_logging(
-        self,
-        models: Mapping[str, tuple[str, float, bytes, Sequence[str]]],
-        complain: Callable[[str], None],
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def set_warning_handler(self, handler: Callable[[str], None]) -> None:
-        """See servable._engine.Engine."""
-
-    def set_profiler(self, profiler: "_engine.Profiler") -> None:
-        """See servable._engine.Engine."""
-
-    def set_auth_tokens(
-        self, tokens: Sequence[tuple[str, bytes, Sequence[str], Sequence[str]]]
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def replace_credentials(
-        self,
-        port: str,
-        server_key: str,
-        server_cert: str,
-        custom_ca: str,
-        client_verify: bool,
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def set_ready(self, ready: bool) -> None:
-        """See servable._engine.Engine."""
-
-    def start_grpc(self) -> int | None:
-        """See servable._engine.Engine."""
-
-    def start_rest(self) -> int:
-        """See servable._engine.Engine."""
-
-    def leave(self) -> None:
-        """See servable._engine.Engine."""
-
-    def stop(self, grace_s: float) -> bool:
-        """See servable._engine.Engine."""
-
-    def record_warmup(
-        self, path: str, status: str, records: int, latency_s: float
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
-        """See servable._engine.Engine."""
-
-    def observe_batching(self) -> "Sequence[_engine.QueueObservation]":
-        """See servable._engine.Engine."""
-
-    def decide_batching(
-        self,
-        model: str,
-        version: int,
-        signature: str,
-        size: int,
-        wait_s: float,
-        in_flight: int,
-    ) -> None:
-        """See servable._engine.Engine."""
-
-    def metrics(self) -> str:
-        """See servable._engine.Engine."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionReport:
-    """
-    One version: its state, and what a ServableState does not say.
-
-    Attributes:
-        state: the last one.
-        progress: what is being done for it, None for nothing.
-        reserved_bytes: the memory that it has reserved.
-        default_part: of the requests that name neither version nor label, 0 to 1.
-        shadow_requests: copies of requests that it got, by what became of them.
-    """
-
-    state: ServableState
-    progress: Progress | None
-    reserved_bytes: int
-    default_part: float
-    shadow_requests: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """One model: its configuration, its versions, highest first, and its rollout."""
-
-    config: ModelConfig
-    versions: tuple[VersionReport, ...]
-    rollout: RolloutStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +157,7 @@ class ServerCore:
                 self._monitor.is_available,
                 options.model_roots,
                 self._record_fetch,
+                self._manager.progress,
             )
         )
 
@@ -463,6 +327,14 @@ class ServerCore:
             self._source.set_config(self._source_config(self._config))
 
     def _report(self, model: ModelConfig, states: list[ServableState]) -> ModelReport:
+        known = {state.id for state in states}
+        # What is still being fetched, nobody manages yet.
+        fetched = [
+            ServableState(servable_id, ManagerState.START)
+            for servable_id in self._manager.progress.ids_of(model.name)
+            if servable_id not in known
+        ]
+        states = sorted([*states, *fetched], key=lambda s: s.id.version, reverse=True)
         answered = self._engine.answered(model.name)
         served = self._serving_map.snapshot.servables.get(model.name, {})
         route = self._routes_now.get(model.name)
@@ -471,7 +343,7 @@ class ServerCore:
                 state,
                 self._manager.progress.of(state.id),
                 self._resources.reserved_by(state.id),
-                _default_part(state.id.version, served, route),
+                default_part(state.id.version, served, route),
                 answered[state.id.version][3] if state.id.version in answered else {},
             )
             for state in states
@@ -600,17 +472,6 @@ def _resources(limit_bytes: int) -> ResourcePool:
     # beside another version of its model, and would end the process, is refused.
     for_models = max(int(_PART_FOR_MODELS * container_bytes) - _RUNTIME_BYTES, 0)
     return ResourcePool(for_models, spares_the_only_one=True)
-
-
-def _default_part(version: int, served: Collection[int], route: Route | None) -> float:
-    """Return the part of the default traffic that *version* answers."""
-    if version not in served:
-        return 0.0
-    if route is None:
-        return float(version == max(served))
-    stable, candidate, part, tolerance = route
-    to_candidate = part if tolerance is None and candidate != stable else 0.0
-    return {stable: 1 - to_candidate, candidate: to_candidate}.get(version, 0.0)
 
 
 def _status_text(state: ServableState) -> str:

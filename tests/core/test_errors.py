@@ -64,6 +64,11 @@ class _EngineError(Exception):
     [
         pytest.param(NotFound("n"), "NOT_FOUND: n", id="one of ours"),
         pytest.param(_EngineError(9, "f"), "FAILED_PRECONDITION: f", id="the engine's"),
+        pytest.param(
+            _EngineError(503, "down"),
+            "UNKNOWN: _EngineError: (503, 'down')",
+            id="with a code that is none of ours",
+        ),
         pytest.param(FileNotFoundError("x"), "NOT_FOUND: x", id="missing file"),
         pytest.param(PermissionError("x"), "PERMISSION_DENIED: x", id="forbidden"),
         pytest.param(

@@ -265,6 +265,40 @@ def test_a_model_that_cannot_be_loaded_is_told_of(serve: Serve, base: Path) -> N
     assert "DEADLINE_EXCEEDED" in late.output
 
 
+def test_how_far_a_fetch_is_is_told_on_the_command_line(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = pytest.importorskip("fsspec.implementations.memory")
+    mib = bytes(1 << 20)
+    for name in ("model", "part"):
+        store = memory.MemoryFileSystem()
+        store.pipe_file(f"/fetched/1/{name}", b"adds 1" if name == "model" else mib)
+    seen = threading.Event()
+    read = memory.MemoryFile.read
+
+    def wait(self: Any, size: int = -1) -> Any:
+        assert seen.wait(30.0)
+        return read(self, size)
+
+    monkeypatch.setattr(memory.MemoryFile, "read", wait, raising=False)
+    running = serve(models=(), model_cache_dir=str(tmp_path / "cache"))
+    adding = threading.Thread(
+        target=running.server.add_model,
+        args=[ModelConfig("fetched", "memory://fetched")],
+    )
+    adding.start()
+    running.wait_until(lambda: "is fetched" in run(running, "list").output)
+    listed = run(running, "list").output
+    seen.set()
+    adding.join()
+
+    assert "START" in listed
+    assert "is fetched: 0.0 of 1.0 MiB (0 %)" in listed
+    assert running.answers("fetched") == [1]
+    assert "is fetched" not in run(running, "list").output
+    store.store.clear()
+
+
 def test_models_are_changed_from_the_command_line(
     serve: Serve, base: Path, publish: Publish
 ) -> None:

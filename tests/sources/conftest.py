@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import http.server
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from servable.sources.store import Content, LocalContent, RemoteFile
 from servable.testing import FakeTarget
 
 PATIENCE_S = 30.0
+_POLL_S = 0.02  # whether a server here is to end
 
 _MOTO = """
 import logging, sys, threading
@@ -29,6 +32,22 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
 
+
+# What serves gs:// says no port in public.
+_GCS = """
+import sys
+from gcp_storage_emulator.server import create_server
+server = create_server("127.0.0.1", 0, in_memory=True)
+server.start()
+print(server._api._httpd.server_port, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+_AZURITE = [
+    *("azurite-blob", "--blobHost", "127.0.0.1", "--blobPort", "0"),
+    *("--inMemoryPersistence", "--skipApiVersionCheck", "--silent"),
+    "--disableTelemetry",
+]
 
 _OWN_HEADERS = {"transfer-encoding", "connection", "content-length"}
 
@@ -107,6 +126,7 @@ class Line:
 
     Attributes:
         is_cut: connections end without an answer.
+        refuses: what is answered instead, as 503; 0 for what the server says.
         corrupts: answers to GETs whose path ends so have their last byte changed.
         truncates: of those, only so many bytes come.
         asked: method, path and Range header of every request.
@@ -114,6 +134,7 @@ class Line:
 
     port: int
     is_cut: bool = False
+    refuses: int = 0
     corrupts: str = ""
     truncates: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -152,6 +173,11 @@ class _PassOn(http.server.BaseHTTPRequestHandler):
         self.line.note(self.command, self.path, self.headers.get("Range") or "")
         if self.line.is_cut:
             self.close_connection = True
+            return
+        if self.line.refuses:
+            self.send_response(self.line.refuses)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.to_port)
         with contextlib.closing(upstream):
@@ -203,7 +229,9 @@ def broken_line(to_port: int) -> Iterator[Line]:
         server.daemon_threads = True
         line = Handler.line = Line(server.server_address[1])
         Handler.to_port = to_port
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, args=[_POLL_S], daemon=True
+        ).start()
         try:
             yield line
         finally:
@@ -230,18 +258,47 @@ def _broken_line() -> Callable[[int], contextlib.AbstractContextManager[Line]]:
     return broken_line
 
 
+@contextlib.contextmanager
+def _server(*command: str) -> Iterator[int]:
+    """Run *command*, which says in a line's last number where it listens."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout
+        said = (re.search(r"(?:listens on http.*:|^)(\d+)$", x) for x in process.stdout)
+        try:
+            yield next(int(match[1]) for match in said if match)
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="session")
 def moto_port() -> Iterator[int]:
     """Run an S3 server as a process of its own."""
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    command = [sys.executable, "-W", "ignore", "-c", _MOTO]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-        lines = (line for line in process.stdout if line.strip().isdigit())
-        try:
-            yield int(next(lines))
-        finally:
-            process.stdin.close()
-            process.kill()
+    with _server(sys.executable, "-W", "ignore", "-c", _MOTO) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def gcs_port() -> Iterator[int]:
+    """Run a server of Google Cloud Storage as a process of its own."""
+    reason = "gcp-storage-emulator is not installed"
+    pytest.importorskip("gcp_storage_emulator", reason=reason)
+    with _server(sys.executable, "-W", "ignore", "-c", _GCS) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def azurite_port() -> Iterator[int]:
+    """Run a server of Azure Blob Storage as a process of its own."""
+    if shutil.which("azurite-blob") is None:
+        pytest.skip("there is no azurite; install it with: npm install -g azurite")
+    with _server(*_AZURITE) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def hub_port() -> Iterator[int]:
+    """Run a hub of models as a process of its own."""
+    with _server(sys.executable, str(Path(__file__).with_name("hub.py"))) as port:
+        yield port

@@ -1,37 +1,44 @@
 """Object stores and web servers: real ones, and what they and their lines do wrong."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import importlib.util
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 
+from servable import ModelConfig, Server, ServerOptions
+from servable.client import Client
 from servable.errors import Code, FailedPrecondition, Unavailable
-from servable.sources import object_store
+from servable.sources import filesystems
 from servable.sources.cache import Fetching, ModelCache
 from servable.sources.object_store import ObjectStore, object_store_source, remote_file
 from servable.sources.registry import SourceOptions
-from servable.sources.store import Digest
+from servable.sources.store import Digest, RemoteFile
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     ServableToMonitor,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    # aiohttp's sessions live as long as fsspec's loop, which is as long as the process.
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(warning)
+    for warning in (
+        # aiohttp's sessions live as long as fsspec's loop, as long as the process.
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+        "ignore:Sending a large body:ResourceWarning",  # to put it there
+    )
+]
 BIG = bytes(range(256)) * 4096 * 40  # 40 MiB, some reads of several pieces
 
-needs_s3 = pytest.mark.skipif(
-    importlib.util.find_spec("s3fs") is None, reason="servable[s3] is not installed"
-)
 needs_http = pytest.mark.skipif(
     importlib.util.find_spec("aiohttp") is None,
     reason="servable[http] is not installed",
@@ -80,60 +87,140 @@ class Counted(Fetching):
             self.came += size_bytes
 
 
-# S3
+# Object stores
 
 
+@dataclass
 class Bucket:
-    """A bucket of an S3 server, behind a line that can break."""
+    """
+    A bucket of a store, behind a line that can break.
 
-    def __init__(self, line: Any, filesystem: Any, name: str) -> None:
-        self.line = line
-        self.filesystem = filesystem
-        self.name = name
+    Attributes:
+        place: the URL of the bucket itself.
+        put_at: writes a file of it, by another line.
+        direct: a file system of fsspec's, by another line.
+    """
+
+    line: Any
+    place: str
+    put_at: Callable[[str, bytes], Any]
+    direct: Any = None
 
     @property
     def url(self) -> str:
-        return f"s3://{self.name}/models/m"
+        return f"{self.place}/models/m"
+
+    @property
+    def name(self) -> str:
+        return self.place.partition("://")[2]
 
     def put(self, name: str, data: bytes) -> None:
-        self.filesystem.pipe_file(f"{self.name}/models/m/{name}", data)
+        self.put_at(f"models/m/{name}", data)
+
+
+AZURE = (
+    "AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50u"
+    "SRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+    "BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+)
 
 
 @pytest.fixture
-def bucket(
-    moto_port: int, broken_line: Any, monkeypatch: pytest.MonkeyPatch
+def s3(
+    request: pytest.FixtureRequest, broken_line: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bucket]:
     s3fs = pytest.importorskip("s3fs", reason="servable[s3] is not installed")
-    with broken_line(moto_port) as line:
-        for name, value in {
-            "AWS_ENDPOINT_URL": line.url,
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        object_store._filesystem.cache_clear()
-        s3fs.S3FileSystem.clear_instance_cache()
-        filesystem = s3fs.S3FileSystem(
-            endpoint_url=f"http://127.0.0.1:{moto_port}", skip_instance_cache=True
-        )
-        name = f"bucket-{uuid.uuid4().hex}"
-        filesystem.mkdir(name)
-        yield Bucket(line, filesystem, name)
-        object_store._filesystem.cache_clear()
-        s3fs.S3FileSystem.clear_instance_cache()
+    port = request.getfixturevalue("moto_port")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    direct = s3fs.S3FileSystem(
+        endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True
+    )
+    with broken_line(port) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        yield from bucket_of(direct, "s3", line)
 
 
-@needs_s3
+@pytest.fixture
+def gs(
+    request: pytest.FixtureRequest, broken_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    gcsfs = pytest.importorskip("gcsfs.core", reason="servable[gcs] is not installed")
+    port = request.getfixturevalue("gcs_port")
+    direct = gcsfs.GCSFileSystem(
+        endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True
+    )
+    with broken_line(port) as line:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", line.url)
+        yield from bucket_of(direct, "gs", line)
+
+
+@pytest.fixture
+def az(
+    request: pytest.FixtureRequest, broken_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    adlfs = pytest.importorskip("adlfs", reason="servable[azure] is not installed")
+    port = request.getfixturevalue("azurite_port")
+    direct = adlfs.AzureBlobFileSystem(
+        connection_string=AZURE.format(port=port), skip_instance_cache=True
+    )
+    with broken_line(port) as line:
+        connection = AZURE.format(port=line.port)
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        yield from bucket_of(direct, "az", line)
+
+
+@pytest.fixture
+def hf(
+    request: pytest.FixtureRequest, broken_line: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    reason = "servable[hf] is not installed"
+    pytest.importorskip("huggingface_hub", reason=reason)
+    fsspec = pytest.importorskip("fsspec")
+    port = request.getfixturevalue("hub_port")
+    repository = f"org/{uuid.uuid4().hex}"
+
+    def put(name: str, data: bytes) -> None:
+        url = f"http://127.0.0.1:{port}/{repository}/resolve/main/{quote(name)}"
+        httpx.put(url, content=data).raise_for_status()
+
+    with broken_line(port) as line:
+        # The package reads its environment only when it is imported.
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": line.url})
+        yield Bucket(line, f"hf://{repository}", put)
+
+
+def bucket_of(direct: Any, scheme: str, line: Any) -> Iterator[Bucket]:
+    """Make a bucket by way of *direct*, a file system of fsspec's."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    direct.mkdir(name)
+    filesystems.forget()
+    type(direct).clear_instance_cache()
+    yield Bucket(
+        line,
+        f"{scheme}://{name}",
+        lambda path, data: direct.pipe_file(f"{name}/{path}", data),
+        direct,
+    )
+    filesystems.forget()
+    type(direct).clear_instance_cache()
+
+
+@pytest.fixture(params=["s3", "gs", "az", "hf"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    found: Bucket = request.getfixturevalue(request.param)
+    return found
+
+
 def test_versions_come_from_a_bucket(
     bucket: Bucket, cache: ModelCache, waiting_target: Any
 ) -> None:
     bucket.put("1/saved_model.pb", b"one")
-    bucket.put("2/", b"")  # as consoles make directories
     bucket.put("2/saved_model.pb", b"two")
-    bucket.put("2/variables/", b"")
     bucket.put("2/variables/variables.data-00000-of-00001", BIG)
     bucket.put("readme", b"no version")
+    bucket.put_at("models/m2/3/saved_model.pb", b"of another model")
 
     with looking(cache, waiting_target, bucket.url):
         (path,) = waiting_target.wait_for("m", 2)
@@ -147,32 +234,47 @@ def test_versions_come_from_a_bucket(
     assert content_of(newer) == {"saved_model.pb": b"ten"}
 
 
-@needs_s3
-def test_a_look_at_what_is_served_is_one_request(
-    bucket: Bucket, cache: ModelCache, waiting_target: Any
+def test_a_server_serves_from_a_bucket_and_takes_up_what_is_new(
+    bucket: Bucket, tmp_path: Path
 ) -> None:
-    for number in range(5):
-        bucket.put(f"{number}/saved_model.pb", b"graph")
-        bucket.put(f"{number}/variables/variables.index", b"index")
-    options = SourceOptions(0.05, cache, is_available=lambda _: True)
-    source = object_store_source(options)
-    source.set_config(
-        FileSystemStoragePathSourceConfig((ServableToMonitor("m", bucket.url),))
+    pytest.importorskip("servable._engine", reason="the engine is not built")
+    bucket.put("1/table.csv", b"word,id\na,1\n")
+    options = ServerOptions(
+        models=(ModelConfig("m", bucket.url, platform="hashmap"),),
+        model_cache_dir=str(tmp_path / "cache"),
+        file_system_poll_wait_s=0.1,
+        grpc_host="127.0.0.1",
+        grpc_port=0,
     )
-    source.set_target(waiting_target)
-    waiting_target.wait_for("m", 4)
-    before = len(waiting_target.calls)
-    asked = len(bucket.line.asked)
-    waiting_target.wait_until(
-        lambda: len(waiting_target.calls) >= before + 5, "five more looks"
-    )
-    source.stop()
+    with Server(options) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        server.wait_until_available("m", timeout_s=30.0)
+        first = client.predict("m", {"keys": ["a"]})
+        bucket.put("2/table.csv", b"word,id\na,2\n")
+        client.wait_until_ready("m", version=2, timeout=30.0)
+        second = client.predict("m", {"keys": ["a"]})
 
-    looks = len(waiting_target.calls) - before
-    assert len(bucket.line.asked) - asked <= looks + 1
+    assert [(o.version, o["id"].tolist()) for o in (first, second)] == [
+        (1, [1]),
+        (2, [2]),
+    ]
 
 
-@needs_s3
+def test_what_a_store_says_of_bytes_is_right(bucket: Bucket) -> None:
+    files = {"small": b"one", "empty": b"", "inside/big": BIG}
+    for name, data in files.items():
+        bucket.put(f"1/{name}", data)
+    found = {file.name: file for file in ObjectStore(bucket.url).content("1").files}
+
+    assert found.keys() == files.keys()
+    for name, data in files.items():
+        assert found[name].size_bytes == len(data)
+        if digest := found[name].digest:
+            hashed = digest.start(len(data))
+            hashed.update(data)
+            assert hashed.hexdigest() == digest.hex
+    assert found["small"].digest
+
+
 def test_a_bucket_out_of_reach_keeps_what_there_was(
     bucket: Bucket, cache: ModelCache, waiting_target: Any
 ) -> None:
@@ -180,40 +282,51 @@ def test_a_bucket_out_of_reach_keeps_what_there_was(
     with looking(cache, waiting_target, bucket.url):
         waiting_target.wait_for("m", 1)
         bucket.line.is_cut = True
-        bucket.line.wait_until_asked(times=3)
+        bucket.line.wait_until_asked(times=2)
         bucket.put("2/saved_model.pb", b"two")
         assert waiting_target.versions("m") == [1]
         bucket.line.is_cut = False
         waiting_target.wait_for("m", 2)
 
 
-@needs_s3
-def test_a_corrupt_download_is_never_told_as_a_version(
-    bucket: Bucket, cache: ModelCache, waiting_target: Any
-) -> None:
+def test_a_corrupt_download_is_thrown_away(bucket: Bucket, cache: ModelCache) -> None:
     bucket.put("1/saved_model.pb", b"one")
-    with looking(cache, waiting_target, bucket.url):
-        waiting_target.wait_for("m", 1)
-        bucket.line.corrupts = "2/saved_model.pb"
-        bucket.put("2/saved_model.pb", b"two")
-        waiting_target.wait_until(
-            lambda: waiting_target.versions("m") == [1, 2], "error"
-        )
-        served, corrupt = waiting_target.aspired["m"]
-        bucket.line.corrupts = ""
-        (path,) = waiting_target.wait_for("m", 2)
+    content = ObjectStore(bucket.url).content("1")
+    bucket.line.corrupts = "saved_model.pb"
+    with pytest.raises(Exception, match=r"(?i)checksum|the store says"):
+        cache.fetch(content, Fetching())
+    bucket.line.corrupts = ""
+    lease = cache.fetch(content, Fetching())
 
-    assert served.data
-    assert corrupt.error
-    assert content_of(path) == {"saved_model.pb": b"two"}
+    assert content_of(Path(lease.path)) == {"saved_model.pb": b"one"}
 
 
-@needs_s3
+def test_a_download_that_breaks_off_goes_on(bucket: Bucket, cache: ModelCache) -> None:
+    bucket.put("1/big", BIG)
+    content = ObjectStore(bucket.url).content("1")
+    reads = content.read
+
+    def break_off(file: RemoteFile, start: int) -> Iterator[bytes]:
+        yield next(reads(file, start))
+        bucket.line.is_cut = True
+        raise ConnectionError("broken off")
+
+    with pytest.raises(ConnectionError):
+        cache.fetch(dataclasses.replace(content, read=break_off), Fetching())
+    bucket.line.is_cut = False
+    counted = Counted()
+    lease = cache.fetch(content, counted)
+
+    assert content_of(Path(lease.path)) == {"big": BIG}
+    assert counted.was_there > 0
+    assert counted.came + counted.was_there == len(BIG)
+
+
 def test_a_body_that_is_cut_short_goes_on_when_the_line_is_good_again(
     bucket: Bucket, cache: ModelCache, waiting_target: Any
 ) -> None:
     bucket.put("1/saved_model.pb", BIG)
-    bucket.line.truncates = {"1/saved_model.pb": 1000}
+    bucket.line.truncates = {"saved_model.pb": 1000}
     with looking(cache, waiting_target, bucket.url):
         bucket.line.wait_until_asked("saved_model.pb", times=3)
         assert waiting_target.calls == []
@@ -223,32 +336,110 @@ def test_a_body_that_is_cut_short_goes_on_when_the_line_is_good_again(
     assert content_of(path) == {"saved_model.pb": BIG}
 
 
-@needs_s3
-def test_an_upload_in_parts_is_taken_without_a_hash(bucket: Bucket) -> None:
-    with bucket.filesystem.open(
-        f"{bucket.name}/models/m/1/saved_model.pb", "wb", block_size=5 << 20
+def test_names_with_spaces_and_signs_are_files_like_others(
+    bucket: Bucket, cache: ModelCache
+) -> None:
+    files = {"words and more.txt": b"1", "a+b=c&d/50%.txt": b"2", "größe#1?.txt": b"3"}
+    for name, data in files.items():
+        bucket.put(f"1/{name}", data)
+    lease = cache.fetch(ObjectStore(bucket.url).content("1"), Fetching())
+
+    assert content_of(Path(lease.path)) == files
+
+
+def test_a_bucket_or_directory_that_is_missing_is_a_missing_base_path(
+    bucket: Bucket,
+) -> None:
+    bucket.put("1/saved_model.pb", b"one")
+    for url in (f"{bucket.url}-none", f"{bucket.place}-none/m"):
+        with pytest.raises(FileNotFoundError):
+            list(ObjectStore(url).children())
+
+
+@pytest.mark.parametrize("bucket", ["s3", "gs"], indirect=True)
+def test_empty_objects_that_stand_for_directories_are_no_files(bucket: Bucket) -> None:
+    for name in ("1/", "1/saved_model.pb", "1/variables/", "1/variables/index"):
+        bucket.put(name, b"" if name.endswith("/") else b"x")
+    store = ObjectStore(bucket.url)
+    names = [file.name for file in store.content("1").files]
+
+    assert (list(store.children()), names) == (
+        ["1"],
+        ["saved_model.pb", "variables/index"],
+    )
+
+
+# What only S3 does
+
+
+def test_a_look_at_what_is_served_is_one_request(
+    s3: Bucket, cache: ModelCache, waiting_target: Any
+) -> None:
+    for number in range(5):
+        s3.put(f"{number}/saved_model.pb", b"graph")
+        s3.put(f"{number}/variables/variables.index", b"index")
+    options = SourceOptions(0.05, cache, is_available=lambda _: True)
+    source = object_store_source(options)
+    source.set_config(
+        FileSystemStoragePathSourceConfig((ServableToMonitor("m", s3.url),))
+    )
+    source.set_target(waiting_target)
+    waiting_target.wait_for("m", 4)
+    before = len(waiting_target.calls)
+    asked = len(s3.line.asked)
+    waiting_target.wait_until(
+        lambda: len(waiting_target.calls) >= before + 5, "five more looks"
+    )
+    source.stop()
+
+    looks = len(waiting_target.calls) - before
+    assert len(s3.line.asked) - asked <= looks + 1
+
+
+def test_a_corrupt_download_is_never_told_as_a_version(
+    s3: Bucket, cache: ModelCache, waiting_target: Any
+) -> None:
+    s3.put("1/saved_model.pb", b"one")
+    with looking(cache, waiting_target, s3.url):
+        waiting_target.wait_for("m", 1)
+        s3.line.corrupts = "2/saved_model.pb"
+        s3.put("2/saved_model.pb", b"two")
+        waiting_target.wait_until(
+            lambda: waiting_target.versions("m") == [1, 2], "error"
+        )
+        served, corrupt = waiting_target.aspired["m"]
+        s3.line.corrupts = ""
+        (path,) = waiting_target.wait_for("m", 2)
+
+    assert served.data
+    assert corrupt.error
+    assert content_of(path) == {"saved_model.pb": b"two"}
+
+
+def test_an_upload_in_parts_is_taken_without_a_hash(s3: Bucket) -> None:
+    with s3.direct.open(
+        f"{s3.name}/models/m/1/saved_model.pb", "wb", block_size=5 << 20
     ) as file:
         file.write(BIG)
-    content = ObjectStore(bucket.url).content("1")
+    content = ObjectStore(s3.url).content("1")
 
     assert content.files[0].digest is None
     assert content.files[0].size_bytes == len(BIG)
 
 
-@needs_s3
 def test_a_hash_is_not_read_into_the_etag_of_what_is_encrypted(
-    bucket: Bucket,
+    s3: Bucket,
 ) -> None:
-    bucket.put("1/plain", b"one")
-    bucket.filesystem.call_s3(
+    s3.put("1/plain", b"one")
+    s3.direct.call_s3(
         "put_object",
-        Bucket=bucket.name,
+        Bucket=s3.name,
         Key="models/m/1/encrypted",
         Body=b"two",
         ServerSideEncryption="aws:kms",
         SSEKMSKeyId="key",
     )
-    files = {file.name: file for file in ObjectStore(bucket.url).content("1").files}
+    files = {file.name: file for file in ObjectStore(s3.url).content("1").files}
 
     assert files["encrypted"].digest is None
     assert files["plain"].digest == Digest(
@@ -256,13 +447,12 @@ def test_a_hash_is_not_read_into_the_etag_of_what_is_encrypted(
     )
 
 
-@needs_s3
 def test_keys_that_lead_elsewhere_are_no_version(
-    bucket: Bucket, cache: ModelCache, waiting_target: Any, tmp_path: Path
+    s3: Bucket, cache: ModelCache, waiting_target: Any, tmp_path: Path
 ) -> None:
-    bucket.put("1/saved_model.pb", b"one")
-    bucket.put("2/../../../../escaped", b"two")
-    with looking(cache, waiting_target, bucket.url):
+    s3.put("1/saved_model.pb", b"one")
+    s3.put("2/../../../../escaped", b"two")
+    with looking(cache, waiting_target, s3.url):
         waiting_target.wait_until(
             lambda: waiting_target.versions("m") in ([1], [1, 2], [2]), "versions"
         )
@@ -316,7 +506,9 @@ def web(
                 http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
             )
             server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(
+                target=server.serve_forever, args=[0.02], daemon=True
+            ).start()
             running.callback(server.shutdown)
             return running.enter_context(broken_line(server.server_address[1]))
 
@@ -397,7 +589,7 @@ def test_a_web_server_that_sends_elsewhere_is_not_followed(web: Any) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         store = ObjectStore(f"http://127.0.0.1:{server.server_address[1]}/m")
         with pytest.raises(Unavailable, match="redirects to another server"):
             list(store.children())

@@ -17,7 +17,7 @@ from servable.sources import registry
 from servable.sources.cache import ModelCache
 from servable.sources.registry import SourceOptions
 from servable.sources.sources import Sources
-from servable.sources.urls import redacted, scheme_of
+from servable.sources.urls import place_of, redacted, redacted_text, scheme_of
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     ServableToMonitor,
@@ -218,3 +218,39 @@ def test_sources_that_are_installed_can_be_made(
 def test_what_base_paths_say(base_path: str, scheme: str, shown: str) -> None:
     assert scheme_of(base_path) == scheme
     assert redacted(base_path) == shown
+
+
+@pytest.mark.parametrize(
+    ("base_path", "place"),
+    [
+        ("s3://bucket/models/m", "s3://bucket"),
+        ("S3://bucket", "s3://bucket"),
+        ("http://127.0.0.1:80/m", "http://127.0.0.1:80"),
+        ("postgresql://user@host/db#m", "postgresql://user@host"),
+        ("sqlite:////var/models.db#m", "sqlite://"),
+        ("models:/m", "models://models:"),
+        ("/models/m", "file://"),
+    ],
+)
+def test_whom_a_base_path_is_asked_of(base_path: str, place: str) -> None:
+    assert place_of(base_path) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param(
+            "Connection timeout to host https://a.net/c?comp=list&sig=secret",
+            "Connection timeout to host https://a.net/c?…",
+            id="a query",
+        ),
+        pytest.param(
+            "404, url='http://me:secret@host/m?token=secret' and more",
+            "404, url='http://me:…@host/m?…' and more",
+            id="a password and a query, between quotes",
+        ),
+        pytest.param("no host? 12:30@home", "no host? 12:30@home", id="no URL"),
+    ],
+)
+def test_what_errors_say_of_urls_shows_no_secrets(text: str, shown: str) -> None:
+    assert redacted_text(text) == shown

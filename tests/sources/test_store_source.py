@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from servable.core.progress import ProgressBoard
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import Code, InvalidArgument
 from servable.sources.cache import ModelCache
-from servable.sources.store_source import StoreSource
+from servable.sources.store_source import StoreSource, _Fetch
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Latest,
@@ -26,6 +27,7 @@ class Bench:
 
     def __init__(self, cache: ModelCache, new_store: Callable[[], Any]) -> None:
         self.clock = FakeClock()
+        self.progress = ProgressBoard(self.clock)
         self.target: FakeTarget[StoragePath] = FakeTarget()
         self.looks, self.fetches = ManualPool(), ManualPool()
         self.stores: dict[str, Any] = {}
@@ -40,6 +42,7 @@ class Bench:
             fetch_pool=self.fetches,
             clock=self.clock,
             jitter=lambda: 0.5,
+            progress=self.progress,
         )
         self.source.set_target(self.target)
 
@@ -156,6 +159,33 @@ def test_a_store_that_is_down_changes_nothing(
         "it is tried again: UNAVAILABLE: refused",
         "Base path x://m is there again",
     ]
+
+
+def test_what_took_too_long_is_told_of_without_secrets(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = TimeoutError()
+    problem.__cause__ = TimeoutError("timeout to https://a.net/c?sig=secret\nand more")
+    bench.store().broken = [problem]
+    bench.serve(monitor())
+    bench.look()
+
+    assert caplog.messages[-1].endswith(
+        "DEADLINE_EXCEEDED: timeout to https://a.net/c?…"
+    )
+
+
+def test_what_cannot_be_fetched_is_told_of_without_secrets(bench: Bench) -> None:
+    problem = ConnectionError("no route to https://me:secret@a.net/c?sig=secret")
+    bench.store().unreadable = [problem] * 100
+    bench.serve(monitor())
+    for _ in range(6):
+        bench.go_on()
+        bench.clock.advance(60.0)
+
+    (told,) = [data.error for data in bench.target.calls[-1][1]]
+    assert told
+    assert told.status_text == "UNAVAILABLE: no route to https://me:…@a.net/c?…"
 
 
 def test_a_store_that_is_down_is_asked_less_and_less_often(bench: Bench) -> None:
@@ -297,3 +327,61 @@ def test_what_can_never_be_looked_at_is_refused(cache: ModelCache) -> None:
 
     with pytest.raises(InvalidArgument, match="m"):
         source.check(FileSystemStoragePathSourceConfig((monitor(),)))
+
+
+def test_a_place_that_hangs_does_not_keep_looks_from_others(bench: Bench) -> None:
+    bench.store("x://up/m").versions["1"] = {"saved_model.pb": b"one"}
+    bench.serve(
+        *(monitor(f"hangs{number}", f"x://down/{number}") for number in range(100)),
+        monitor("m", "x://up/m"),
+    )
+    bench.clock.advance(0.001)
+    bench.source.poll()
+    bench.source.poll()
+
+    # Four at a place that hangs, and each other place at once.
+    assert len(bench.looks.jobs) == 5
+
+
+def test_what_waits_longest_for_a_look_is_looked_at_first(bench: Bench) -> None:
+    names = [f"m{number}" for number in range(8)]
+    for name in names:
+        bench.store(f"x://place/{name}").broken = [OSError("down")]
+    bench.serve(*(monitor(name, f"x://place/{name}") for name in names))
+    for _ in range(2):
+        bench.look()
+        bench.clock.advance(1.0)  # all are due again
+
+    assert [bench.store(f"x://place/{name}").listings for name in names] == [1] * 8
+
+
+def test_how_far_a_fetch_is_can_be_asked(bench: Bench) -> None:
+    mib = bytes(1 << 20)
+    bench.store().versions["1"] = {"a": mib, "b": 3 * mib}
+    told: list[Any] = []
+    received = _Fetch.received
+
+    def ask() -> None:
+        progress = bench.progress.of(ServableId("m", 1))
+        told.append(progress and (progress.what, round(progress.for_s)))
+
+    def watch(self: Any, size_bytes: int, *, was_there: bool) -> None:
+        bench.clock.advance(2.0)
+        received(self, size_bytes, was_there=was_there)
+        ask()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Fetch, "received", watch)
+        bench.serve(monitor())
+        bench.look()
+        bench.look()
+        ask()
+        bench.fetch()
+        ask()
+
+    assert told == [
+        ("waits to be fetched", 0),
+        ("is fetched: 1.0 of 4.0 MiB (25 %), 0.5 MiB/s", 2),
+        ("is fetched: 4.0 of 4.0 MiB (100 %), 1.0 MiB/s", 4),
+        None,
+    ]

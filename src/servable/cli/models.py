@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +12,7 @@ import click
 from google.protobuf import json_format
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from servable.apis import POOL, administration_pb2, model_server_config_pb2
 from servable.cli.client_options import client_options
@@ -24,6 +26,7 @@ Connect = Callable[[], "Client"]
 
 _FAILED: Final = 1
 _LOOK_S: Final = 0.1
+_TELL_AGAIN_S: Final = 10.0
 
 
 @click.group()
@@ -245,33 +248,69 @@ def _add(
 ) -> None:
     """Add a model, and print what happens to its versions meanwhile."""
     administration = client.administration
-    told = set(_version_lines(client, config.name))
-    with futures.ThreadPoolExecutor(1) as pool:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    news = _News(is_followed=console.is_terminal)
+    news.lines(_versions(client, config.name), time.monotonic())  # of before
+    with futures.ThreadPoolExecutor(1) as pool, console.status("") as status:
         adding = pool.submit(
             administration.add_model, config, replace=replace, wait_s=wait_s
         )
         is_done = False
         while not is_done:
             is_done = bool(futures.wait([adding], _LOOK_S).done)
-            for line in _version_lines(client, config.name):
-                if line not in told:
-                    told.add(line)
-                    click.echo(line)
-        click.echo(adding.result())
+            versions = _versions(client, config.name)
+            for line in news.lines(versions, time.monotonic()):
+                console.print(line)
+            working = [version for version in versions if version.progress]
+            status.update(Text("; ".join(map(_version_line, working))))
+    click.echo(adding.result())
 
 
-def _version_lines(client: "Client", name: str) -> list[str]:
+class _News:
+    """
+    What is worth a line of what happens to the versions of a model.
+
+    Args:
+        is_followed: somebody sees how far things are, and needs no lines for that.
+    """
+
+    def __init__(self, *, is_followed: bool) -> None:
+        self._is_followed = is_followed
+        self._told: dict[int, tuple[tuple[str, ...], float]] = {}
+
+    def lines(
+        self, versions: Iterable[administration_pb2.Version], now: float
+    ) -> list[str]:
+        """Return a line for each version that does another thing, or one for long."""
+        lines = []
+        for version in versions:
+            # How far it is comes behind a colon, and is another thing each time.
+            doing = version.progress.partition(":")[0]
+            what = _state(version), doing, version.status.status.error_message
+            told, told_at = self._told.get(version.status.version, (None, now))
+            is_long = bool(version.progress) and now - told_at >= _TELL_AGAIN_S
+            if what != told or (is_long and not self._is_followed):
+                self._told[version.status.version] = what, now
+                lines.append(_version_line(version))
+        return lines
+
+
+def _versions(client: "Client", name: str) -> list[administration_pb2.Version]:
     found = client.administration.models(name)
-    return [_version_line(version) for model in found for version in model.versions]
+    return [version for model in found for version in model.versions]
 
 
 def _version_line(version: administration_pb2.Version) -> str:
     words = f"version {version.status.version} is {_state(version)}"
     if version.progress:
-        words = f"{words}: {version.progress}"
+        words = f"{words}: {_progress(version)}"
     if version.status.status.error_code:
         words = f"{words}: {_error(version)}"
     return words
+
+
+def _progress(version: administration_pb2.Version) -> str:
+    return f"{version.progress} ({version.progress_seconds:.0f} s)"
 
 
 def _state(version: administration_pb2.Version) -> str:
@@ -320,7 +359,7 @@ def _row(
     ]
     notes = []
     if version.progress:
-        notes.append(f"{version.progress} ({version.progress_seconds:.0f} s)")
+        notes.append(_progress(version))
     if version.status.status.error_code:
         notes.append(_error(version))
     copies = [f"{n} {what}" for what, n in sorted(version.shadow_requests.items()) if n]

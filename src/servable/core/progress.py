@@ -11,10 +11,18 @@ from servable.core.servable_id import ServableId
 
 @runtime_checkable
 class ReportsProgress(Protocol):
-    """A Loader that can tell how far its load is."""
+    """A Loader, or whoever else does something, that can tell how far that is."""
 
     def progress(self) -> str:
         """Return how far it is, as "43 %"; "" for nothing to tell.  Never blocks."""
+
+
+def progress_of(doer: object) -> str:
+    """Return how far *doer* says that it is; who cannot tell says nothing."""
+    try:
+        return doer.progress() if isinstance(doer, ReportsProgress) else ""
+    except Exception:  # noqa: BLE001 - it is only for people to read
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +47,10 @@ class ProgressBoard:
         self._lock = threading.Lock()
         self._entries: dict[ServableId, tuple[str, float, object]] = {}
 
-    def begin(self, servable_id: ServableId, what: str, loader: object = None) -> None:
-        """Note that *what* is done from now on, by *loader* if that may tell more."""
+    def begin(self, servable_id: ServableId, what: str, doer: object = None) -> None:
+        """Note that *what* is done from now on, by *doer* if that may tell more."""
         with self._lock:
-            self._entries[servable_id] = (what, self._clock(), loader)
+            self._entries[servable_id] = (what, self._clock(), doer)
 
     def end(self, servable_id: ServableId) -> None:
         """Note that nothing is done any more."""
@@ -55,14 +63,14 @@ class ProgressBoard:
             entry = self._entries.get(servable_id)
         if entry is None:
             return None
-        what, since, loader = entry
-        if isinstance(loader, ReportsProgress) and (more := _told_by(loader)):
+        what, since, doer = entry
+        if more := progress_of(doer):
             what = f"{what}: {more}"
         return Progress(what, self._clock() - since)
 
-
-def _told_by(loader: ReportsProgress) -> str:
-    try:
-        return loader.progress()
-    except Exception:  # noqa: BLE001 - who cannot tell says nothing
-        return ""
+    def ids_of(self, name: str) -> list[ServableId]:
+        """Return the versions of a stream for which something is being done."""
+        with self._lock:
+            return [
+                servable_id for servable_id in self._entries if servable_id.name == name
+            ]

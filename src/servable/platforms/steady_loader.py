@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Final, TypeAlias
 
 from servable.core.loader import Loader, shared_resources
+from servable.core.progress import progress_of
 from servable.errors import Unavailable
 
 _Files: TypeAlias = Mapping[str, tuple[int, int]]
@@ -42,6 +43,10 @@ class SteadyLoader:
     def shared_resources(self) -> Mapping[Hashable, int]:
         """Return what the loader has in common with others."""
         return shared_resources(self._loader)
+
+    def progress(self) -> str:
+        """Return how far the loader says that it is."""
+        return progress_of(self._loader)
 
     def load(self) -> None:
         """

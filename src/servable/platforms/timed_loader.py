@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 
 from servable.core.loader import Loader, shared_resources
+from servable.core.progress import progress_of
 from servable.errors import DeadlineExceeded
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ class TimedLoader:
     def shared_resources(self) -> Mapping[Hashable, int]:
         """Return what the loader has in common with others."""
         return shared_resources(self._loader)
+
+    def progress(self) -> str:
+        """Return how far the loader says that it is."""
+        return progress_of(self._loader)
 
     def load(self) -> None:
         """

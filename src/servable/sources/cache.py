@@ -210,11 +210,7 @@ class ModelCache:
         if file.size_bytes is None or start > file.size_bytes:
             start = 0
         sha256 = hashlib.sha256()
-        stated = (
-            hashlib.new(file.digest.algorithm, usedforsecurity=False)
-            if file.digest
-            else None
-        )
+        stated = file.digest.start(file.size_bytes) if file.digest else None
         with open(partial, "r+b" if start else "wb") as out:
             while out.tell() < start:
                 known = out.read(min(1 << 20, start - out.tell()))

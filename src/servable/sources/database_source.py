@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from servable.errors import FailedPrecondition, PermissionDenied
 from servable.sources.database import ModelDatabase, Row, check_installed, split
+from servable.sources.filesystems import KINDS
 from servable.sources.model_roots import check_base_path, leads_out
-from servable.sources.object_store import KINDS, ObjectStore
+from servable.sources.object_store import ObjectStore
 from servable.sources.registry import SourceOptions
 from servable.sources.store import Content, Digest, LocalContent, RemoteFile
 from servable.sources.store_source import StoreSource
@@ -23,6 +24,7 @@ def database_source(options: SourceOptions) -> StoreSource:
         options.poll_wait_s,
         is_available=options.is_available,
         record=options.record_fetch,
+        progress=options.progress,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),
     )
 

@@ -50,6 +50,7 @@ def mlflow_source(options: SourceOptions) -> StoreSource:
         options.poll_wait_s,
         is_available=options.is_available,
         record=options.record_fetch,
+        progress=options.progress,
         check=_check,
     )
 

@@ -1,24 +1,21 @@
 """
 Base paths in object stores and on web servers, through fsspec.
 
-What is listed becomes names, sizes and identities by pure functions; fsspec and the
-package of each kind of store do the rest.  Credentials and endpoints come from where
-that package looks for them: its environment variables and files.
+What is listed becomes names, sizes and identities by pure functions; the file systems
+of `filesystems` do the rest.
 """
 
 import base64
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote
 
-from servable.errors import DataLoss, FailedPrecondition, Unavailable
+from servable.errors import DataLoss
+from servable.sources.filesystems import HTTP, KINDS, S3, check_installed, filesystem
 from servable.sources.registry import SourceOptions
 from servable.sources.store import Content, Digest, RemoteFile, checked_name
 from servable.sources.store_source import StoreSource
@@ -26,89 +23,6 @@ from servable.sources.urls import redacted, scheme_of
 
 _CHUNK_BYTES: Final = 8 << 20
 _CHUNKS_AT_A_TIME: Final = 4
-_CONNECT_S: Final = 10.0
-_READ_S: Final = 60.0
-
-# functools.cache may make two for two threads, and connections of one would be lost.
-_making: Final = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """
-    One kind of store.
-
-    Attributes:
-        module: what must be installed for it.
-        extra: of this package, that installs it.
-        options: that fsspec gets, unless its own configuration says otherwise.
-    """
-
-    module: str
-    extra: str
-    options: Mapping[str, Any]
-
-
-def _http_options() -> dict[str, Any]:
-    import aiohttp  # noqa: PLC0415 - an extra
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_redirect.append(_refuse_other_hosts)
-    timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=_CONNECT_S, sock_read=_READ_S
-    )
-    return {"client_kwargs": {"timeout": timeout, "trace_configs": [tracing]}}
-
-
-async def _refuse_other_hosts(_session: object, _context: object, params: Any) -> None:
-    here = str(params.url)
-    there = urljoin(here, params.response.headers.get("Location", ""))
-    if urlsplit(here).netloc != urlsplit(there).netloc:
-        raise Unavailable(f"{urlsplit(here).netloc} redirects to another server")
-
-
-_HTTP: Final = _Kind("aiohttp", "http", {})
-_S3: Final = _Kind(
-    "s3fs",
-    "s3",
-    {
-        "config_kwargs": {
-            "connect_timeout": _CONNECT_S,
-            "read_timeout": _READ_S,
-            "retries": {"max_attempts": 2},
-        }
-    },
-)
-_GCS: Final = _Kind("gcsfs", "gcs", {"timeout": _READ_S})
-_AZURE: Final = _Kind(
-    "adlfs",
-    "azure",
-    {"connection_timeout": int(_CONNECT_S), "read_timeout": int(_READ_S)},
-)
-KINDS: Final[Mapping[str, _Kind]] = {
-    "s3": _S3,
-    "s3a": _S3,
-    "gs": _GCS,
-    "gcs": _GCS,
-    "az": _AZURE,
-    "abfs": _AZURE,
-    "abfss": _AZURE,
-    "http": _HTTP,
-    "https": _HTTP,
-    "hf": _Kind("huggingface_hub", "hf", {}),
-    "memory": _Kind("fsspec", "http", {}),
-}
-
-
-def check_installed(scheme: str) -> None:
-    """Raise FailedPrecondition if what *scheme* needs is missing; import nothing."""
-    kind = KINDS[scheme]
-    for module in ("fsspec", kind.module):
-        if importlib.util.find_spec(module) is None:
-            raise FailedPrecondition(
-                f"Base paths with {scheme}:// need the package {module}; "
-                f"install it with: pip install 'servable[{kind.extra}]'"
-            )
 
 
 def object_store_source(options: SourceOptions) -> StoreSource:
@@ -119,6 +33,7 @@ def object_store_source(options: SourceOptions) -> StoreSource:
         options.poll_wait_s,
         is_available=options.is_available,
         record=options.record_fetch,
+        progress=options.progress,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),
     )
 
@@ -138,9 +53,8 @@ class ObjectStore:
         self._scheme = scheme_of(url)
         check_installed(self._scheme)
         self._url = url.rstrip("/")
-        with _making:
-            self._filesystem = _filesystem(self._scheme)
-        self._is_http = KINDS[self._scheme] is _HTTP
+        self._filesystem = filesystem(self._url)
+        self._is_http = KINDS[self._scheme] is HTTP
         self._is_hashed: dict[tuple[str, str], bool] = {}
         self._root = self._filesystem._strip_protocol(self._url)  # noqa: SLF001
 
@@ -171,7 +85,7 @@ class ObjectStore:
             urls[name] = path
             url = f"{self._scheme}://{path}" if "://" not in path else path
             file = remote_file(name, url, info)
-            if KINDS[self._scheme] is _S3 and not self._has_md5_for_etag(path, info):
+            if KINDS[self._scheme] is S3 and not self._has_md5_for_etag(path, info):
                 file = dataclasses.replace(file, digest=None)
             files.append(file)
         return Content(tuple(files), self._reader(urls))
@@ -218,7 +132,13 @@ class ObjectStore:
     def _reader(
         self, urls: Mapping[str, str]
     ) -> Callable[[RemoteFile, int], Iterator[bytes]]:
-        read = self._stream if self._is_http else self._read_ranges
+        if self._is_http:
+            read = self._stream
+        elif self._filesystem.async_impl:
+            read = self._read_ranges
+        else:
+            # Fetches run beside looks, and may want a file system of their own.
+            read = functools.partial(self._read_on, filesystem(self._url))
 
         def read_file(file: RemoteFile, start: int) -> Iterator[bytes]:
             return read(urls[file.name], file, start)
@@ -226,26 +146,38 @@ class ObjectStore:
         return read_file
 
     def _read_ranges(self, path: str, file: RemoteFile, start: int) -> Iterator[bytes]:
-        """Read some pieces at a time, side by side where the package can do that."""
+        """Read some pieces at a time, side by side."""
         size = file.size_bytes or 0
         while start < size:
             starts = range(start, size, _CHUNK_BYTES)[:_CHUNKS_AT_A_TIME]
             ends = [min(begin + _CHUNK_BYTES, size) for begin in starts]
             chunks = self._filesystem.cat_ranges([path] * len(ends), list(starts), ends)
             for begin, end, chunk in zip(starts, ends, chunks, strict=True):
+                if isinstance(chunk, BaseException):  # where the others may be well
+                    raise chunk
                 yield chunk
                 if len(chunk) != end - begin:
                     raise DataLoss(f"The store sent {file.name} cut short")
             start = ends[-1]
 
-    def _stream(self, url: str, file: RemoteFile, start: int) -> Iterator[bytes]:
+    def _read_on(
+        self, reading: Any, path: str, file: RemoteFile, start: int
+    ) -> Iterator[bytes]:
+        """Read one piece after the other."""
+        options = {"block_size": _CHUNK_BYTES, "cache_type": "none"}
+        with reading.open(path, "rb", size=file.size_bytes, **options) as body:
+            body.seek(start)
+            while chunk := body.read(_CHUNK_BYTES):
+                yield chunk
+
+    def _stream(self, path: str, file: RemoteFile, start: int) -> Iterator[bytes]:
         """Read in one request, from *start* on where the server can do that."""
         headers = {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
         size = file.size_bytes if file.size_bytes is not None else 1
         options = {"block_size": 0, "size": max(size, 1), "headers": headers}
-        with contextlib.closing(self._filesystem.open(url, "rb", **options)) as body:
+        with contextlib.closing(self._filesystem.open(path, "rb", **options)) as body:
             skip = start if body.r.status != _PARTIAL_CONTENT else 0
             while chunk := body.read(_CHUNK_BYTES):
                 if skip >= len(chunk):
@@ -289,6 +221,7 @@ _TAGS: Final = (
     "created",
 )
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+_SHA1: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def _tag(info: Mapping[str, Any]) -> str:
@@ -297,9 +230,11 @@ def _tag(info: Mapping[str, Any]) -> str:
 
 def _digest(info: Mapping[str, Any]) -> Digest | None:
     """Return what the store says of the bytes, None where that is nothing."""
-    lfs = info.get("lfs")
+    lfs, blob_id = info.get("lfs"), str(info.get("blob_id"))
     if lfs and (sha256 := lfs.get("sha256")):
         return Digest("sha256", sha256)
+    if not lfs and not info.get("xet_hash") and _SHA1.fullmatch(blob_id):
+        return Digest("git", blob_id)
     for md5 in (
         info.get("md5Hash"),
         info.get("Content-MD5"),
@@ -315,19 +250,3 @@ def _digest(info: Mapping[str, Any]) -> Digest | None:
     if "StorageClass" in info and _MD5.fullmatch(etag):
         return Digest("md5", etag)
     return None
-
-
-@functools.cache
-def _filesystem(scheme: str) -> Any:
-    """Return the one file system of *scheme*, and with it its connections."""
-    import fsspec  # noqa: PLC0415 - an extra
-
-    kind = KINDS[scheme]
-    options = _http_options() if kind is _HTTP else dict(kind.options)
-    configured = fsspec.config.conf.get(scheme, {})
-    try:
-        return fsspec.filesystem(
-            scheme, **{"use_listings_cache": False, **options, **configured}
-        )
-    except ImportError as exc:
-        raise FailedPrecondition(f"Base paths with {scheme}:// need {exc}") from exc

@@ -6,11 +6,12 @@ paths have the scheme `file`.  Schemes with one factory share one Source.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from servable import plugins
 from servable.core.loader import Loader
+from servable.core.progress import ProgressBoard
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
@@ -33,6 +34,7 @@ class SourceOptions:
         is_available: whether requests can be sent to a version.
         model_roots: below which of them local files may be; anywhere if empty.
         record_fetch: is told of what was fetched, for metrics.
+        progress: is told of what is being fetched, for people.
     """
 
     poll_wait_s: float
@@ -40,6 +42,7 @@ class SourceOptions:
     is_available: Callable[[ServableId], bool] = lambda _: False
     model_roots: tuple[str, ...] = ()
     record_fetch: Callable[[Fetched], None] = lambda _: None
+    progress: ProgressBoard = field(default_factory=ProgressBoard)
 
 
 class ServableSource(Protocol):

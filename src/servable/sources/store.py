@@ -15,10 +15,22 @@ from servable.errors import InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What a store says the bytes of a file hash to: hashlib's name, hex digits."""
+    """
+    What a store says the bytes of a file hash to.
+
+    Attributes:
+        algorithm: hashlib's name, or "git" for what git calls the blob of a file.
+        hex: digits.
+    """
 
     algorithm: str
     hex: str
+
+    def start(self, size_bytes: int | None) -> "hashlib._Hash":
+        """Return what is to be updated with all bytes of a file of that size."""
+        if self.algorithm != "git":
+            return hashlib.new(self.algorithm, usedforsecurity=False)
+        return hashlib.sha1(b"blob %d\0" % (size_bytes or 0), usedforsecurity=False)
 
 
 @dataclass(frozen=True, slots=True)

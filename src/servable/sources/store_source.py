@@ -8,23 +8,26 @@ one whose store is down keeps what it has, and all others go on.
 
 import functools
 import logging
+import operator
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from servable.core.progress import ProgressBoard
 from servable.core.servable_data import ServableData
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import Pool, WorkerPool
-from servable.errors import Cancelled, NotFound, ServingError, from_exception
+from servable.errors import Cancelled, NotFound, ServingError, from_code, from_exception
 from servable.sources.cache import Fetching, Lease, ModelCache
 from servable.sources.remote_versions import RemoteVersions, back_off_s
 from servable.sources.store import Content, Fetched, LocalContent, VersionStore
-from servable.sources.urls import redacted, scheme_of
+from servable.sources.urls import place_of, redacted, redacted_text, scheme_of
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Listing,
@@ -34,7 +37,7 @@ from servable.sources.versions import (
 
 _log = logging.getLogger(__name__)
 
-_LOOKS_AT_A_TIME: Final = 4
+_LOOKS_AT_A_TIME: Final = 4  # in one place, and in all together
 _FETCHES_AT_A_TIME: Final = 4
 _PROGRESS_EVERY_S: Final = 10.0
 _MIB: Final = 1 << 20
@@ -55,6 +58,8 @@ class StoreSource:
             fetched, and again after each change of the config; less than 0 never.
         is_available: whether requests can be sent to a version.
         check: raises a ServingError for a servable that can never be looked at.
+        record: is told of what became of each fetch.
+        progress: is told of what is being fetched.
         clock: monotonic seconds.
         jitter: draws from 0 to 1.
     """
@@ -68,6 +73,7 @@ class StoreSource:
         is_available: Callable[[ServableId], bool] = lambda _: False,
         check: Callable[[ServableToMonitor], None] = lambda _: None,
         record: Callable[[Fetched], None] = lambda _: None,
+        progress: ProgressBoard | None = None,
         look_pool: Pool | None = None,
         fetch_pool: Pool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -79,7 +85,8 @@ class StoreSource:
         self._is_available = is_available
         self._check = check
         self._record = record
-        # A look that takes longer is at a store that hangs; the others go on.
+        self._progress = progress or ProgressBoard()
+        # A look that takes longer is at a store that hangs; those at others go on.
         self._look_pool = look_pool or WorkerPool("store", _LOOKS_AT_A_TIME, 2.0)
         self._fetch_pool = fetch_pool or WorkerPool("fetch", _FETCHES_AT_A_TIME, 0)
         self._clock = clock
@@ -89,6 +96,7 @@ class StoreSource:
         self._lock = threading.Lock()
         self._always_present = False
         self._monitors: dict[str, _Monitor] = {}
+        self._looks: Counter[str] = Counter()  # that run, by place
         self._wake = threading.Event()
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="stores", daemon=True)
@@ -160,7 +168,7 @@ class StoreSource:
             times = [
                 monitor.look_at
                 for monitor in self._monitors.values()
-                if monitor.look_at is not None and not monitor.is_being_looked_at
+                if monitor.look_at is not None and self._may_look(monitor)
             ]
         if (relieve_at := self._look_pool.relieve(now)) is not None:
             times.append(relieve_at)
@@ -168,17 +176,24 @@ class StoreSource:
 
     def _begin_looks(self) -> "list[_Monitor]":
         now = self._clock()
+        begun = []
         with self._lock:
             due = [
-                monitor
+                (monitor.look_at, monitor)
                 for monitor in self._monitors.values()
-                if not monitor.is_being_looked_at
-                and monitor.look_at is not None
-                and monitor.look_at <= now
+                if monitor.look_at is not None and monitor.look_at <= now
             ]
-            for monitor in due:
-                monitor.is_being_looked_at = True
-            return due
+            for _, monitor in sorted(due, key=operator.itemgetter(0)):
+                if self._may_look(monitor):
+                    monitor.is_being_looked_at = True
+                    self._looks[monitor.place] += 1
+                    begun.append(monitor)
+        return begun
+
+    def _may_look(self, monitor: "_Monitor") -> bool:
+        """Return whether nobody looks at it, nor do too many at the place it is in."""
+        is_full = self._looks[monitor.place] >= _LOOKS_AT_A_TIME
+        return not (monitor.is_being_looked_at or is_full)
 
     def _look(self, monitor: "_Monitor") -> None:
         try:
@@ -190,6 +205,7 @@ class StoreSource:
         finally:
             with self._lock:
                 monitor.is_being_looked_at = False
+                self._looks[monitor.place] -= 1
             self._wake.set()
 
     def _find(self, monitor: "_Monitor") -> "_Found":
@@ -242,7 +258,8 @@ class StoreSource:
             )
             problem = (
                 f"Could not look at base path {base_path} for servable {name}; what is "
-                f"loaded stays, and it is tried again: {_one_line(exc)}"
+                f"loaded stays, and it is tried again: "
+                f"{_what_failed(exc).status_text}"
             )
         with self._lock:
             monitor.failed_looks = failures
@@ -294,6 +311,7 @@ class StoreSource:
             if number not in monitor.fetching:
                 fetch = _Fetch(monitor, number, content, self._clock, self._may_go_on)
                 monitor.fetching.add(number)
+                self._progress.begin(fetch.id, "waits to be fetched")
                 self._fetch_pool.submit(functools.partial(self._fetch, fetch))
 
     def _may_go_on(self, monitor: "_Monitor") -> bool:
@@ -303,11 +321,14 @@ class StoreSource:
         monitor, number = fetch.monitor, fetch.number
         lease: Lease | None = None
         error: ServingError | None = None
+        self._progress.begin(fetch.id, "is fetched", fetch)
         try:
             fetch.check()
             lease = self._cache.fetch(fetch.content, fetch)
         except Exception as exc:  # noqa: BLE001 - whatever a store's library raises
-            error = from_exception(exc)
+            error = _what_failed(exc)
+        # Before anybody hears of it: who loads it has more to tell.
+        self._progress.end(fetch.id)
         now = self._clock()
         self._record(fetch.ended("fetched" if lease else "failed", self._cache))
         with self._lock:
@@ -335,7 +356,7 @@ class StoreSource:
             number,
             monitor.servable.servable_name,
             redacted(monitor.servable.base_path),
-            _one_line(error),
+            error.status_text,
         )
 
     def _announce(self, monitor: "_Monitor") -> None:
@@ -389,6 +410,7 @@ class _Monitor:
         self, servable: ServableToMonitor, replaced: tuple[Lease, ...] = ()
     ) -> None:
         self.servable = servable
+        self.place = place_of(servable.base_path)
         self.store: VersionStore | None = None  # only used by the look that runs
         self.versions = RemoteVersions(servable.servable_version_policy)
         self.fetching: set[int] = set()
@@ -446,6 +468,7 @@ class _Fetch(Fetching):
     ) -> None:
         self.monitor = monitor
         self.number = number
+        self.id = ServableId(monitor.servable.servable_name, number)
         self.content = content
         self._clock = clock
         self._may_go_on = may_go_on
@@ -476,6 +499,17 @@ class _Fetch(Fetching):
                 self._came / _MIB / (now - self._began_at),
             )
 
+    def progress(self) -> str:
+        """Return how much of it is there; see ReportsProgress."""
+        done, total = self._came + self._was_there, self.content.size_bytes
+        if not total:  # which some stores do not tell
+            return f"{done / _MIB:.1f} MiB"
+        part = (
+            f"{done / _MIB:.1f} of {total / _MIB:.1f} MiB ({100 * done / total:.0f} %)"
+        )
+        speed = self._came / _MIB / max(self._clock() - self._began_at, 1e-3)
+        return f"{part}, {speed:.1f} MiB/s" if self._came else part
+
     def ended(self, outcome: str, cache: ModelCache) -> Fetched:
         """Return what became of it, for those who count."""
         return Fetched(
@@ -505,7 +539,10 @@ class _Fetch(Fetching):
         )
 
 
-def _one_line(exc: BaseException) -> str:
+def _what_failed(exc: BaseException) -> ServingError:
+    """Return *exc* as what everybody may be told: one line, without secrets."""
+    while not str(exc) and exc.__cause__ is not None:
+        exc = exc.__cause__  # fsspec says no more of what took too long
     error = from_exception(exc)
-    lines = error.status_text.splitlines()
-    return lines[0][:300] if lines else type(exc).__name__
+    lines = redacted_text(error.message).splitlines() or [type(exc).__name__]
+    return from_code(error.code, lines[0][:300])

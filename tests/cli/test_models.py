@@ -1,0 +1,67 @@
+"""Which lines `servable models add` prints of what happens meanwhile."""
+
+import pytest
+
+from servable.apis import administration_pb2
+from servable.cli.models import _News
+
+
+def version(
+    state: int, progress: str = "", seconds: float = 0.0, number: int = 1
+) -> administration_pb2.Version:
+    made = administration_pb2.Version(progress=progress, progress_seconds=seconds)
+    made.status.version = number
+    made.status.state = state  # type: ignore[assignment]
+    return made
+
+
+FETCHED = [version(10, f"is fetched: {part} of 9.0 MiB", part) for part in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("is_followed", "times"),
+    [
+        pytest.param(False, [0, 4, 8], id="into a file, what goes on is told again"),
+        pytest.param(True, [0], id="where somebody follows it, once"),
+    ],
+)
+def test_what_goes_on(is_followed: bool, times: list[int]) -> None:
+    news = _News(is_followed=is_followed)
+    lines = [news.lines([found], now=2.5 * at) for at, found in enumerate(FETCHED)]
+
+    assert [at for at, told in enumerate(lines) if told] == times
+    assert lines[0] == ["version 1 is START: is fetched: 0 of 9.0 MiB (0 s)"]
+
+
+def test_what_is_another_thing_is_told_at_once() -> None:
+    news = _News(is_followed=True)
+    seen = [
+        version(10, "waits to be fetched"),
+        version(10, "is fetched: 1.0 of 2.0 MiB"),
+        version(20, "loads", 1.0),
+        version(20, "loads", 2.0),
+        version(30),
+        version(30),
+    ]
+
+    assert [line for found in seen for line in news.lines([found], now=0.0)] == [
+        "version 1 is START: waits to be fetched (0 s)",
+        "version 1 is START: is fetched: 1.0 of 2.0 MiB (0 s)",
+        "version 1 is LOADING: loads (1 s)",
+        "version 1 is AVAILABLE",
+    ]
+
+
+def test_an_end_for_another_reason_is_another_thing() -> None:
+    news = _News(is_followed=False)
+    lines = []
+    for message in ("no graph", "no graph", "no variables"):
+        ended = version(50)
+        ended.status.status.error_code = 5  # type: ignore[assignment]
+        ended.status.status.error_message = message
+        lines += news.lines([ended], now=0.0)
+
+    assert lines == [
+        "version 1 is END: NOT_FOUND: no graph",
+        "version 1 is END: NOT_FOUND: no variables",
+    ]
