@@ -1,10 +1,13 @@
 """What may happen to a server and to its files while it is asked: it serves on."""
 
+import functools
 import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +124,41 @@ def publish(base: Path, version: int, write_version: WriteVersion, way: str) -> 
         write_in_pieces(base / str(version) / graph, (elsewhere / graph).read_bytes())
 
 
+@contextmanager
+def failing(
+    server: Any, told: Path, calls: str, how: str, *paths: Path
+) -> Iterator[Callable[[int], bool]]:
+    """
+    Have system calls of a server fail, those that concern *paths* if there are any.
+
+    Gives what tells whether so many have failed.
+    """
+    command = ["strace", "-f", "-qq", f"-o{told}", f"-p{server.process.pid}"]
+    command += [f"-etrace={calls}", f"-einject={calls}:{how}"]
+    command += [f"-P{path}" for path in paths]
+    with subprocess.Popen(command) as tracer:
+        try:
+            yield lambda count: (
+                told.exists() and told.read_text().count("INJECTED") >= count
+            )
+        finally:
+            tracer.terminate()  # which lets go of the server
+
+
+@functools.cache
+def can_make_calls_fail() -> bool:
+    command = ["strace", "-o/dev/null", "-einject=getpid:error=EIO", "true"]
+    try:
+        return subprocess.run(command, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+needs_strace = pytest.mark.skipif(
+    not can_make_calls_fail(), reason="needs strace, and leave to use it"
+)
+
+
 @pytest.fixture
 def base(tmp_path: Path, write_version: WriteVersion) -> Path:
     """A model with version 1."""
@@ -181,6 +219,54 @@ def test_what_is_loaded_outlives_its_files(
     assert clients.problems == []
 
 
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ESTALE"])
+def test_a_base_path_that_cannot_be_read_is_what_it_was(
+    server: Any,
+    base: Path,
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+    error: str,
+) -> None:
+    calls = "%file,getdents64"
+    with Clients(server) as clients:
+        with failing(
+            server, tmp_path / "calls", calls, f"error={error}", base
+        ) as failed:
+            wait_until(lambda: failed(1), "failure")
+            publish(base, 2, write_version, "rename")
+            wait_until(lambda: failed(3), "failure of later looks")
+            assert clients.newest == 1
+        wait_until(lambda: clients.newest == 2, "version 2")
+
+    assert clients.problems == []
+
+
+@needs_strace
+def test_a_version_that_cannot_be_read_is_tried_again(
+    start: Callable[..., Any],
+    base: Path,
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+) -> None:
+    server = start(
+        str(base), "--load_retry_interval_micros=100000", opened="Successfully loaded"
+    )
+    graph = base / "2" / "saved_model.pb"
+    with Clients(server) as clients:
+        with failing(
+            server, tmp_path / "calls", "read,pread64,openat", "error=EIO", graph
+        ) as failed:
+            publish(base, 2, write_version, "rename")
+            wait_until(lambda: failed(3), "failures")
+            assert clients.newest == 1
+        wait_until(lambda: clients.newest == 2, "version 2")
+
+    assert clients.problems == []
+
+
 def test_a_disk_that_is_full_concerns_only_what_is_written(
     server: Any, base: Path, write_version: WriteVersion, wait_until: WaitUntil
 ) -> None:
@@ -193,6 +279,67 @@ def test_a_disk_that_is_full_concerns_only_what_is_written(
 
     assert clients.problems == []
     assert server.log() == before
+
+
+@functools.cache
+def can_mount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    try:
+        return subprocess.run(command, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+MODEL = """model_config_list {{ config {{
+  name: "m" base_path: "{base}" model_platform: "tensorflow"
+  logging_config {{
+    log_collector_config {{ type: "tfrecord" filename_prefix: "{scratch}/requests" }}
+    sampling_config {{ sampling_rate: 1.0 }}
+  }}
+}} }}"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs unshare, and leave to mount")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(["mount", "-o", "remount,ro"], id="read-only"),
+        pytest.param(
+            ["sh", "-c", '! cat /dev/zero >"$0"/zeros 2>/dev/null'], id="full"
+        ),
+    ],
+)
+def test_a_file_system_that_takes_nothing_more_concerns_only_what_is_written(
+    start: Callable[..., Any],
+    base: Path,
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+    fault: list[str],
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "config").write_text(MODEL.format(base=base, scratch=scratch))
+    mounted = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    server = start(
+        f"--model_config_file={tmp_path}/config",
+        f"--model_cache_dir={scratch}/cache",
+        within=["unshare", "--mount", "sh", "-c", mounted, str(scratch)],
+        environment={"TMPDIR": str(scratch), "XDG_STATE_HOME": str(scratch)},
+        opened="Successfully loaded",
+    )
+    inside = ["nsenter", f"--target={server.process.pid}", "--mount"]
+    subprocess.run([*inside, *fault, str(scratch)], check=True)
+    with Clients(server) as clients:
+        publish(base, 2, write_version, "rename")
+        wait_until(lambda: clients.newest == 2, "version 2")
+        answers = clients.answers
+        wait_until(lambda: clients.answers > answers + 200, "answers")
+
+    assert clients.problems == []
+    assert f"Requests cannot be logged to {scratch}/requests-*" in server.log()
+    server.process.terminate()
+    assert server.process.wait(30) == 0
 
 
 @pytest.mark.skipif(not FAKE_TIME.exists(), reason="needs libfaketime (faketime)")
@@ -289,9 +436,6 @@ def test_no_part_of_a_graph_can_be_loaded(
 def test_a_start_that_cannot_be_ends_with_one_line(
     tmp_path: Path, flags: list[str], told: str
 ) -> None:
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     (tmp_path / "bad").write_text("nonsense {")
     command = [sys.executable, "-m", "servable", "serve", "--port=0"]
     command += [f"--grpc_socket_path={tmp_path}/s", f"--model_base_path={tmp_path}"]
