@@ -3,6 +3,7 @@
 import functools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -139,7 +140,8 @@ def failing(
     with subprocess.Popen(command) as tracer:
         try:
             yield lambda count: (
-                told.exists() and told.read_text().count("INJECTED") >= count
+                told.exists()
+                and len(re.findall("INJECTED|DELAYED", told.read_text())) >= count
             )
         finally:
             tracer.terminate()  # which lets go of the server
@@ -265,6 +267,73 @@ def test_a_version_that_cannot_be_read_is_tried_again(
         wait_until(lambda: clients.newest == 2, "version 2")
 
     assert clients.problems == []
+
+
+# What clients are told whose connection broke.
+BROKEN = (
+    "Unavailable",
+    "Cancelled",
+    "RemoteProtocolError",
+    "ReadError",
+    "ConnectError",
+)
+
+
+@pytest.fixture(scope="module")
+def shaken(
+    start: Callable[..., Any],
+    write_version: WriteVersion,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Any, Path]]:
+    """Yield a server of model m, and its base path; it has to end well."""
+    base = tmp_path_factory.mktemp("shaken") / "m"
+    write_version(base / "1", 1.0)
+    server = start(
+        str(base), "--load_retry_interval_micros=100000", opened="Successfully loaded"
+    )
+    yield server, base
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("calls", "how", "expected"),
+    [
+        pytest.param(
+            "%file,getdents64,read,pread64", "error=EIO:when=2+7", (), id="files"
+        ),
+        pytest.param(
+            "recvfrom", "error=ECONNRESET:when=2+7", BROKEN, id="what is received"
+        ),
+        pytest.param(
+            "sendto,writev", "error=EPIPE:when=2+7", BROKEN, id="what is sent"
+        ),
+        pytest.param("accept4", "error=EMFILE:when=1+2", (), id="connections"),
+        pytest.param("clone,clone3", "error=EAGAIN:when=1+2", (), id="threads"),
+        pytest.param("epoll_wait", "error=EINTR:when=2+7", (), id="waits"),
+        pytest.param("futex", "delay_exit=10000:when=2+7", (), id="locks take long"),
+    ],
+)
+def test_what_fails_now_and_then_ends_nothing(
+    shaken: tuple[Any, Path],
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+    calls: str,
+    how: str,
+    expected: tuple[str, ...],
+) -> None:
+    server, base = shaken
+    version = 1 + max(int(path.name) for path in base.iterdir())
+    with Clients(server) as clients:
+        with failing(server, tmp_path / "calls", calls, how) as failed:
+            publish(base, version, write_version, "rename")
+            # Each time over a new connection.
+            wait_until(lambda: server.is_serving("m") and failed(1), "failure")
+        wait_until(lambda: clients.newest == version, "the new version")
+
+    assert [p for p in clients.problems if not p.startswith(expected)] == []
 
 
 def test_a_disk_that_is_full_concerns_only_what_is_written(
