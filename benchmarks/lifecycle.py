@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -230,7 +231,7 @@ def unloads(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
 
 
 def kills(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
-    """Kill a server again and again, at any moment, and start it again."""
+    """Kill a server that is being asked, at any moment, and start it again."""
     base = directory / "m"
     publish(base, 1, saved_model(MIB))
     config = directory / "models.config"
@@ -248,20 +249,50 @@ def kills(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
         return took_s
 
     cold = statistics.median(start_s() for _ in range(5))
-    chance, killed = random.Random(0), []  # noqa: S311 - any moment will do
-    for version in range(2, options.kills + 2):
+    chance, killed = random.Random(), []  # noqa: S311 - any moment will do
+    answers: list[bool] = []
+    first = 1 + max(int(path.name) for path in base.iterdir())
+    for version in range(first, first + options.kills):
         publish(base, version, saved_model(MIB))
+        shutil.rmtree(base / str(version - 1))
         with serving(
             config, f"--grpc_socket_path={directory}/socket", wait=False
         ) as it:
+            is_over = threading.Event()
+            asking = [
+                threading.Thread(target=_ask_until, args=(it, is_over, answers))
+                for _ in range(4)
+            ]
+            for thread in asking:
+                thread.start()
             time.sleep(chance.random() * 2 * cold)
             os.kill(it.pid, signal.SIGKILL)
+            is_over.set()
+            for thread in asking:
+                thread.join()
         if version % 10 == 0:
             killed.append(start_s())
-    print(f"{options.kills} kills; a cold start takes {cold:.2f} s")
+    left = sorted(path.name for path in directory.iterdir())
+    print(
+        f"{options.kills} kills with four clients who got {len(answers)} answers; "
+        f"a cold start takes {cold:.2f} s"
+    )
+    yield Figure("wrong answers", answers.count(False), 0)
     yield Figure(
         "start after kills to a cold start", statistics.median(killed) / cold, 1.1
     )
+    yield Figure("files left behind", len({*left} - {"m", config.name, "socket"}), 0)
+
+
+def _ask_until(server: Served, is_over: threading.Event, answers: list[bool]) -> None:
+    with Client(f"127.0.0.1:{server.grpc_port}", timeout=5, attempts=1) as client:
+        while not is_over.is_set():
+            try:
+                y = client.predict("m", [7.0])["y"]
+            except ServingError:
+                is_over.wait(0.01)
+            else:
+                answers.append(bool((y == 7.0).all()))
 
 
 def isolation(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:
