@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -235,38 +236,78 @@ def unloads(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
 
 
 def kills(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
-    """Kill a server again and again, at any moment, and start it again."""
-    base = directory / "m"
-    publish(base, 1, saved_model(MIB))
+    """Kill a server that is being asked, at any moment, and start it again."""
+    used, config = _place(directory / "used")
+    publish(used / "m", 1, saved_model(MIB))
+    chance = random.Random()  # noqa: S311 - any moment will do
+    cold, killed = [_start_s(config, 1)], []
+    answers: list[bool] = []
+    for version in range(2, options.kills + 2):
+        publish(used / "m", version, saved_model(MIB))
+        shutil.rmtree(used / "m" / str(version - 1))
+        with serving(config, f"--grpc_socket_path={used}/socket", wait=False) as it:
+            is_over = threading.Event()
+            asking = [
+                threading.Thread(target=_ask_until, args=(it, is_over, answers))
+                for _ in range(4)
+            ]
+            for thread in asking:
+                thread.start()
+            time.sleep(chance.random() * 2 * statistics.median(cold))
+            os.kill(it.pid, signal.SIGKILL)
+            is_over.set()
+            for thread in asking:
+                thread.join()
+        if version % 10 == 0:
+            killed.append(_start_s(config, version))
+            # Beside one that never was there, so that both meet the same machine.
+            fresh, its_config = _place(directory / f"fresh{version}")
+            publish(fresh / "m", 1, saved_model(MIB))
+            cold.append(_start_s(its_config, 1))
+    print(
+        f"{options.kills} kills with four clients who got {len(answers)} answers; "
+        f"a cold start takes {statistics.median(cold):.2f} s"
+    )
+    yield Figure("wrong answers", answers.count(False), 0)
+    yield Figure(
+        "start after kills to a cold start",
+        statistics.median(killed) / statistics.median(cold),
+        1.1,
+    )
+    left = {path.name for path in used.iterdir()} - {"m", config.name, "socket"}
+    yield Figure("files left behind", len(left), 0)
+
+
+def _place(directory: Path) -> tuple[Path, Path]:
+    """Make a place for a server of the model m; return it, and the config file."""
+    directory.mkdir()
     config = directory / "models.config"
     config.write_text(
         'model_config_list { config { name: "m" model_platform: "tensorflow" '
-        f'base_path: "{base}" }} }}'
+        f'base_path: "{directory}/m" }} }}'
     )
+    return directory, config
 
-    def start_s() -> float:
-        began = time.monotonic()
-        with serving(config, f"--grpc_socket_path={directory}/socket") as server:
-            server.wait_for("m", max(int(path.name) for path in base.iterdir()))
-            took_s = time.monotonic() - began
-            os.kill(server.pid, signal.SIGKILL)
-        return took_s
 
-    cold = statistics.median(start_s() for _ in range(5))
-    chance, killed = random.Random(0), []  # noqa: S311 - any moment will do
-    for version in range(2, options.kills + 2):
-        publish(base, version, saved_model(MIB))
-        with serving(
-            config, f"--grpc_socket_path={directory}/socket", wait=False
-        ) as it:
-            time.sleep(chance.random() * 2 * cold)
-            os.kill(it.pid, signal.SIGKILL)
-        if version % 10 == 0:
-            killed.append(start_s())
-    print(f"{options.kills} kills; a cold start takes {cold:.2f} s")
-    yield Figure(
-        "start after kills to a cold start", statistics.median(killed) / cold, 1.1
-    )
+def _start_s(config: Path, version: int) -> float:
+    """Return how long a server takes until it has a version of m, and kill it."""
+    began = time.monotonic()
+    with serving(config, f"--grpc_socket_path={config.parent}/socket") as server:
+        server.wait_for("m", version)
+        took_s = time.monotonic() - began
+        os.kill(server.pid, signal.SIGKILL)
+    return took_s
+
+
+def _ask_until(server: Served, is_over: threading.Event, answers: list[bool]) -> None:
+    with Client(f"127.0.0.1:{server.grpc_port}", timeout=5, attempts=1) as client:
+        while not is_over.is_set():
+            try:
+                y = client.predict("m", [7.0])["y"]
+            except ServingError:
+                is_over.wait(0.01)
+            else:
+                answers.append(bool((y == 7.0).all()))
 
 
 def isolation(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:

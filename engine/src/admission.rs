@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::memory::{self, Tide};
 use crate::status::{Result, Status};
 
 /// What was refused, by the limit that it met.
@@ -69,6 +70,7 @@ pub struct Admission {
     bytes: AtomicUsize,
     requests: AtomicUsize,
     connections: AtomicUsize,
+    tide: Tide,
     /// Connections by who is at the other end.
     peers: Mutex<HashMap<IpAddr, usize>>,
     refused: [AtomicU64; Limit::ALL.len()],
@@ -81,6 +83,7 @@ impl Admission {
             bytes: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            tide: Tide::default(),
             peers: Mutex::default(),
             refused: Default::default(),
         })
@@ -126,6 +129,7 @@ impl Admission {
             self.count_refused(Limit::Connections);
             return None;
         }
+        self.tide.came(before + 1);
         let peer = peer.map(|address| address.to_canonical()).filter(|_| connections_per_peer > 0);
         // Whatever happens now, dropping the seat gives back what it has.
         let mut seat = Seat { admission: self.clone(), peer: None };
@@ -218,7 +222,10 @@ pub struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+        let left = self.admission.connections.fetch_sub(1, Ordering::Relaxed) - 1;
+        if self.admission.tide.went(left) {
+            memory::give_back_soon();
+        }
         let Some(peer) = self.peer else { return };
         let mut peers = self.admission.peers.lock();
         if let Some(count) = peers.get_mut(&peer) {

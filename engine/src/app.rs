@@ -110,7 +110,7 @@ impl Default for Options {
             metrics_path: String::new(),
             max_message_bytes: i32::MAX as usize,
             max_body_bytes: 64 << 20,
-            max_in_flight_bytes: 0,
+            max_in_flight_bytes: 2 << 30,
             max_concurrent_requests: 16_384,
             max_queued_requests: 4096,
             max_connections: 16_384,
@@ -125,14 +125,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How much may be in flight, where the options leave that to the machine.
+    /// How much may be in flight, within the files that the system allows.
     fn limits(&self) -> Limits {
-        let bytes = match self.max_in_flight_bytes {
-            0 => memory::available_bytes().map_or(MOST_IN_FLIGHT, |bytes| {
-                usize::try_from(bytes / 4).map_or(MOST_IN_FLIGHT, |bytes| bytes.min(MOST_IN_FLIGHT))
-            }),
-            bytes => bytes,
-        };
         // Models and logs have to be opened, too, when all connections are.
         let files = memory::max_files().map(|files| (files / 2).max(files.saturating_sub(256)));
         let connections = match (self.max_connections, files) {
@@ -143,12 +137,14 @@ impl Options {
             0 => connections / 2,
             most => most,
         };
-        Limits { bytes, requests: self.max_concurrent_requests, connections, connections_per_peer }
+        Limits {
+            bytes: self.max_in_flight_bytes,
+            requests: self.max_concurrent_requests,
+            connections,
+            connections_per_peer,
+        }
     }
 }
-
-/// Bytes of requests in flight, however large the machine is.
-const MOST_IN_FLIGHT: usize = 2 << 30;
 
 /// Who carries out a reload: takes a serialized `ModelServerConfig`, may block.
 pub type ReloadHandler = Arc<dyn Fn(Vec<u8>) -> Status + Send + Sync>;

@@ -1,26 +1,10 @@
-//! How much memory, and how many files, this process may use: what the system says.
+//! What this process has of the machine beside its threads: files, and memory that it gives back.
+//!
+//! How much memory it may use is said by whoever starts it.
 
-use std::path::Path;
-
-/// Where a container's limit stands, in version 2 and 1 of control groups.
-const CGROUPS: [&str; 2] =
-    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-
-/// Memory that the process may use: the machine's, or its control group's where that is less.
-pub fn available_bytes() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok();
-    let groups = CGROUPS.iter().filter_map(|path| std::fs::read_to_string(Path::new(path)).ok());
-    // No limit is `max`, or in version 1 a number beyond any machine.
-    let groups = groups.filter_map(|text| text.trim().parse().ok());
-    groups.chain(machine.as_deref().and_then(total_of)).min()
-}
-
-/// `MemTotal` of /proc/meminfo.
-fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// File descriptors that the process may have open.
 pub fn max_files() -> Option<usize> {
@@ -30,15 +14,116 @@ pub fn max_files() -> Option<usize> {
     (result == 0).then(|| usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
 }
 
+/// Return what the allocators keep of freed memory to the system: ours, and that of C.
+///
+/// What other threads have allocated, only they can give back: see [`give_back_own`].
+pub fn give_back() {
+    collect();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes no pointers, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn collect() {
+    extern "C" {
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: it is linked with the global allocator, and may be called at any time.
+    unsafe { mi_collect(true) };
+}
+
+/// How often memory was given back soon.
+static EBBS: AtomicUsize = AtomicUsize::new(0);
+
+/// Give back what this thread has allocated if there was an ebb; a look at two numbers otherwise.
+pub fn give_back_own() {
+    thread_local!(static SEEN: Cell<usize> = const { Cell::new(0) });
+    let ebbs = EBBS.load(Ordering::Relaxed);
+    if SEEN.replace(ebbs) != ebbs {
+        collect();
+    }
+}
+
+/// Give memory back on a thread of its own, when what goes now has gone.
+pub fn give_back_soon() {
+    static IS_DUE: AtomicBool = AtomicBool::new(false);
+    if IS_DUE.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let thread = std::thread::Builder::new().name("servable-tidy".to_owned());
+    let started = thread.spawn(|| {
+        std::thread::sleep(SETTLES);
+        IS_DUE.store(false, Ordering::Relaxed);
+        EBBS.fetch_add(1, Ordering::Relaxed);
+        give_back();
+    });
+    if started.is_err() {
+        IS_DUE.store(false, Ordering::Relaxed);
+    }
+}
+
+const SETTLES: Duration = Duration::from_secs(1);
+
+/// Knows when so many of some things have gone that their memory is worth giving back.
+///
+/// The allocator does so by itself only where it is asked for more, which a server that got quiet
+/// does not.
+#[derive(Default)]
+pub struct Tide {
+    /// The most there were since the last ebb.
+    most: AtomicUsize,
+}
+
+/// Fewer are not worth it.
+const MANY: usize = 200;
+
+impl Tide {
+    /// Take in that one came, and how many there are now.
+    pub fn came(&self, count: usize) {
+        self.most.fetch_max(count, Ordering::Relaxed);
+    }
+
+    /// Take in that one went, and how many are left; whether it is an ebb.
+    pub fn went(&self, left: usize) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        if left > most / 2 || most - left < MANY {
+            return false;
+        }
+        // One of those who leave at the same time sees to it.
+        self.most.compare_exchange(most, left, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_memory_is_read_in_bytes() {
-        assert_eq!(total_of("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16 << 10));
-        assert_eq!(total_of("MemFree: 1 kB\n"), None);
-        assert!(available_bytes().is_none_or(|bytes| bytes > 1 << 20));
+    fn the_machine_allows_some_files() {
         assert!(max_files().is_some_and(|files| files > 3));
+    }
+
+    #[test]
+    fn it_ebbs_when_half_of_many_have_gone() {
+        let ebbs = |counts: &[usize]| {
+            let (tide, mut before) = (Tide::default(), 0);
+            let mut ebbs = Vec::new();
+            for &count in counts {
+                if count > before {
+                    tide.came(count);
+                } else if tide.went(count) {
+                    ebbs.push(count);
+                }
+                before = count;
+            }
+            ebbs
+        };
+
+        assert_eq!(ebbs(&[1000, 501, 500, 499, 301, 300, 299, 0]), [500, 0]);
+        assert_eq!(ebbs(&[MANY - 1, 0, MANY, 0]), [0]);
+        assert_eq!(ebbs(&[1000, 400, 1000, 500]), [400, 500]);
+        assert_eq!(ebbs(&[1000, 900, 1000, 900]), [0_usize; 0]);
     }
 }

@@ -20,6 +20,7 @@ use crate::frontend::tls::Credentials;
 use crate::inference::model_status::VersionStatus;
 use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
+use crate::memory;
 use crate::request_log::{Complain, Logging};
 use crate::servable::fixed_inputs::FixedInputs;
 use crate::servable::native;
@@ -140,7 +141,7 @@ impl Servable {
             }
             let inner = self.inner.lock().take();
             drop(inner);
-            give_memory_back();
+            memory::give_back();
             true
         }))
     }
@@ -148,20 +149,6 @@ impl Servable {
 
 fn seconds(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))
-}
-
-/// Return what the allocators keep of freed memory to the system: ours, and that of C.
-fn give_memory_back() {
-    extern "C" {
-        fn mi_collect(force: bool);
-    }
-    // SAFETY: it is linked with the global allocator, and may be called at any time.
-    unsafe { mi_collect(true) };
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: takes no pointers, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 #[pyfunction]

@@ -18,6 +18,7 @@ use crate::frontend::grpc::health::Health;
 use crate::frontend::tls::{Credentials, Tls};
 use crate::frontend::{grpc, rest};
 use crate::inference::model_status::VersionStatus;
+use crate::memory;
 use crate::status::{Result, Status};
 
 /// The runtime, and what is running on it.
@@ -57,6 +58,7 @@ impl Server {
             .worker_threads(threads)
             .thread_name("servable-io")
             .enable_all()
+            .on_thread_park(memory::give_back_own)
             .build()
             .map_err(|error| Status::internal(format!("No I/O threads: {error}")))?;
         Ok(Self {

@@ -8,7 +8,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("status.rs", &[]),
     ("wire.rs", &[]),
     ("memory.rs", &[]),
-    ("admission.rs", &["status"]),
+    ("admission.rs", &["status", "memory"]),
     ("abandoned.rs", &["status"]),
     ("access.rs", &["status"]),
     ("tensor", &["status", "tensor", "wire", "protos"]),

@@ -54,7 +54,7 @@ class ServerOptions(Protocol):
     metrics_path: str  # "": our own page is not served
     max_message_bytes: int  # gRPC
     max_body_bytes: int  # REST, before and after decompression
-    max_in_flight_bytes: int  # 0: chosen from the memory there is
+    max_in_flight_bytes: int
     max_concurrent_requests: int  # 0: no limit
     max_queued_requests: int  # of each model; 0: no limit
     max_connections: int  # of both ports; 0: no limit

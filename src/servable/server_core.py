@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from servable.config import container
+from servable.config import memory
 from servable.config.model_options import ModelOptions
 from servable.config.model_server_config import (
     ModelConfig,
@@ -465,7 +465,7 @@ def _resources(limit_bytes: int) -> ResourcePool:
     """Return what models may take: as somebody has said, or as the container allows."""
     if limit_bytes:
         return ResourcePool(limit_bytes)
-    container_bytes = container.memory_limit_bytes()
+    container_bytes = memory.container_limit_bytes()
     if container_bytes is None:
         return ResourcePool()
     # Estimates are rough, and nobody has asked for a limit: only what would be loaded

@@ -7,6 +7,7 @@ import pytest
 
 from servable.apis import config_pb2
 from servable.cli.flags import FLAGS, parse
+from servable.config import memory
 from servable.config.model_server_config import ModelConfig
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import ServerOptions
@@ -438,3 +439,18 @@ def test_where_the_metrics_page_is(text: str, path: str, tmp_path: Path) -> None
 
     assert options(flag, "--rest_api_port=9").engine_options().prometheus_path == path
     assert options(flag).engine_options().prometheus_path == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        pytest.param([], 64 << 20, id="a quarter of the memory there is"),
+        pytest.param(["--max_in_flight_bytes=5"], 5, id="what somebody has said"),
+    ],
+)
+def test_the_engine_is_told_how_much_may_be_in_flight(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], expected: int
+) -> None:
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 256 << 20)
+
+    assert options(*flags).engine_options().max_in_flight_bytes == expected

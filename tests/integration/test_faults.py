@@ -1,10 +1,14 @@
 """What may happen to a server and to its files while it is asked: it serves on."""
 
+import functools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +125,42 @@ def publish(base: Path, version: int, write_version: WriteVersion, way: str) -> 
         write_in_pieces(base / str(version) / graph, (elsewhere / graph).read_bytes())
 
 
+@contextmanager
+def failing(
+    server: Any, told: Path, calls: str, how: str, *paths: Path
+) -> Iterator[Callable[[int], bool]]:
+    """
+    Have system calls of a server fail, those that concern *paths* if there are any.
+
+    Gives what tells whether so many have failed.
+    """
+    command = ["strace", "-f", "-qq", f"-o{told}", f"-p{server.process.pid}"]
+    command += [f"-etrace={calls}", f"-einject={calls}:{how}"]
+    command += [f"-P{path}" for path in paths]
+    with subprocess.Popen(command) as tracer:
+        try:
+            yield lambda count: (
+                told.exists()
+                and len(re.findall("INJECTED|DELAYED", told.read_text())) >= count
+            )
+        finally:
+            tracer.terminate()  # which lets go of the server
+
+
+@functools.cache
+def can_make_calls_fail() -> bool:
+    command = ["strace", "-o/dev/null", "-einject=getpid:error=EIO", "true"]
+    try:
+        return subprocess.run(command, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+needs_strace = pytest.mark.skipif(
+    not can_make_calls_fail(), reason="needs strace, and leave to use it"
+)
+
+
 @pytest.fixture
 def base(tmp_path: Path, write_version: WriteVersion) -> Path:
     """A model with version 1."""
@@ -181,6 +221,121 @@ def test_what_is_loaded_outlives_its_files(
     assert clients.problems == []
 
 
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ESTALE"])
+def test_a_base_path_that_cannot_be_read_is_what_it_was(
+    server: Any,
+    base: Path,
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+    error: str,
+) -> None:
+    calls = "%file,getdents64"
+    with Clients(server) as clients:
+        with failing(
+            server, tmp_path / "calls", calls, f"error={error}", base
+        ) as failed:
+            wait_until(lambda: failed(1), "failure")
+            publish(base, 2, write_version, "rename")
+            wait_until(lambda: failed(3), "failure of later looks")
+            assert clients.newest == 1
+        wait_until(lambda: clients.newest == 2, "version 2")
+
+    assert clients.problems == []
+
+
+@needs_strace
+def test_a_version_that_cannot_be_read_is_tried_again(
+    start: Callable[..., Any],
+    base: Path,
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+) -> None:
+    server = start(
+        str(base), "--load_retry_interval_micros=100000", opened="Successfully loaded"
+    )
+    graph = base / "2" / "saved_model.pb"
+    with Clients(server) as clients:
+        with failing(
+            server, tmp_path / "calls", "read,pread64,openat", "error=EIO", graph
+        ) as failed:
+            publish(base, 2, write_version, "rename")
+            wait_until(lambda: failed(3), "failures")
+            assert clients.newest == 1
+        wait_until(lambda: clients.newest == 2, "version 2")
+
+    assert clients.problems == []
+
+
+# What clients are told whose connection broke.
+BROKEN = (
+    "Unavailable",
+    "Cancelled",
+    "RemoteProtocolError",
+    "ReadError",
+    "ConnectError",
+)
+
+
+@pytest.fixture(scope="module")
+def shaken(
+    start: Callable[..., Any],
+    write_version: WriteVersion,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Any, Path]]:
+    """Yield a server of model m, and its base path; it has to end well."""
+    base = tmp_path_factory.mktemp("shaken") / "m"
+    write_version(base / "1", 1.0)
+    server = start(
+        str(base), "--load_retry_interval_micros=100000", opened="Successfully loaded"
+    )
+    yield server, base
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("calls", "how", "expected"),
+    [
+        pytest.param(
+            "%file,getdents64,read,pread64", "error=EIO:when=2+7", (), id="files"
+        ),
+        pytest.param(
+            "recvfrom", "error=ECONNRESET:when=2+7", BROKEN, id="what is received"
+        ),
+        pytest.param(
+            "sendto,writev", "error=EPIPE:when=2+7", BROKEN, id="what is sent"
+        ),
+        pytest.param("accept4", "error=EMFILE:when=1+2", (), id="connections"),
+        pytest.param("clone,clone3", "error=EAGAIN:when=1+2", (), id="threads"),
+        pytest.param("epoll_wait", "error=EINTR:when=2+7", (), id="waits"),
+        pytest.param("futex", "delay_exit=10000:when=2+7", (), id="locks take long"),
+    ],
+)
+def test_what_fails_now_and_then_ends_nothing(
+    shaken: tuple[Any, Path],
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+    calls: str,
+    how: str,
+    expected: tuple[str, ...],
+) -> None:
+    server, base = shaken
+    version = 1 + max(int(path.name) for path in base.iterdir())
+    with Clients(server) as clients:
+        with failing(server, tmp_path / "calls", calls, how) as failed:
+            publish(base, version, write_version, "rename")
+            # Each time over a new connection.
+            wait_until(lambda: server.is_serving("m") and failed(1), "failure")
+        wait_until(lambda: clients.newest == version, "the new version")
+
+    assert [p for p in clients.problems if not p.startswith(expected)] == []
+
+
 def test_a_disk_that_is_full_concerns_only_what_is_written(
     server: Any, base: Path, write_version: WriteVersion, wait_until: WaitUntil
 ) -> None:
@@ -193,6 +348,67 @@ def test_a_disk_that_is_full_concerns_only_what_is_written(
 
     assert clients.problems == []
     assert server.log() == before
+
+
+@functools.cache
+def can_mount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    try:
+        return subprocess.run(command, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+MODEL = """model_config_list {{ config {{
+  name: "m" base_path: "{base}" model_platform: "tensorflow"
+  logging_config {{
+    log_collector_config {{ type: "tfrecord" filename_prefix: "{scratch}/requests" }}
+    sampling_config {{ sampling_rate: 1.0 }}
+  }}
+}} }}"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs unshare, and leave to mount")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(["mount", "-o", "remount,ro"], id="read-only"),
+        pytest.param(
+            ["sh", "-c", '! cat /dev/zero >"$0"/zeros 2>/dev/null'], id="full"
+        ),
+    ],
+)
+def test_a_file_system_that_takes_nothing_more_concerns_only_what_is_written(
+    start: Callable[..., Any],
+    base: Path,
+    tmp_path: Path,
+    write_version: WriteVersion,
+    wait_until: WaitUntil,
+    fault: list[str],
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "config").write_text(MODEL.format(base=base, scratch=scratch))
+    mounted = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    server = start(
+        f"--model_config_file={tmp_path}/config",
+        f"--model_cache_dir={scratch}/cache",
+        within=["unshare", "--mount", "sh", "-c", mounted, str(scratch)],
+        environment={"TMPDIR": str(scratch), "XDG_STATE_HOME": str(scratch)},
+        opened="Successfully loaded",
+    )
+    inside = ["nsenter", f"--target={server.process.pid}", "--mount"]
+    subprocess.run([*inside, *fault, str(scratch)], check=True)
+    with Clients(server) as clients:
+        publish(base, 2, write_version, "rename")
+        wait_until(lambda: clients.newest == 2, "version 2")
+        answers = clients.answers
+        wait_until(lambda: clients.answers > answers + 200, "answers")
+
+    assert clients.problems == []
+    assert f"Requests cannot be logged to {scratch}/requests-*" in server.log()
+    server.process.terminate()
+    assert server.process.wait(30) == 0
 
 
 @pytest.mark.skipif(not FAKE_TIME.exists(), reason="needs libfaketime (faketime)")
@@ -289,9 +505,6 @@ def test_no_part_of_a_graph_can_be_loaded(
 def test_a_start_that_cannot_be_ends_with_one_line(
     tmp_path: Path, flags: list[str], told: str
 ) -> None:
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     (tmp_path / "bad").write_text("nonsense {")
     command = [sys.executable, "-m", "servable", "serve", "--port=0"]
     command += [f"--grpc_socket_path={tmp_path}/s", f"--model_base_path={tmp_path}"]

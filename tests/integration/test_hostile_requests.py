@@ -125,6 +125,7 @@ def refused(tensor: str | bytes, signature: str, text: str = "") -> Grpc:
 
 GOOD: Final = make_tensor_proto([1.0, 2.0], "float32").SerializeToString()
 FLOAT, STRING, INT8, BOOL = 1, 7, 6, 10
+EMPTY_STRINGS: Final = 7 << 20  # of two bytes each, and 24 as a tensor
 GOOD_REQUEST: Final = predict(GOOD)
 
 TENSORS = {
@@ -162,6 +163,16 @@ TENSORS = {
     "T12 an unknown dtype": refused(shaped(999, 1), ""),
     "T13 a forged resource": refused("0814120412020801", "echo_RESOURCE", "*"),
     "T13 a variant": refused("0815120412020801", "", "*"),
+    "T15 millions of empty strings": Grpc(
+        PREDICT,
+        predict(
+            shaped(STRING, EMPTY_STRINGS, content=b"\x42\0" * EMPTY_STRINGS),
+            "echo_STRING",
+        ),
+        EXHAUSTED,
+        f"A tensor of shape [{EMPTY_STRINGS}] takes {24 * EMPTY_STRINGS} bytes; ",
+        cpu_s=2.0,  # each of the values is looked at, by a build that may be a slow one
+    ),
     "T14 rank 255": refused(shaped(FLOAT, *[1] * 255), ""),
     "T14 rank 300": refused(shaped(FLOAT, *[1] * 300), ""),
 }

@@ -68,9 +68,10 @@ class FakeEngine:
     def set_version_state(
         self, name: str, version: int, state: int, code: int, message: str
     ) -> None:
-        self.events.append(
-            f"{name}/{version} {ManagerState(state).name} {Code(code).name} {message}"
-        )
+        told = f"{ManagerState(state).name} {Code(code).name} {message}"
+        with self.changed:
+            self.events.append(f"{name}/{version} {told}")
+            self.changed.notify_all()
 
     def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
         self.reload = handler
@@ -404,7 +405,10 @@ def test_a_model_can_be_removed_and_added_again(
     a, b = publish(tmp_path / "a", 1), publish(tmp_path / "b", 3)
     server = serve(model_name="a", model_base_path=str(a)).start()
     server.reload(listing(b=b))
-    engines[0].wait_until(lambda: engines[0].served == {"b": [3]})
+    # What is taken back while it is unloaded is another case.
+    engines[0].wait_until(lambda: "a/1 END OK " in engines[0].events)
+    while server.states()["a"][0].manager_state is not ManagerState.END:
+        threading.Event().wait(0.001)  # the server hears of it next
 
     server.reload(listing(a=a, b=b))
 

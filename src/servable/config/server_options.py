@@ -18,6 +18,7 @@ from servable.config import (
     batching_options,
     batching_parameters,
     channel_arguments,
+    memory,
     model_options,
     model_server_config,
     monitoring_config,
@@ -438,11 +439,13 @@ class ServerOptions:
                 if self.monitoring_config_file and self.rest_port is not None
                 else ""
             ),
+            max_in_flight_bytes=self.max_in_flight_bytes
+            or memory.usual_in_flight_bytes(memory.memory_bytes()),
             **{
                 shared.name: getattr(self, shared.name)
                 for shared in dataclasses.fields(EngineOptions)
                 if shared.name in type(self).__slots__
-                and shared.name != "grpc_channel_arguments"
+                and shared.name not in {"grpc_channel_arguments", "max_in_flight_bytes"}
             },
         )
 
@@ -572,7 +575,7 @@ class EngineOptions:
     metrics_path: str = "/metrics"
     max_message_bytes: int = (1 << 31) - 1
     max_body_bytes: int = 1 << 30
-    max_in_flight_bytes: int = 0
+    max_in_flight_bytes: int = memory.MOST_IN_FLIGHT_BYTES
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
     max_connections: int = 16_384

@@ -315,6 +315,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
         if !self.read.is_empty() {
             let count = self.read.len().min(buffer.remaining());
             buffer.put_slice(&self.read.split_to(count));
+            if self.read.is_empty() {
+                // The connection may last, and has no use for the room.
+                self.read = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;

@@ -1,7 +1,8 @@
 //! Serialized `TensorProto`s become tensors.
 //!
-//! The bytes of a message are walked once; dense values go straight into the buffer that the
-//! runtime will read. Specification 1.14 says what is forgiven (too few values, too many, values
+//! The bytes of a message are walked once to find out what it is, and values again to go straight
+//! into the buffer that the runtime will read. Nothing is kept for each value before it is known that
+//! the tensor is not too large: a value may have two bytes on the wire. Specification 1.14 says what is forgiven (too few values, too many, values
 //! in the wrong field) and what is not.
 
 use std::ops::Range;
@@ -58,17 +59,14 @@ struct Fields {
     bad_shape: bool,
     content: Option<Range<usize>>,
     float8: Option<Range<usize>>,
-    /// Where the typed values stand: field number, and a packed run or one value.
-    runs: Vec<Run>,
-    strings: Vec<Range<usize>>,
-    resource_handles: usize,
+    has_resource_handle: bool,
 }
 
-struct Run {
-    field: u32,
-    bytes: Range<usize>,
-    /// For a value that is not packed; otherwise the bytes are values one after another.
-    single: Option<u64>,
+/// Numbers in the message.
+enum Numbers {
+    /// One after another.
+    Packed(Range<usize>),
+    One(u64),
 }
 
 /// Decode the serialized `TensorProto` in `message`.
@@ -80,7 +78,7 @@ pub fn decode(message: &Bytes, limits: Limits) -> Result<Tensor> {
     let fields = scan(message)?;
     let dtype = DType::from_number(fields.dtype).ok_or_else(parse_error)?;
     match dtype {
-        DType::Resource if !fields.bad_shape && fields.resource_handles == 0 => {
+        DType::Resource if !fields.bad_shape && !fields.has_resource_handle => {
             return Err(Status::invalid_argument(
                 "Invalid resource type hash code: 0(name:  type: ). Perhaps a resource tensor was \
                  being provided as a feed? That is not currently allowed. Please file an issue at \
@@ -128,36 +126,44 @@ fn scan(message: &Bytes) -> std::result::Result<Fields, wire::Malformed> {
             (1, Field::Varint(value)) => fields.dtype = wire::int32(value),
             (2, Field::Bytes(range)) => shape(message, range, &mut fields)?,
             (4, Field::Bytes(range)) => fields.content = Some(range).filter(|r| !r.is_empty()),
-            (8, Field::Bytes(range)) => fields.strings.push(range),
-            (14, Field::Bytes(_)) => fields.resource_handles += 1,
+            (14, Field::Bytes(_)) => fields.has_resource_handle = true,
             (18, Field::Bytes(range)) => fields.float8 = Some(range),
-            (5 | 6 | 7 | 9..=13 | 16 | 17, Field::Bytes(bytes)) => {
-                fields.runs.push(Run { field: number, bytes, single: None });
+            (number, field) => {
+                if let Some(Numbers::Packed(range)) = numbers(number, field) {
+                    check_is_whole(number, &message[range])?;
+                }
             }
-            (7 | 10 | 11 | 13 | 16 | 17, Field::Varint(value)) => {
-                fields.runs.push(Run { field: number, bytes: 0..0, single: Some(value) });
-            }
-            (5 | 9, Field::Fixed32(value)) => {
-                fields.runs.push(Run { field: number, bytes: 0..0, single: Some(value.into()) });
-            }
-            (6 | 12, Field::Fixed64(value)) => {
-                fields.runs.push(Run { field: number, bytes: 0..0, single: Some(value) });
-            }
-            _ => {}
-        }
-    }
-    // A packed run must be whole values, whatever the type turns out to be.
-    for run in &fields.runs {
-        let whole = match run.field {
-            5 | 9 => run.bytes.len() % 4 == 0,
-            6 | 12 => run.bytes.len() % 8 == 0,
-            _ => wire::varints_are_whole(&message[run.bytes.clone()]),
-        };
-        if !whole {
-            return Err(wire::Malformed);
         }
     }
     Ok(fields)
+}
+
+/// The numbers that a field has, if it is one of numbers.
+fn numbers(number: u32, field: Field) -> Option<Numbers> {
+    match (number, field) {
+        (5 | 6 | 7 | 9..=13 | 16 | 17, Field::Bytes(range)) => Some(Numbers::Packed(range)),
+        (7 | 10 | 11 | 13 | 16 | 17, Field::Varint(value)) => Some(Numbers::One(value)),
+        (5 | 9, Field::Fixed32(value)) => Some(Numbers::One(value.into())),
+        (6 | 12, Field::Fixed64(value)) => Some(Numbers::One(value)),
+        _ => None,
+    }
+}
+
+/// A packed run must be whole values, whatever the type turns out to be.
+fn check_is_whole(number: u32, packed: &[u8]) -> std::result::Result<(), wire::Malformed> {
+    let is_whole = match number {
+        5 | 9 => packed.len() % 4 == 0,
+        6 | 12 => packed.len() % 8 == 0,
+        _ => wire::varints_are_whole(packed),
+    };
+    is_whole.then_some(()).ok_or(wire::Malformed)
+}
+
+/// The fields of that number in a message that was scanned.
+fn each(message: &[u8], number: u32) -> impl Iterator<Item = Field> + '_ {
+    let mut reader = Reader::new(message);
+    let fields = std::iter::from_fn(move || reader.next().ok().flatten());
+    fields.filter(move |found| found.0 == number).map(|(_, field)| field)
 }
 
 fn shape(
@@ -203,8 +209,12 @@ fn strings(message: &Bytes, fields: &Fields, elements: usize) -> Result<Tensor> 
     let ranges = match &fields.content {
         Some(content) if elements > 0 => string_content(message, content.clone(), elements)?,
         _ => {
-            let mut ranges: Vec<Range<u32>> =
-                fields.strings.iter().take(elements).map(narrow).collect();
+            let found = each(message, 8).filter_map(|field| match field {
+                Field::Bytes(range) => Some(narrow(&range)),
+                _ => None,
+            });
+            let mut ranges: Vec<Range<u32>> = Vec::with_capacity(elements);
+            ranges.extend(found.take(elements));
             // Too few: the last one is repeated; none at all: empty strings.
             let last = ranges.last().cloned().unwrap_or(0..0);
             ranges.resize(elements, last);
@@ -288,18 +298,25 @@ struct Source<'m> {
 }
 
 impl Source<'_> {
+    fn numbers(&self, number: u32) -> impl Iterator<Item = Numbers> + '_ {
+        each(self.message, number).filter_map(move |field| numbers(number, field))
+    }
+
     /// Values that stand on the wire as they stand in memory (little-endian both).
     fn fixed<const SIZE: usize>(&self, field: u32, buffer: &mut Buffer) {
         let target = buffer.as_mut_slice();
         let mut filled = 0;
-        for run in self.fields.runs.iter().filter(|run| run.field == field) {
-            let single;
-            let bytes = match run.single {
-                None => &self.message[run.bytes.clone()],
-                Some(value) => {
-                    single = value.to_le_bytes();
+        for numbers in self.numbers(field) {
+            if filled == target.len() {
+                break;
+            }
+            let one;
+            let bytes = match numbers {
+                Numbers::Packed(range) => &self.message[range],
+                Numbers::One(value) => {
+                    one = value.to_le_bytes();
                     // A complex number is two values: of 4 bytes in field 9, of 8 in field 12.
-                    &single[..if matches!(field, 5 | 9) { 4 } else { 8 }]
+                    &one[..if matches!(field, 5 | 9) { 4 } else { 8 }]
                 }
             };
             let count = bytes.len().min(target.len() - filled);
@@ -313,27 +330,29 @@ impl Source<'_> {
     fn varints<T: Plain>(&self, field: u32, buffer: &mut Buffer, convert: impl Fn(u64) -> T) {
         let target = buffer.elements_mut::<T>();
         let mut filled = 0;
-        'runs: for run in self.fields.runs.iter().filter(|run| run.field == field) {
-            if let Some(value) = run.single {
-                if filled == target.len() {
-                    break;
-                }
-                target[filled] = convert(value);
-                filled += 1;
-                continue;
+        'all: for numbers in self.numbers(field) {
+            if filled == target.len() {
+                break;
             }
-            let bytes = &self.message[run.bytes.clone()];
+            let bytes = match numbers {
+                Numbers::Packed(range) => &self.message[range],
+                Numbers::One(value) => {
+                    target[filled] = convert(value);
+                    filled += 1;
+                    continue;
+                }
+            };
             let mut at = 0;
             while at < bytes.len() {
                 if filled == target.len() {
-                    break 'runs;
+                    break 'all;
                 }
                 // Most values are small: one byte, without the general loop.
                 let value = if bytes[at] < 0x80 {
                     at += 1;
                     u64::from(bytes[at - 1])
                 } else {
-                    let Ok((value, next)) = wire::varint(bytes, at) else { break 'runs };
+                    let Ok((value, next)) = wire::varint(bytes, at) else { break 'all };
                     at = next;
                     value
                 };
