@@ -44,8 +44,7 @@ def write_version(directory: Path, model: saved_model_pb2.SavedModel) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    # A wide terminal, so that no cell is broken.
-    return CliRunner(env={"COLUMNS": "120"}).invoke(show, [*map(str, arguments)])
+    return CliRunner().invoke(show, [*map(str, arguments)])
 
 
 def test_shows_signatures_tags_assets_and_sizes(tmp_path: Path) -> None:

@@ -2,18 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from google.protobuf import json_format
-from rich.console import Console
-from rich.table import Table
 
 from servable.apis import POOL, administration_pb2, model_server_config_pb2
 from servable.cli.client_options import client_options
+from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
 from servable.errors import Code
 
@@ -284,30 +283,25 @@ def _error(version: administration_pb2.Version) -> str:
 
 
 def _show(found: Sequence[administration_pb2.Model]) -> None:
-    console = Console()
     if not found:
-        console.print("No models.")
+        click.echo("No models.")
         return
-    table = Table()
-    for column in ("model", "version", "state", "answers", "labels"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("", overflow="fold")
-    for model in found:
-        rows = [_row(model, version) for version in model.versions]
-        rows = rows or [("", "none yet", "", "", model.config.base_path)]
-        for at, row in enumerate(rows):
-            table.add_row("" if at else model.config.name, *row)
-    console.print(table)
+    print_table(
+        ("model", "version", "state", "answers", "labels", ""),
+        (row for model in found for row in _rows(model)),
+    )
     for model in found:
         if model.HasField("rollout"):
             rollout = model.rollout
-            console.print(
-                f"{model.config.name}: {rollout.kind}"
-                + (f", {rollout.verdict}" if rollout.verdict else ", no candidate"),
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            verdict = rollout.verdict or "no candidate"
+            click.echo(printable(f"{model.config.name}: {rollout.kind}, {verdict}"))
+
+
+def _rows(model: administration_pb2.Model) -> Iterator[tuple[str, ...]]:
+    rows = [_row(model, version) for version in model.versions]
+    rows = rows or [("", "none yet", "", "", model.config.base_path)]
+    for at, row in enumerate(rows):
+        yield "" if at else model.config.name, *row
 
 
 def _row(
