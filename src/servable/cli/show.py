@@ -66,6 +66,8 @@ def _render_meta_graph(meta_graph: MetaGraph, ops: bool) -> None:
     click.echo()
     if not meta_graph.signatures:
         click.echo("no signatures: nothing here can be asked")
+    for fault in meta_graph.faults:
+        click.secho(printable(fault), fg="red")
     for name, size in meta_graph.assets.items():
         text = "missing" if size is None else size_text(size)
         click.echo(f"asset {printable(name)} ({text})")
@@ -121,6 +123,7 @@ def as_document(summary: Summary) -> dict[str, Any]:
                 "tags": list(meta_graph.tags),
                 "tensorflow_version": meta_graph.tensorflow_version,
                 "signatures": signatures_document(meta_graph.signatures),
+                "faults": list(meta_graph.faults),
                 "assets": dict(meta_graph.assets),
                 "ops": dict(meta_graph.ops),
             }
