@@ -196,7 +196,7 @@ def made(base: Path) -> Any:
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    return {**json.loads(ran.stdout.splitlines()[-1]), "stderr": ran.stderr}
 
 
 def predict(model: Path, **inputs: Any) -> Any:
@@ -239,6 +239,11 @@ def test_commands(made: Any, name: str, code: int, output: str) -> None:
 
     assert exit_code == code, text
     assert output in text
+
+
+def test_what_commands_call_in_tensorflow_is_no_news_to_people(made: Any) -> None:
+    assert "export/optimizing.py" not in made["stderr"]
+    assert "export/converting.py" not in made["stderr"]
 
 
 def test_what_failed_has_left_nothing(made: Any, base: Path) -> None:
