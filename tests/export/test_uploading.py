@@ -146,7 +146,7 @@ def test_directories_are_made_where_there_are_any(
 ) -> None:
     made: list[str] = []
     filesystem = SimpleNamespace(
-        protocol=protocol, makedirs=lambda path, exist_ok: made.append(path)
+        protocol=protocol, makedirs=lambda path, **_: made.append(path)
     )
 
     uploading._make_directory(filesystem, "there/m")
