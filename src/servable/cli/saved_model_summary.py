@@ -30,9 +30,10 @@ from servable.sources.versions import versions_among
 
 # Of MetaGraphDef: meta_info_def, collection_def, signature_def, asset_file_def.
 _SHOWN_FIELDS: Final = frozenset({1, 4, 5, 6})
-_Read = tuple[meta_graph_pb2.MetaGraphDef, Counter[str], Collection[str]]
-
 _ASSETS: Final = "saved_model_assets"  # the collection that version 1 has them in
+
+# What is shown of a graph, its operations, and the names of its nodes.
+_Read = tuple[meta_graph_pb2.MetaGraphDef, Counter[str], Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
