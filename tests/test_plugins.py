@@ -51,7 +51,7 @@ def test_a_broken_plugin_is_one_line(code: str, reason: str, install: Install) -
     install("broken", code)
     install("good", GOOD)
 
-    done = CliRunner().invoke(command, env={"COLUMNS": "200"})
+    done = CliRunner().invoke(command)
 
     assert done.exit_code == 1
     (told,) = [
@@ -71,7 +71,7 @@ def test_a_broken_plugin_is_one_line(code: str, reason: str, install: Install) -
 def test_what_works_is_listed_with_its_package(install: Install) -> None:
     install("mine", GOOD, group=plugins.BATCHING_POLICIES)
 
-    done = CliRunner().invoke(command, ["batching_policies"], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(command, ["batching_policies"])
 
     assert done.exit_code == 0
     assert "mine" in done.output

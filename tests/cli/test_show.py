@@ -16,7 +16,8 @@ def saved_model(graph_bytes: int = 0) -> saved_model_pb2.SavedModel:
     meta_graph = model.meta_graphs.add()
     meta_graph.meta_info_def.tags.extend(["serve", "gpu"])
     meta_graph.meta_info_def.tensorflow_version = "2.99.0"
-    meta_graph.graph_def.node.add(name="n", op="x" * graph_bytes)
+    for name in ("words", "scores", "asset"):
+        meta_graph.graph_def.node.add(name=name, op="x" * graph_bytes)
     signature = meta_graph.signature_def["serving_default"]
     signature.method_name = "tensorflow/serving/predict"
     signature.inputs["words"].name = "words:0"
@@ -44,8 +45,7 @@ def write_version(directory: Path, model: saved_model_pb2.SavedModel) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    # A wide terminal, so that no cell is broken.
-    return CliRunner(env={"COLUMNS": "120"}).invoke(show, [*map(str, arguments)])
+    return CliRunner().invoke(show, [*map(str, arguments)])
 
 
 def test_shows_signatures_tags_assets_and_sizes(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_graph_is_not_parsed(tmp_path: Path) -> None:
 def test_operations_are_counted_when_asked_for(tmp_path: Path) -> None:
     directory = write_version(tmp_path / "1", saved_model(graph_bytes=3))
 
-    assert "1 operations of 1 kinds" in run(directory).output
+    assert "3 operations of 1 kinds" in run(directory).output
     assert "xxx" not in run(directory).output
     assert "xxx" in run("--ops", directory).output
 
@@ -117,6 +117,26 @@ def test_text_graphs_are_read(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pbtxt").write_text(text + "\nfrom_the_future: 1\n")
 
     assert "serving_default" in run(tmp_path).output
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["binary", "text"])
+def test_tensors_that_are_not_in_the_graph_are_told_of(
+    tmp_path: Path, text: bool
+) -> None:
+    model = saved_model()
+    model.meta_graphs[0].graph_def.node[0].name = "texts"
+    if text:
+        (tmp_path / "saved_model.pbtxt").write_text(text_format.MessageToString(model))
+    else:
+        (tmp_path / "saved_model.pb").write_bytes(model.SerializeToString())
+    (meta_graph,) = json.loads(run("--json", tmp_path).output)["meta_graphs"]
+
+    (fault,) = meta_graph["faults"]
+    assert fault == (
+        "signature 'serving_default', input 'words': "
+        "tensor 'words:0' is not in the graph"
+    )
+    assert f"{fault}\n" in run(tmp_path).output
 
 
 def test_a_base_path_shows_its_newest_version(tmp_path: Path) -> None:

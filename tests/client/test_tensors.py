@@ -237,11 +237,29 @@ def test_byte_order_of_an_array_does_not_matter() -> None:
     assert make_tensor_proto(swapped) == make_tensor_proto(np.array([1, 2], np.int32))
 
 
-def test_decoded_arrays_are_writable() -> None:
-    array = make_ndarray(make_tensor_proto(np.ones(3)))
-    array[0] = 5
+TENSORS = {
+    "content": make_tensor_proto(np.ones(3)),
+    "a field": make_tensor_proto([1.0]),
+    "strings": make_tensor_proto([b"a", b"b"]),
+    "bytes of floats": make_tensor_proto(np.ones(3, ml_dtypes.float8_e5m2), shape=[3]),
+    "no values": make_tensor_proto([], shape=[0, 2]),
+}
 
-    assert array.tolist() == [5, 1, 1]
+
+@pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS)
+@pytest.mark.parametrize("writable", [True, False])
+def test_decoded_arrays_are_writable_unless_said_otherwise(
+    tensor: tensor_pb2.TensorProto, writable: bool
+) -> None:
+    assert make_ndarray(tensor, writable=writable).flags.writeable == writable
+    assert make_ndarray(tensor).flags.writeable
+
+
+def test_an_array_is_not_that_of_another() -> None:
+    tensor = make_tensor_proto(np.ones(3))
+    make_ndarray(tensor)[0] = 5
+
+    assert make_ndarray(tensor, writable=False).tolist() == [1, 1, 1]
 
 
 def proto(text: str) -> tensor_pb2.TensorProto:

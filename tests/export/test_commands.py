@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,7 +196,7 @@ def made(base: Path) -> Any:
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    return {**json.loads(ran.stdout.splitlines()[-1]), "stderr": ran.stderr}
 
 
 def predict(model: Path, **inputs: Any) -> Any:
@@ -238,6 +239,11 @@ def test_commands(made: Any, name: str, code: int, output: str) -> None:
 
     assert exit_code == code, text
     assert output in text
+
+
+def test_what_commands_call_in_tensorflow_is_no_news_to_people(made: Any) -> None:
+    assert "export/optimizing.py" not in made["stderr"]
+    assert "export/converting.py" not in made["stderr"]
 
 
 def test_what_failed_has_left_nothing(made: Any, base: Path) -> None:
@@ -337,6 +343,37 @@ def test_other_signatures_are_a_difference(made: Any, base: Path) -> None:
         "graph [serve], signature 'serving_default', output 'b' is new",
         "graph [serve], signature 'serving_default', output 'y' is gone",
     ]
+
+
+def test_a_signature_that_cannot_be_run_is_no_difference(made: Any, base: Path) -> None:
+    del made
+    broken = base / "unrunnable"
+    shutil.copytree(base / "from_graph", broken)
+    graph = broken / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+    signature = model.meta_graphs[0].signature_def["serving_default"]
+    signature.outputs["y"].name = "nowhere:0"
+    graph.write_bytes(model.SerializeToString())
+
+    assert run_diff(base / "from_graph", broken) == (
+        2,
+        f"{broken}: signature 'serving_default', output 'y': "
+        "tensor 'nowhere:0' is not in the graph\n",
+    )
+
+
+def test_a_model_that_cannot_be_opened_is_named(
+    made: Any, base: Path, tmp_path: Path
+) -> None:
+    del made
+    broken = tmp_path / "unopened"
+    shutil.copytree(base / "keras" / "1", broken)
+    (broken / "variables" / "variables.index").unlink()
+
+    code, output = run_diff(base / "keras" / "1", broken)
+
+    assert code == 2
+    assert output.startswith(f"{broken} cannot be tried: ")
 
 
 def test_what_is_no_model_has_no_difference(tmp_path: Path) -> None:

@@ -223,6 +223,16 @@ def test_a_base_path_that_is_a_file_is_an_error(model: Path, tmp_path: Path) -> 
         publish(model, tmp_path / "file")
 
 
+def test_a_place_elsewhere_is_no_directory(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match="s3://bucket/m is no directory"):
+        publish(model, "s3://bucket/m")
+
+    assert names(tmp_path) == ["model"]
+
+
 def test_the_command(model: Path, base: Path) -> None:
     result = CliRunner().invoke(servable, ["publish", str(model), str(base)])
     again = CliRunner().invoke(

@@ -1,15 +1,21 @@
 """Versions in object stores and databases."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from servable.apis import saved_model_pb2
 from servable.cli.commands import servable
 from servable.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from servable.export import uploading
 from servable.export.uploading import upload
+from servable.sources.database import ModelDatabase
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec")
 
@@ -91,11 +97,86 @@ def test_an_upload_that_fails_leaves_nothing(
     assert store.find("/bucket/models/m") == []
 
 
+def test_publishers_at_one_time_get_different_numbers(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All have looked for the next number before the first claims one."""
+    listed, looks = threading.Barrier(4, timeout=30), iter(range(4))
+    versions = uploading._versions
+
+    def look(*arguments: Any) -> dict[int, str]:
+        found = versions(*arguments)
+        if next(looks, None) is not None:
+            listed.wait()
+        return found
+
+    monkeypatch.setattr(uploading, "_versions", look)
+    with ThreadPoolExecutor(4) as threads:
+        published = list(threads.map(lambda _: upload(model, URL), range(4)))
+
+    assert sorted(published) == [f"{URL}/{number}" for number in (1, 2, 3, 4)]
+    assert len(store.find("/bucket/models/m")) == 4 * 3
+
+
+def test_who_finds_somebody_else_at_a_number_leaves_it(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions, is_stale = uploading._versions, iter([True])
+    store.pipe_file("/bucket/models/m/1/.servable-theirs", b"")
+    monkeypatch.setattr(
+        uploading,
+        "_versions",
+        lambda *where: {} if next(is_stale, False) else versions(*where),
+    )
+
+    assert upload(model, URL, keep=1) == f"{URL}/2"
+    assert store.find("/bucket/models/m/1") == ["/bucket/models/m/1/.servable-theirs"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        pytest.param(("s3", "s3a"), [], id="a bucket would be made"),
+        pytest.param("abfs", [], id="a container would be made"),
+        pytest.param("sftp", ["there/m"], id="directories are some"),
+    ],
+)
+def test_directories_are_made_where_there_are_any(
+    protocol: str | tuple[str, ...], expected: list[str]
+) -> None:
+    made: list[str] = []
+    filesystem = SimpleNamespace(
+        protocol=protocol, makedirs=lambda path, **_: made.append(path)
+    )
+
+    uploading._make_directory(filesystem, "there/m")
+
+    assert made == expected
+
+
+def test_a_model_of_one_file_is_published(store: Any, tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"graph")
+
+    upload(tmp_path, URL)
+
+    assert store.find("/bucket/models/m") == ["/bucket/models/m/1/saved_model.pb"]
+
+
 def test_the_command_publishes_to_stores(store: Any, model: Path) -> None:
     result = CliRunner().invoke(servable, ["publish", str(model), URL])
 
     assert (result.exit_code, result.output) == (0, f"{URL}/1\n")
     assert store.exists("/bucket/models/m/1/saved_model.pb")
+
+
+def test_exports_go_to_stores(store: Any, model: Path) -> None:
+    graph = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    (model / "saved_model.pb").write_bytes(graph.SerializeToString())
+    command = ["export", str(model), URL, "--no-check", "--as-version=7"]
+    result = CliRunner().invoke(servable, command)
+
+    assert (result.exit_code, result.output) == (0, f"{URL}/7\n")
+    assert store.exists("/bucket/models/m/7/saved_model.pb")
 
 
 def test_the_command_publishes_to_databases(model: Path, tmp_path: Path) -> None:
@@ -108,3 +189,27 @@ def test_the_command_publishes_to_databases(model: Path, tmp_path: Path) -> None
     assert unnamed.exit_code == 1
     assert "say which, with --model" in unnamed.output
     assert (named.exit_code, named.output) == (0, "version 1 of m\n")
+
+
+def test_databases_keep_as_many_versions_as_are_wanted(
+    model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs sqlalchemy")
+    url = f"sqlite:///{tmp_path / 'models.db'}"
+    for _ in range(3):
+        command = ["publish", str(model), url, "--model=m", "--keep=2"]
+        assert CliRunner().invoke(servable, command).exit_code == 0
+
+    assert [row.version for row in ModelDatabase(url).rows("m")] == [2, 3]
+
+
+def test_a_database_that_is_not_there_is_one_line(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs sqlalchemy")
+    url = f"sqlite:///{tmp_path / 'nowhere' / 'models.db'}"
+
+    result = CliRunner().invoke(servable, ["publish", str(model), url, "--model=m"])
+
+    assert (result.exit_code, result.output) == (
+        1,
+        f"UNAVAILABLE: {url} cannot be written: unable to open database file\n",
+    )

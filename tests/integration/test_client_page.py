@@ -61,7 +61,7 @@ def test_a_program_prints(
 
 @pytest.mark.parametrize(("command", "output"), COMMANDS)
 def test_a_command_prints(address: str, command: str, output: str) -> None:
-    env = {"SERVABLE_ADDRESS": address, "COLUMNS": "80"}
+    env = {"SERVABLE_ADDRESS": address}
 
     result = CliRunner().invoke(servable, shlex.split(command), env=env)
 

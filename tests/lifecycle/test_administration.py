@@ -244,8 +244,7 @@ def test_models_are_added_from_the_command_line(
         1,
         "ALREADY_EXISTS: There is a model n already\n",
     )
-    table = listed.output.replace("│", " ").splitlines()
-    lines = [" ".join(line.split()) for line in table]
+    lines = [" ".join(line.split()) for line in listed.output.splitlines()]
     assert "m 1 AVAILABLE 100 %" in lines
     assert "n 2 AVAILABLE 10 %" in lines
     assert "1 AVAILABLE 90 %" in lines

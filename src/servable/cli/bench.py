@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,10 @@ import click
 
 from servable.bench.runner import ClosedLoop, Load, OpenLoop, Report, Spec, load_to_dict
 from servable.cli.measuring import check_that_plots_can_be_drawn, input_option
+from servable.cli.tables import print_table, printable
 
 _PERCENTILES = ("p50", "p90", "p99", "p99.9", "max")
+_STEPS = 100  # of a progress bar
 _PORTS = {"grpc": "127.0.0.1:8500", "rest": "127.0.0.1:8501"}
 
 
@@ -334,28 +337,23 @@ def _advice(error: str, protocol: str, address: str) -> str:
 
 
 def _measure(spec: Spec, loads: Sequence[Load]) -> list[tuple[Load, Report]]:
-    from rich.console import Console  # noqa: PLC0415 - slow to import
-    from rich.progress import (  # noqa: PLC0415 - the same
-        BarColumn,
-        Progress,
-        TextColumn,
-    )
-
     from servable.bench.runner import run  # noqa: PLC0415 - loads the engine
 
     measured = []
-    columns = (TextColumn("{task.description}"), BarColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as progress:
-        for load in loads:
-            task = progress.add_task(_describe(load), total=1.0)
+    for load in loads:
+        with click.progressbar(
+            length=_STEPS,
+            label=_describe(load),
+            file=sys.stderr,
+            hidden=not sys.stderr.isatty(),
+        ) as progress:
 
-            def show(part: float, task: Any = task) -> None:
-                progress.update(task, completed=part)
+            def show(part: float, progress: Any = progress) -> None:
+                progress.update(round(part * _STEPS) - progress.pos)
 
             report = run(dataclasses.replace(spec, load=load), show)
-            progress.update(task, completed=1.0)
-            measured.append((load, report))
+            show(1.0)
+        measured.append((load, report))
     return measured
 
 
@@ -368,33 +366,26 @@ def _describe(load: Load) -> str:
 
 
 def _print(spec: Spec, measured: Sequence[tuple[Load, Report]]) -> None:
-    from rich import box  # noqa: PLC0415 - slow to import
-    from rich.console import Console  # noqa: PLC0415 - the same
-    from rich.table import Table  # noqa: PLC0415 - the same
-
-    table = Table(
-        title=f"{spec.protocol} {spec.address} {spec.path}",
-        caption="latency in ms, server CPU in µs per request",
-        box=box.SIMPLE_HEAD,
-        title_style="",
-        show_edge=False,
-        padding=(0, 1, 0, 0),
+    click.echo(f"{spec.protocol} {spec.address} {spec.path}")
+    print_table(
+        ("load", "answers/s", *_PERCENTILES, "CPU", "errors"),
+        (_row(load, report) for load, report in measured),
+        numbers=True,
     )
-    for heading in ("load", "answers/s", *_PERCENTILES, "CPU", "errors"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for load, report in measured:
-        server = report["server"]
-        table.add_row(
-            _describe(load),
-            f"{report['requests_per_s']:,.0f}",
-            *(_ms(report["latency_us"][percentile]) for percentile in _PERCENTILES),
-            f"{server['cpu_us_per_request']:.1f}" if server else "-",
-            str(sum(error["count"] for error in report["errors"].values())),
-        )
-    console = Console()
-    console.print(table)
+    click.echo("latency in ms, server CPU in µs per request")
     for line in _remarks(spec, measured):
-        console.print(line, style="yellow", markup=False, highlight=False)
+        click.secho(printable(line), fg="yellow")
+
+
+def _row(load: Load, report: Report) -> tuple[str, ...]:
+    server = report["server"]
+    return (
+        _describe(load),
+        f"{report['requests_per_s']:,.0f}",
+        *(_ms(report["latency_us"][percentile]) for percentile in _PERCENTILES),
+        f"{server['cpu_us_per_request']:.1f}" if server else "-",
+        str(sum(error["count"] for error in report["errors"].values())),
+    )
 
 
 def _ms(microseconds: float) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from servable.cli.saved_model_summary import find_version
+from servable.cli.tables import print_table, printable
 from servable.config import model_server_config
 from servable.config.model_server_config import (
     All,
@@ -109,15 +108,17 @@ def _check_operations(path: Path, allowed: frozenset[str]) -> None:
         for op, count in sorted(counts.items())
         for effect in effects_of(op)
     }
-    console = Console()
-    console.print(f"{sum(counts.values())} operations of {len(counts)} kinds")
+    click.echo(f"{sum(counts.values())} operations of {len(counts)} kinds")
     if not found:
-        console.print("They compute, and do nothing else.")
+        click.echo("They compute, and do nothing else.")
         return
-    table = Table("", "operation", "can", "what it does")
-    for (effect, op), count in sorted(found.items()):
-        table.add_row(str(count), op, effect, EFFECTS[effect])
-    console.print(table)
+    print_table(
+        ("", "operation", "can", "what it does"),
+        (
+            (str(count), op, effect, EFFECTS[effect])
+            for (effect, op), count in sorted(found.items())
+        ),
+    )
     if {effect for effect, _ in found} - allowed - ORDINARY:
         sys.exit(_WRONG)
 
@@ -205,32 +206,28 @@ def _problem_of_place(model: ModelConfig, error: OSError) -> str:
 
 
 def _show(models: ModelServerConfig, findings: list[Finding]) -> None:
-    console = Console()
     if not models.models:
-        console.print("No models.")
+        click.echo("No models.")
         return
-    table = Table("model", "platform", "policy", "versions", "labels")
-    table.add_column("base path", overflow="fold")
-    for finding in findings:
-        model = finding.model
-        table.add_row(
-            model.name,
-            model.platform,
-            _policy_text(model),
-            ", ".join(map(str, finding.versions)) or "none",
-            ", ".join(f"{label}={v}" for label, v in model.version_labels.items()),
-            redacted(model.base_path),
-        )
-    console.print(table)
+    print_table(
+        ("model", "platform", "policy", "versions", "labels", "base path"),
+        map(_row, findings),
+    )
     for finding in findings:
         for problem in finding.problems:
-            console.print(
-                f"{finding.model.name}: {problem}",
-                style="red",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            click.secho(printable(f"{finding.model.name}: {problem}"), fg="red")
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    model = finding.model
+    return (
+        model.name,
+        model.platform,
+        _policy_text(model),
+        ", ".join(map(str, finding.versions)) or "none",
+        ", ".join(f"{label}={v}" for label, v in model.version_labels.items()),
+        redacted(model.base_path),
+    )
 
 
 def _policy_text(model: ModelConfig) -> str:

@@ -6,6 +6,7 @@ Its module is imported when the command is run.
 """
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,6 +101,10 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, row.help) for name, row in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup)
+# https://no-color.org; None is click's own rule: styles on terminals only.
+_COLOR: Final = False if os.environ.get("NO_COLOR") else None
+
+
+@click.group(cls=LazyGroup, context_settings={"color": _COLOR})
 def servable() -> None:
     """Serve TensorFlow models with the API of TensorFlow Serving."""

@@ -1,6 +1,5 @@
 """`servable convert`: a SavedModel of what came before."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Final
 
 import click
 
+from servable.cli.quiet import quiet_tensorflow
 from servable.errors import InvalidArgument, ServingError
 
 _FAILED: Final = 1
@@ -39,7 +39,7 @@ def convert(
     SOURCE is a frozen GraphDef (.pb, .pbtxt), the directory of a session bundle, or a
     file of Keras (.keras, .h5).  The exit status is 1 if nothing was written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     try:
         # TensorFlow takes seconds to import.
         from servable.export.converting import convert as run  # noqa: PLC0415

@@ -10,7 +10,7 @@ import click
 
 from servable.cli.saved_model_summary import MetaGraph, Summary, summarize
 from servable.client.signatures import Signature
-from servable.errors import ServingError
+from servable.errors import ServingError, from_code
 from servable.export.answers import (
     ATOL,
     RTOL,
@@ -51,30 +51,36 @@ def diff(
     A and B may also be base paths, which stand for their newest versions.  Answers
     are those to the requests that come with the models, or to those in a file; each
     model is run in a process of its own.  The exit status is 0 if nothing is
-    different, 1 if something is, and 2 if that cannot be told.
+    different, 1 if something is, and 2 if that cannot be told: one of them is no
+    SavedModel, cannot be opened, or has a signature that names a tensor which is not
+    in its graph.
     """
     try:
         summaries = summarize(old), summarize(new)
-        found = {
-            "contents": list(contents(*summaries)),
-            "answers": list(
-                answers(
-                    summaries[0].path,
-                    summaries[1].path,
-                    None if requests is None else read_logs(requests),
-                    Tolerance(rtol, atol),
-                )
-            ),
-        }
+        logs = None if requests is None else read_logs(requests)
     except (ServingError, OSError) as exc:
         click.echo(getattr(exc, "message", exc), err=True)
         sys.exit(_TROUBLE)
+    found = {"contents": list(contents(*summaries)), "answers": []}
+    troubles = [
+        f"{summary.path}: {fault}"
+        for summary in summaries
+        for graph in summary.meta_graphs
+        for fault in graph.faults
+    ]
+    olds, news = (summary.path for summary in summaries)
+    try:
+        found["answers"] += answers(olds, news, logs, Tolerance(rtol, atol))
+    except ServingError as exc:
+        troubles.append(exc.message)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         for line in (*found["contents"], *found["answers"]):
             click.echo(line)
-    sys.exit(_DIFFERENT if any(found.values()) else 0)
+    for trouble in troubles:
+        click.echo(trouble, err=True)
+    sys.exit(_TROUBLE if troubles else _DIFFERENT if any(found.values()) else 0)
 
 
 def contents(old: Summary, new: Summary) -> Iterator[str]:
@@ -127,20 +133,32 @@ def _keys(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> Iterator[tuple[Any,
 def answers(
     old: Path, new: Path, logs: list[Log] | None, tolerance: Tolerance
 ) -> Iterator[str]:
-    """Yield which requests are answered otherwise, for people."""
+    """
+    Yield which requests are answered otherwise, for people.
+
+    Raises:
+        ServingError: the requests cannot be read, or one of the two cannot be opened.
+    """
     if logs is None:
         unique = {log.SerializeToString(): log for log in read_warmup(old)}
         unique.update((log.SerializeToString(), log) for log in read_warmup(new))
         logs = list(unique.values())
     if not logs:
         return
-    olds, news = replay(old, logs), replay(new, logs)
+    olds, news = _replay(old, logs), _replay(new, logs)
     for number, (log, before, after) in enumerate(
         zip(logs, olds, news, strict=True), 1
     ):
         name = request_of(log).model_spec.signature_name or "serving_default"
         for text in _answer(log, before, after, tolerance):
             yield f"request {number}, signature {name!r}: {text}"
+
+
+def _replay(model: Path, logs: list[Log]) -> list[Answer]:
+    try:
+        return replay(model, logs)
+    except ServingError as exc:
+        raise from_code(exc.code, f"{model} cannot be tried: {exc.message}") from None
 
 
 def _answer(

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from servable.cli.publish import check_target, local_path, publish_version
 from servable.cli.saved_model_summary import summarize
 from servable.errors import InvalidArgument, NotFound, ServingError
 from servable.export.publishing import check_complete, staged
@@ -24,7 +26,7 @@ _KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
 
 @click.command()
 @click.argument("source")
-@click.argument("base_path", type=click.Path(path_type=Path), metavar="BASE")
+@click.argument("base_path", metavar="BASE")
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
@@ -34,16 +36,20 @@ _KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
 @click.option(
     "--as-version", type=int, help="The number; the one after the highest by default."
 )
+@click.option("--model", default="", help="The model's name, where BASE is a database.")
 @click.option(
-    "--check/--no-check", default=True, help="Open and ask it before it is published."
+    "--check/--no-check",
+    default=None,
+    help="Open and ask it before it is published, as by default.",
 )
 def export(
     source: str,
-    base_path: Path,
+    base_path: str,
     samples: Path | None,
     keep: int | None,
     as_version: int | None,
-    check: bool,
+    model: str,
+    check: bool | None,
 ) -> None:
     """
     Export SOURCE to the base path BASE as the model's next version.
@@ -52,22 +58,37 @@ def export(
     MODULE:NAME, which is a model, or a function without arguments that returns one,
     or a dict of the arguments of servable.export.export.  Before it is published the
     version is opened in a process of its own, and has to answer the samples as the
-    model does.  Its directory is printed.  The exit status is 1 if nothing was
-    published.
+    model does.  BASE is what `servable publish` takes, too: a directory, an object
+    store or a database.  What was published is printed.  The exit status is 1 if
+    nothing was.
     """
-    options: dict[str, Any] = {"version": as_version, "keep": keep, "check": check}
     try:
-        if Path(source, "saved_model.pb").is_file():
-            path = export_saved_model(Path(source), base_path, samples, **options)
+        check_target(base_path, keep, as_version, model)
+        folder = local_path(base_path)
+        if folder is not None:
+            options = {"version": as_version, "keep": keep, "check": check}
+            done = str(_export(source, folder, samples, options))
         else:
-            path = export_model(source, base_path, samples, **options)
+            with tempfile.TemporaryDirectory() as beside:
+                made = _export(source, Path(beside), samples, {"check": check})
+                done = publish_version(str(made), base_path, keep, as_version, model)
     except ServingError as error:
         click.echo(error.status_text, err=True)
         sys.exit(_FAILED)
     except ModuleNotFoundError as error:
         click.echo(str(error), err=True)
         sys.exit(_FAILED)
-    click.echo(path)
+    click.echo(done)
+
+
+def _export(
+    source: str, base_path: Path, samples: Path | None, options: Mapping[str, Any]
+) -> Path:
+    """Export *source*; options that are None are not given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if Path(source, "saved_model.pb").is_file():
+        return export_saved_model(Path(source), base_path, samples, **given)
+    return export_model(source, base_path, samples, **given)
 
 
 def export_model(
@@ -89,9 +110,9 @@ def export_saved_model(
     base_path: Path,
     samples: Path | None,
     *,
-    version: int | None,
-    keep: int | None,
-    check: bool,
+    version: int | None = None,
+    keep: int | None = None,
+    check: bool = True,
 ) -> Path:
     """Publish a SavedModel, if it can be opened and answers the samples at all."""
     check_complete(source)

@@ -10,12 +10,9 @@ from typing import Any, Final
 import click
 import numpy as np
 from google.protobuf import json_format
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from servable.apis import predict_pb2, tensor_pb2
+from servable.cli.tables import print_table
 from servable.client.rest_codec import json_string
 from servable.client.tensors import make_ndarray
 from servable.errors import ServingError
@@ -72,7 +69,10 @@ def show(
             for record in _chosen(files, filters, last):
                 click.echo(json.dumps(as_document(record)))
         else:
-            _print_table(_chosen(files, filters, last))
+            print_table(
+                ("time", "model", "version", "kind", "signature", "request"),
+                map(_row, _chosen(files, filters, last)),
+            )
     except (ServingError, OSError) as error:
         click.echo(getattr(error, "message", error), err=True)
         sys.exit(_BAD_FILE)
@@ -96,21 +96,15 @@ def _chosen(
         yield from list(found)[-last:]
 
 
-def _print_table(records: Iterator[Record]) -> None:
-    table = Table(
-        "time", "model", "version", "kind", "signature", "request", box=box.SIMPLE_HEAD
+def _row(record: Record) -> tuple[str, ...]:
+    return (
+        _time(record),
+        record.model,
+        "" if record.version is None else str(record.version),
+        record.kind,
+        record.signature_name,
+        _summary(record),
     )
-    for record in records:
-        table.add_row(
-            _time(record),
-            escape(record.model),
-            "" if record.version is None else str(record.version),
-            record.kind,
-            escape(record.signature_name),
-            escape(_summary(record)),
-        )
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width).print(table)
 
 
 def _time(record: Record) -> str:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
 from servable.cli.client_options import client_options, complete_model
-from servable.cli.show import signature_table, signatures_document
+from servable.cli.show import print_signature, signatures_document
+from servable.cli.tables import printable
 
 if TYPE_CHECKING:
     from servable.client import Client
@@ -41,7 +40,7 @@ def metadata(
         }
         click.echo(json.dumps(document, indent=2))
         return
-    console = Console()
-    console.print(f"[bold]{escape(answer.name)}[/bold] version {answer.version}")
+    name = click.style(printable(answer.name), bold=True)
+    click.echo(f"{name} version {answer.version}")
     for signature in answer.signatures.values():
-        console.print(signature_table(signature))
+        print_signature(signature)

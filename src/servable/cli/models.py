@@ -3,19 +3,18 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from google.protobuf import json_format
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from servable.apis import POOL, administration_pb2, model_server_config_pb2
 from servable.cli.client_options import client_options
+from servable.cli.status_line import StatusLine
+from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
 from servable.errors import Code
 
@@ -248,10 +247,10 @@ def _add(
 ) -> None:
     """Add a model, and print what happens to its versions meanwhile."""
     administration = client.administration
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    news = _News(is_followed=console.is_terminal)
+    status = StatusLine(sys.stdout)
+    news = _News(is_followed=status.is_seen)
     news.lines(_versions(client, config.name), time.monotonic())  # of before
-    with futures.ThreadPoolExecutor(1) as pool, console.status("") as status:
+    with futures.ThreadPoolExecutor(1) as pool, status:
         adding = pool.submit(
             administration.add_model, config, replace=replace, wait_s=wait_s
         )
@@ -260,9 +259,9 @@ def _add(
             is_done = bool(futures.wait([adding], _LOOK_S).done)
             versions = _versions(client, config.name)
             for line in news.lines(versions, time.monotonic()):
-                console.print(line)
+                status.print(line)
             working = [version for version in versions if version.progress]
-            status.update(Text("; ".join(map(_version_line, working))))
+            status.show("; ".join(map(_version_line, working)))
     click.echo(adding.result())
 
 
@@ -323,30 +322,25 @@ def _error(version: administration_pb2.Version) -> str:
 
 
 def _show(found: Sequence[administration_pb2.Model]) -> None:
-    console = Console()
     if not found:
-        console.print("No models.")
+        click.echo("No models.")
         return
-    table = Table()
-    for column in ("model", "version", "state", "answers", "labels"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("", overflow="fold")
-    for model in found:
-        rows = [_row(model, version) for version in model.versions]
-        rows = rows or [("", "none yet", "", "", model.config.base_path)]
-        for at, row in enumerate(rows):
-            table.add_row("" if at else model.config.name, *row)
-    console.print(table)
+    print_table(
+        ("model", "version", "state", "answers", "labels", ""),
+        (row for model in found for row in _rows(model)),
+    )
     for model in found:
         if model.HasField("rollout"):
             rollout = model.rollout
-            console.print(
-                f"{model.config.name}: {rollout.kind}"
-                + (f", {rollout.verdict}" if rollout.verdict else ", no candidate"),
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            verdict = rollout.verdict or "no candidate"
+            click.echo(printable(f"{model.config.name}: {rollout.kind}, {verdict}"))
+
+
+def _rows(model: administration_pb2.Model) -> Iterator[tuple[str, ...]]:
+    rows = [_row(model, version) for version in model.versions]
+    rows = rows or [("", "none yet", "", "", model.config.base_path)]
+    for at, row in enumerate(rows):
+        yield "" if at else model.config.name, *row
 
 
 def _row(

@@ -1,12 +1,12 @@
 """`servable optimize`: a faster SavedModel with the same answers."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
+from servable.cli.quiet import quiet_tensorflow
 from servable.cli.saved_model_summary import find_version
 from servable.errors import ServingError
 from servable.export.answers import Tolerance
@@ -37,7 +37,7 @@ def optimize(
     warm-up requests stay.  Nothing is written if the answers are others.  MODEL may
     be a base path, which stands for its newest version.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     # TensorFlow takes seconds to import.
     try:
         from servable.export.optimizing import optimize as run  # noqa: PLC0415

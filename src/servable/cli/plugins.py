@@ -3,10 +3,9 @@
 import sys
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from servable import plugins as registry
+from servable.cli.tables import print_table
 from servable.errors import ServingError
 
 _BROKEN = 1
@@ -24,10 +23,7 @@ def plugins(group: str | None) -> None:
     groups = [g for g in registry.GROUPS if group in (None, g, g.partition(".")[2])]
     if not groups:
         raise click.BadParameter(f"There is none but {', '.join(registry.GROUPS)}.")
-    table = Table()
-    for column in ("group", "name", "package", "imports"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("object", overflow="fold")
+    rows: list[tuple[str, ...]] = []
     problems: list[str] = []
     for plugin in (p for g in groups for p in registry.installed(g)):
         try:
@@ -39,12 +35,9 @@ def plugins(group: str | None) -> None:
             answer = "yes"
         kind = plugin.group.partition(".")[2]
         row = (kind, plugin.name, plugin.distribution, answer, plugin.target)
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
+        rows.append(row)
+    print_table(("group", "name", "package", "imports", "object"), rows)
     for problem in problems:
-        console.print(
-            problem, style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        click.secho(problem, fg="red")
     if problems:
         sys.exit(_BROKEN)

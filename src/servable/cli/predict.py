@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from servable.cli.client_options import client_options, complete_model
+from servable.cli.tables import print_table
 from servable.cli.values import WHOLE, by_name, is_picture, read_inputs
 from servable.errors import InvalidArgument
 
@@ -202,23 +203,14 @@ def _print_npy(outputs: Mapping[str, Any]) -> None:
 
 def _print_table(outputs: Mapping[str, Any]) -> None:
     """Print a line for each row; outputs of other lengths get a table of their own."""
-    from rich import box  # noqa: PLC0415 - slow to import
-    from rich.console import Console  # noqa: PLC0415 - the same
-    from rich.markup import escape  # noqa: PLC0415 - the same
-    from rich.table import Table  # noqa: PLC0415 - the same
-
-    console = Console()
     for names in _of_one_length(outputs):
-        headings = (
-            f"{escape(name)} [dim]{outputs[name].dtype}"
-            f"{escape(str(list(outputs[name].shape[1:])))}[/dim]"
+        headings = [
+            f"{name} {outputs[name].dtype}{list(outputs[name].shape[1:])}"
             for name in names
-        )
-        table = Table("", *headings, box=box.SIMPLE_HEAD, show_edge=False)
-        columns = [_cells(outputs[name]) for name in names]
-        for number, row in enumerate(zip(*columns, strict=True)):
-            table.add_row(str(number), *map(escape, row))
-        console.print(table)
+        ]
+        rows = zip(*(_cells(outputs[name]) for name in names), strict=True)
+        numbered = ((str(number), *row) for number, row in enumerate(rows))
+        print_table(("", *headings), numbered)
 
 
 def _of_one_length(outputs: Mapping[str, Any]) -> Sequence[Sequence[str]]:

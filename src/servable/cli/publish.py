@@ -1,16 +1,18 @@
 """`servable publish`: a SavedModel becomes a version, all at once."""
 
+import contextlib
 import sys
+from pathlib import Path
 from typing import Final
 
 import click
 
-from servable.errors import InvalidArgument, ServingError
-from servable.export.publishing import check_complete
+from servable.errors import InvalidArgument, NotFound, ServingError
+from servable.export.publishing import check_complete, check_numbers
 from servable.export.publishing import publish as publish_directory
-from servable.export.uploading import upload
+from servable.export.uploading import store_errors, upload
 from servable.sources import database
-from servable.sources.urls import scheme_of
+from servable.sources.urls import redacted, scheme_of
 
 _FAILED: Final = 1
 _DATABASES: Final = frozenset(
@@ -34,30 +36,62 @@ def publish(
 
     BASE is a directory, a database (sqlite:////models.db, postgresql://…) or the URL
     of an object store (s3://…, gs://…).  A server that polls BASE sees the whole
-    version or none of it; in directories and databases publishers at the same time
-    get different numbers.  What was published is printed.  The exit status is 1 if
-    nothing was.
+    version or none of it, and publishers at the same time get different numbers.
+    What was published is printed.  The exit status is 1 if nothing was.
     """
     try:
-        click.echo(_publish(directory, base_path, keep, as_version, model))
+        click.echo(publish_version(directory, base_path, keep, as_version, model))
     except ServingError as error:
         click.echo(error.status_text, err=True)
         sys.exit(_FAILED)
 
 
-def _publish(
+def publish_version(
     directory: str, base_path: str, keep: int | None, version: int | None, model: str
 ) -> str:
-    scheme = scheme_of(base_path)
-    if scheme == "file":
-        path = base_path.removeprefix("file://")
-        return str(publish_directory(directory, path, version=version, keep=keep))
-    if scheme not in _DATABASES:
+    """
+    Publish a SavedModel wherever *base_path* is, and return what to tell of it.
+
+    Raises:
+        ServingError: nothing was published, or not all that was to go is gone.
+    """
+    check_target(base_path, keep, version, model)
+    if (folder := local_path(base_path)) is not None:
+        return str(publish_directory(directory, folder, version=version, keep=keep))
+    if scheme_of(base_path) not in _DATABASES:
         return upload(directory, base_path, version=version, keep=keep)
-    if not model:
-        raise InvalidArgument("a database has many models: say which, with --model")
-    if keep is not None:
-        raise InvalidArgument("--keep is for directories and object stores")
     check_complete(directory)
-    number = database.publish(base_path, model, directory, version)
+    with store_errors(redacted(base_path)):
+        number = database.publish(base_path, model, directory, version)
+        if keep is not None:
+            _remove_all_but(keep, base_path, model, number)
     return f"version {number} of {model}"
+
+
+def check_target(
+    base_path: str, keep: int | None, version: int | None, model: str
+) -> None:
+    """
+    Check what can be told before there is something to publish.
+
+    Raises:
+        InvalidArgument: a number is out of range, or a model has no name.
+    """
+    check_numbers(version, keep)
+    if scheme_of(base_path) in _DATABASES and not model:
+        raise InvalidArgument("a database has many models: say which, with --model")
+
+
+def local_path(base_path: str) -> Path | None:
+    """Return the directory that *base_path* means here, None if it is elsewhere."""
+    if scheme_of(base_path) != "file":
+        return None
+    return Path(base_path.removeprefix("file://"))
+
+
+def _remove_all_but(keep: int, base_path: str, model: str, published: int) -> None:
+    rows = database.ModelDatabase(base_path).rows(model)
+    for number in sorted(row.version for row in rows)[:-keep]:
+        if number != published:
+            with contextlib.suppress(NotFound):  # another publisher removed it
+                database.remove(base_path, model, number)

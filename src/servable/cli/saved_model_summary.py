@@ -7,7 +7,7 @@ shown are parsed.
 
 import mmap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,13 +18,22 @@ from google.protobuf.message import DecodeError
 from servable.apis import POOL, meta_graph_pb2, saved_model_pb2
 from servable.client.signatures import Signature, signatures_from
 from servable.errors import DataLoss, NotFound
-from servable.platforms.graph_ops import META_GRAPHS, fields, ops_in, ops_of
+from servable.platforms.graph_ops import (
+    META_GRAPHS,
+    fields,
+    node_names_in,
+    ops_in,
+    ops_of,
+)
 from servable.platforms.saved_model_files import GRAPH_FILES, VARIABLES_DIRECTORY
 from servable.sources.versions import versions_among
 
 # Of MetaGraphDef: meta_info_def, collection_def, signature_def, asset_file_def.
 _SHOWN_FIELDS: Final = frozenset({1, 4, 5, 6})
 _ASSETS: Final = "saved_model_assets"  # the collection that version 1 has them in
+
+# What is shown of a graph, its operations, and the names of its nodes.
+_Read = tuple[meta_graph_pb2.MetaGraphDef, Counter[str], Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class MetaGraph:
     One graph of a SavedModel.
 
     Attributes:
+        faults: which tensors signatures name that are not in the graph, for people.
         assets: file names and their sizes in bytes.
         ops: how many nodes of each operation there are, functions included; the most
             frequent first.
@@ -41,6 +51,7 @@ class MetaGraph:
     tags: tuple[str, ...]
     tensorflow_version: str
     signatures: Mapping[str, Signature]
+    faults: tuple[str, ...]
     assets: Mapping[str, int | None]
     ops: Mapping[str, int]
 
@@ -85,7 +96,7 @@ def summarize(path: Path) -> Summary:
         others,
         graph.stat().st_size,
         sum(_sizes(directory / VARIABLES_DIRECTORY).values()),
-        tuple(_meta_graph(proto, ops, directory) for proto, ops in meta_graphs),
+        tuple(_meta_graph(*read, directory) for read in meta_graphs),
         _sizes(directory / "assets.extra"),
     )
 
@@ -138,8 +149,12 @@ def _is_saved_model(path: Path) -> bool:
 
 
 def _meta_graph(
-    proto: meta_graph_pb2.MetaGraphDef, ops: Counter[str], directory: Path
+    proto: meta_graph_pb2.MetaGraphDef,
+    ops: Counter[str],
+    nodes: Collection[str],
+    directory: Path,
 ) -> MetaGraph:
+    signatures = signatures_from(proto.signature_def)
     sizes = _sizes(directory / "assets")
     collected = [
         meta_graph_pb2.AssetFileDef.FromString(any_.value)
@@ -149,10 +164,25 @@ def _meta_graph(
     return MetaGraph(
         tuple(proto.meta_info_def.tags),
         proto.meta_info_def.tensorflow_version,
-        signatures_from(proto.signature_def),
+        signatures,
+        tuple(_faults(signatures, nodes)),
         {name: sizes.get(name) for name in names},
         dict(sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
     )
+
+
+def _faults(
+    signatures: Mapping[str, Signature], nodes: Collection[str]
+) -> Iterator[str]:
+    for signature in signatures.values():
+        for what, specs in ("input", signature.inputs), ("output", signature.outputs):
+            for name, spec in specs.items():
+                # Sparse tensors have no name of their own.
+                if spec.name and spec.name.partition(":")[0] not in nodes:
+                    yield (
+                        f"signature {signature.name!r}, {what} {name!r}: "
+                        f"tensor {spec.name!r} is not in the graph"
+                    )
 
 
 def _sizes(directory: Path) -> Mapping[str, int]:
@@ -165,7 +195,7 @@ def _sizes(directory: Path) -> Mapping[str, int]:
     }
 
 
-def _read_text(file: Path) -> list[tuple[meta_graph_pb2.MetaGraphDef, Counter[str]]]:
+def _read_text(file: Path) -> list[_Read]:
     try:
         model = text_format.Parse(
             file.read_text("utf-8"),
@@ -175,12 +205,13 @@ def _read_text(file: Path) -> list[tuple[meta_graph_pb2.MetaGraphDef, Counter[st
         )
     except (text_format.ParseError, UnicodeDecodeError) as exc:
         raise DataLoss(f"{file} is damaged: {exc}") from None
-    return [(proto, ops_of(proto.graph_def)) for proto in model.meta_graphs]
+    return [
+        (proto, ops_of(proto.graph_def), {node.name for node in proto.graph_def.node})
+        for proto in model.meta_graphs
+    ]
 
 
-def _read_binary(
-    file: Path,
-) -> list[tuple[meta_graph_pb2.MetaGraphDef, Counter[str]]]:
+def _read_binary(file: Path) -> list[_Read]:
     if not file.stat().st_size:
         raise DataLoss(f"{file} is empty; was it copied completely?")
     with file.open("rb") as stream:
@@ -188,7 +219,11 @@ def _read_binary(
     try:
         with memoryview(mapped) as data:
             return [
-                (_shown_part(data[start:end]), ops_in(data, start, end))
+                (
+                    _shown_part(data[start:end]),
+                    ops_in(data, start, end),
+                    node_names_in(data, start, end),
+                )
                 for field, _tag, start, end in fields(data)
                 if field == META_GRAPHS
             ]

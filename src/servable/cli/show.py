@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from servable.cli.saved_model_summary import MetaGraph, Summary, summarize
+from servable.cli.tables import print_table, printable
 from servable.client.signatures import Signature, TensorSpec, shape_text
 from servable.errors import ServingError
 
@@ -40,73 +37,66 @@ def show(directory: Path, ops: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(as_document(summary), indent=2))
     else:
-        render(summary, Console(), ops=ops)
+        render(summary, ops=ops)
 
 
-def render(summary: Summary, console: Console, *, ops: bool = False) -> None:
+def render(summary: Summary, *, ops: bool = False) -> None:
     """Print *summary* for people, with each graph's *ops* if that is wanted."""
-    console.print(f"[bold]{escape(str(summary.path))}[/bold]")
+    click.secho(printable(str(summary.path)), bold=True)
     if summary.version is not None:
         others = ", ".join(map(str, summary.other_versions)) or "none"
-        console.print(f"version {summary.version}; other versions: {others}")
-    console.print(
+        click.echo(f"version {summary.version}; other versions: {others}")
+    click.echo(
         f"graph {size_text(summary.graph_bytes)}, "
         f"variables {size_text(summary.variables_bytes)}"
     )
     for name, size in summary.extra.items():
-        console.print(f"goes along: {escape(name)} ({size_text(size)})")
+        click.echo(f"goes along: {printable(name)} ({size_text(size)})")
     for meta_graph in summary.meta_graphs:
-        _render_meta_graph(meta_graph, console, ops)
+        _render_meta_graph(meta_graph, ops)
 
 
-def _render_meta_graph(meta_graph: MetaGraph, console: Console, ops: bool) -> None:
-    tags = escape(", ".join(meta_graph.tags) or "none")
-    made_by = meta_graph.tensorflow_version or "an unknown version"
-    console.print(f"\n[bold]tags {tags}[/bold] [dim](TensorFlow {made_by})[/dim]")
+def _render_meta_graph(meta_graph: MetaGraph, ops: bool) -> None:
+    tags = printable(", ".join(meta_graph.tags) or "none")
+    made_by = printable(meta_graph.tensorflow_version or "an unknown version")
+    heading = click.style(f"tags {tags}", bold=True)
+    click.echo(f"\n{heading} {click.style(f'(TensorFlow {made_by})', dim=True)}")
     for signature in meta_graph.signatures.values():
-        console.print(signature_table(signature))
+        print_signature(signature)
+    click.echo()
     if not meta_graph.signatures:
-        console.print("no signatures: nothing here can be asked")
+        click.echo("no signatures: nothing here can be asked")
+    for fault in meta_graph.faults:
+        click.secho(printable(fault), fg="red")
     for name, size in meta_graph.assets.items():
         text = "missing" if size is None else size_text(size)
-        console.print(f"asset {escape(name)} ({text})")
+        click.echo(f"asset {printable(name)} ({text})")
     total = sum(meta_graph.ops.values())
-    console.print(f"{total} operations of {len(meta_graph.ops)} kinds")
+    click.echo(f"{total} operations of {len(meta_graph.ops)} kinds")
     if ops:
-        counts = Table("", "operation", box=box.SIMPLE_HEAD)
-        for op, count in meta_graph.ops.items():
-            counts.add_row(str(count), escape(op))
-        console.print(counts)
+        rows = ((str(count), op) for op, count in meta_graph.ops.items())
+        print_table(("", "operation"), rows)
 
 
-def signature_table(signature: Signature) -> Table:
-    """Return inputs and outputs of a signature, one in a row."""
-    table = Table(
-        "",
-        "name",
-        "type",
-        "shape",
-        "tensor",
-        title=f"{escape(signature.name)}  [dim]{escape(signature.method_name)}[/dim]",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-    )
-    for what, name, spec in _rows(signature):
-        cells = [name, str(spec.dtype or "?"), shape_text(spec.shape), spec.name]
-        table.add_row(what, *map(escape, cells))
-    return table
+def print_signature(signature: Signature) -> None:
+    """Print inputs and outputs of a signature, one in a row, after an empty line."""
+    click.secho(f"\n{printable(signature.name)}", bold=True, nl=False)
+    if signature.method_name:
+        click.secho(f"  {printable(signature.method_name)}", dim=True, nl=False)
+    click.echo()
+    print_table(("", "name", "type", "shape", "tensor"), _rows(signature))
 
 
-def _rows(signature: Signature) -> Iterator[tuple[str, str, TensorSpec]]:
+def _rows(signature: Signature) -> Iterator[tuple[str, ...]]:
     for name, spec in signature.inputs.items():
-        yield (
-            "input (has default)" if name in signature.defaults else "input",
-            name,
-            spec,
-        )
+        defaulted = name in signature.defaults
+        yield "input (has default)" if defaulted else "input", name, *_cells(spec)
     for name, spec in signature.outputs.items():
-        yield "output", name, spec
+        yield "output", name, *_cells(spec)
+
+
+def _cells(spec: TensorSpec) -> tuple[str, ...]:
+    return str(spec.dtype or "?"), shape_text(spec.shape), spec.name
 
 
 def size_text(size: int) -> str:
@@ -133,6 +123,7 @@ def as_document(summary: Summary) -> dict[str, Any]:
                 "tags": list(meta_graph.tags),
                 "tensorflow_version": meta_graph.tensorflow_version,
                 "signatures": signatures_document(meta_graph.signatures),
+                "faults": list(meta_graph.faults),
                 "assets": dict(meta_graph.assets),
                 "ops": dict(meta_graph.ops),
             }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from servable.cli.client_options import client_options, complete_model
+from servable.cli.tables import print_table
 
 if TYPE_CHECKING:
     from servable.client import Client
@@ -49,14 +50,14 @@ def status(
         ]
         click.echo(json.dumps({"model": model, "versions": rows}, indent=2))
         return
-    from rich import box  # noqa: PLC0415 - slow to import
-    from rich.console import Console  # noqa: PLC0415 - the same
-    from rich.markup import escape  # noqa: PLC0415 - the same
-    from rich.table import Table  # noqa: PLC0415 - the same
-
-    table = Table("version", "state", "", box=box.SIMPLE_HEAD, show_edge=False)
-    for version in versions:
-        error = version.error
-        failure = "" if error is None else escape(error.status_text)
-        table.add_row(str(version.version), version.state, failure)
-    Console().print(table)
+    print_table(
+        ("version", "state", ""),
+        (
+            (
+                str(version.version),
+                version.state,
+                "" if version.error is None else version.error.status_text,
+            )
+            for version in versions
+        ),
+    )

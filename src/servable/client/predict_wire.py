@@ -24,7 +24,7 @@ from servable.client.tensors import (
     content_of,
     encode,
     make_ndarray,
-    protected,
+    read_only,
     set_shape,
     to_varint,
 )
@@ -178,10 +178,10 @@ def _array(data: bytes, at: int, end: int, writable: bool) -> npt.NDArray[Any]:
     values = _plain_array(data, at, end)
     if values is None:
         message = tensor_pb2.TensorProto.FromString(data[at:end])
-        return protected(make_ndarray(message), writable=writable)
+        return make_ndarray(message, writable=writable)
     if writable:
         return values.copy()
-    return values if values.flags.aligned else protected(values.copy(), writable=False)
+    return values if values.flags.aligned else read_only(values.copy())
 
 
 def _plain_array(data: bytes, at: int, end: int) -> npt.NDArray[Any] | None:
@@ -234,7 +234,7 @@ def _decoded_by_protobuf(data: bytes, writable: bool) -> Outputs:
     except DecodeError as exc:
         raise Internal(f"the answer is no PredictResponse: {exc}") from None
     arrays = {
-        name: protected(make_ndarray(tensor), writable=writable)
+        name: make_ndarray(tensor, writable=writable)
         for name, tensor in sorted(response.outputs.items())
     }
     return Outputs(arrays, response.model_spec.version.value)

@@ -40,7 +40,7 @@ from servable.client.signatures import (
     TensorSpec,
     signatures_from,
 )
-from servable.client.tensors import protected
+from servable.client.tensors import read_only
 from servable.errors import Code, Internal, ServingError, Unimplemented, from_code
 
 # The types that the server reads from JSON and writes to it.
@@ -207,8 +207,9 @@ def _prediction(operation: Predict, document: Any) -> Outputs:
         values = {"outputs": values}
     wanted = operation.outputs or sorted(values)
     arrays = {n: _array(values[n], specs.get(n)) for n in wanted}
-    for array in arrays.values():
-        protected(array, writable=operation.writable)
+    if not operation.writable:
+        for array in arrays.values():
+            read_only(array)
     return Outputs(arrays, None)
 
 

@@ -111,11 +111,18 @@ def content_of(array: npt.NDArray[Any]) -> bytes | memoryview:
     return array.tobytes()
 
 
-def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
+def make_ndarray(
+    tensor: tensor_pb2.TensorProto, *, writable: bool = True
+) -> npt.NDArray[Any]:
     """
-    Return the values of a TensorProto as a writable array of its own.
+    Return the values of a TensorProto as an array of its own.
 
     Strings become an array of `bytes` objects.
+
+    Args:
+        tensor: The message.
+        writable: False gives an array that cannot be changed, and copies large ones
+            once less.
 
     Raises:
         TensorError: the message is no tensor: no type, a negative dimension, content
@@ -131,12 +138,16 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
     size = math.prod(shape)
     try:
         if not size:
-            return np.empty(shape, numpy_dtype)
+            values = np.empty(shape, numpy_dtype)
+            return values if writable else read_only(values)
         if content := tensor.tensor_content:
             values = _from_content(content, wire, numpy_dtype, size)
         else:
             values = _from_field(tensor, wire, numpy_dtype, size)
-        return values.reshape(shape)
+        if writable and not values.flags.writeable:
+            values = values.copy()
+        values = values.reshape(shape)
+        return values if writable else read_only(values)
     except TensorError:
         raise
     except (MemoryError, ValueError, OverflowError) as exc:
@@ -146,9 +157,9 @@ def make_ndarray(tensor: tensor_pb2.TensorProto) -> npt.NDArray[Any]:
         ) from None
 
 
-def protected(array: npt.NDArray[Any], *, writable: bool) -> npt.NDArray[Any]:
-    """Return *array* itself, which from now on can be changed or not."""
-    array.flags.writeable = writable
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return *array* itself, which from now on cannot be changed."""
+    array.flags.writeable = False
     return array
 
 
@@ -391,8 +402,7 @@ def _from_content(
         )
     if wire.name == "bool" and max(content) > 1:
         raise TensorError("the content of a bool tensor has bytes other than 0 and 1")
-    little = np.frombuffer(content, _stored(numpy_dtype))
-    return little.astype(numpy_dtype)
+    return np.frombuffer(content, _stored(numpy_dtype)).astype(numpy_dtype, copy=False)
 
 
 def _stored(numpy_dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -463,7 +473,7 @@ def _from_field(
 def _filled(given: npt.NDArray[Any], size: int, zero: Any) -> npt.NDArray[Any]:
     """Return *given* with its last value repeated up to *size*."""
     if len(given) == size:
-        return given if given.flags.writeable else given.copy()
+        return given
     result = np.empty(size, given.dtype)
     result[: len(given)] = given
     result[len(given) :] = given[-1] if len(given) else zero

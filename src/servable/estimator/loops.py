@@ -6,6 +6,7 @@ and closes its session before it returns.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,20 +81,26 @@ def evaluate(
     hooks: Iterable[Any] | None,
     checkpoint_path: str | None,
     name: str | None,
+    *,
+    values: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return metrics; see Estimator.evaluate."""
+    """Return metrics; see Estimator.evaluate.  *values* stand for a checkpoint."""
     _check_positive("steps", steps)
     hooks = _hooks(hooks)
     with tf.Graph().as_default():
         spec, all_hooks = _build(estimator, input_fn, ModeKeys.EVAL)
         metrics = _metrics(spec)
         all_hooks += [*hooks, *spec.evaluation_hooks]
-        values = {key: value for key, (value, _) in metrics.items()}
+        lasts = {key: value for key, (value, _) in metrics.items()}
         updates = [update for _, update in metrics.values()]
         result: dict[str, Any] = {}
+        creator = (
+            _session_creator(estimator, spec.scaffold, checkpoint_path, "evaluate")
+            if values is None
+            else _session_creator_with(estimator, spec.scaffold, values)
+        )
         with tf.train.MonitoredSession(
-            _session_creator(estimator, spec.scaffold, checkpoint_path, "evaluate"),
-            hooks=[*all_hooks, _AtEnd(values, result)],
+            creator, hooks=[*all_hooks, _AtEnd(lasts, result)]
         ) as session:
             done = 0
             while not session.should_stop() and done != steps:
@@ -210,7 +217,10 @@ def _write_summaries(
         if key != _STEP and getattr(value, "shape", None) == ():
             summary.value.add(tag=key, simple_value=float(value))
     with tf.Graph().as_default():
-        writer = tf.summary.FileWriter(estimator.eval_dir(name))
+        # Files are named by the second, and would replace those of the same one.
+        writer = tf.summary.FileWriter(
+            estimator.eval_dir(name), filename_suffix=f".{time.time_ns()}"
+        )
         writer.add_summary(summary, int(result[_STEP]))
         writer.close()
 
@@ -262,6 +272,27 @@ def _session_creator(
         scaffold=scaffold,
         config=estimator._session_config(),
         checkpoint_filename_with_path=path,
+    )
+
+
+def _session_creator_with(
+    estimator: "Estimator", scaffold: Any, values: Mapping[str, Any]
+) -> Any:
+    """Have variables begin as *values*, by their names."""
+    initializers = {
+        variable.initializer: values[variable.name]
+        for variable in tf.global_variables()
+        if variable.name in values
+    }
+
+    def set_variables(_scaffold: Any, session: Any) -> None:
+        for initializer, value in initializers.items():
+            # One by one: several variables may have one tensor for an initial value.
+            session.run(initializer, {initializer.inputs[1]: value})
+
+    return tf.train.ChiefSessionCreator(
+        scaffold=tf.train.Scaffold(copy_from_scaffold=scaffold, init_fn=set_variables),
+        config=estimator._session_config(),
     )
 
 

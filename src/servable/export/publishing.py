@@ -26,6 +26,7 @@ from servable.errors import (
     InvalidArgument,
     NotFound,
     ServingError,
+    Unavailable,
     from_exception,
 )
 from servable.export.files import sync, sync_tree
@@ -100,9 +101,12 @@ def staged(base_path: str | os.PathLike[str]) -> Iterator[Staging]:
     What was written and not published is deleted, whatever happened.
 
     Raises:
+        InvalidArgument: it is a place elsewhere.
         ServingError: the directory cannot be made.
     """
     base = Path(base_path)
+    if "://" in os.fspath(base_path):
+        raise InvalidArgument(f"{base_path} is no directory; servable publish takes it")
     with _os_errors():
         base.mkdir(parents=True, exist_ok=True)
         _delete_abandoned(base)
@@ -274,5 +278,8 @@ def _os_errors() -> Iterator[None]:
         yield
     except ServingError:
         raise
+    except shutil.Error as exc:  # of many files; mostly for one reason
+        *_, reason = exc.args[0][0]
+        raise Unavailable(f"{reason}") from exc
     except OSError as exc:
         raise from_exception(exc) from exc

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from servable.errors import FailedPrecondition, ServingError, from_code, from_exception
+from servable.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    ServingError,
+    from_code,
+    from_exception,
+)
 from servable.export.requests import Log, read_logs, request_of, write_logs
 
 SERVE: Final = ("serve",)
@@ -41,20 +47,26 @@ def replay(
     Return what the SavedModel *model* answers to *logs*, in a clean process.  Blocks.
 
     Raises:
-        ServingError: the model cannot be opened; with the reason.
+        ServingError: the model cannot be opened, or is not done in ten minutes; with
+            the reason.
     """
     with tempfile.TemporaryDirectory() as folder:
         requests, answers = Path(folder, "requests"), Path(folder, "answers")
         write_logs(requests, logs)
         command = [sys.executable, "-m", "servable.export.replay"]
         command += [str(model), str(requests), str(answers), *tags]
-        done = subprocess.run(  # noqa: S603 - ourselves
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - ourselves
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeadlineExceeded(
+                f"the process that tried the model was not done in {_TIMEOUT_S:g} s"
+            ) from None
         if done.returncode or not answers.is_file():
             last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
             raise FailedPrecondition(

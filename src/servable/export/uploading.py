@@ -2,26 +2,40 @@
 Publishing to object stores, which have no rename.
 
 Files are uploaded one after the other, and the graph last: a version without its
-graph is none, so servers take it up when it is whole.  Publishers at the same time
-must agree on numbers by themselves; `publishing` and databases do better.
+graph is none, so servers take it up when it is whole.
+
+Publishers at the same time get different numbers: each first puts a file of its own,
+its claim, where the version will be, and then looks whether it is alone there.  Of two
+the later one sees the other, in stores that list what has been written; who is not
+alone takes its claim back, and looks for a number again a little later.
 
 TensorFlow is not needed; fsspec and the package of the store's scheme are.
 """
 
 import os
+import random
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 from servable.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
+    ServingError,
     Unavailable,
 )
 from servable.export.publishing import check_complete, check_numbers
 from servable.platforms.saved_model_files import GRAPH_FILES
+
+_CLAIM: Final = ".servable-"
+# Directories are but parts of names there; who makes one makes a bucket, too.
+_FLAT: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+_ATTEMPTS: Final = 20
+_LONGEST_PAUSE_S: Final = 0.5
 
 
 def upload(
@@ -38,28 +52,24 @@ def upload(
         source: a complete SavedModel.
         base_url: as `s3://bucket/models/m`.
         version: its number; None for the one after the highest.
-        keep: how many versions there may be then; None for all.
+        keep: how many whole versions there may be then; None for all.
 
     Raises:
         NotFound, FailedPrecondition: *source* is no SavedModel, or not complete; or
             the package for the scheme is not installed.
         AlreadyExists: there is a version of that number.
         InvalidArgument: keep or version is out of range.
-        Unavailable: the store cannot be reached or written.
+        Unavailable: the store cannot be reached or written, or too many publish there
+            at a time.
     """
     check_numbers(version, keep)
     check_complete(source)
     filesystem, root = _filesystem(base_url)
-    with _store_errors(base_url):
-        there = _versions(filesystem, root)
-    number = max(there, default=0) + 1 if version is None else version
-    if number in there:
-        raise AlreadyExists(f"{base_url} has a version {number} already")
-    with _store_errors(base_url):
-        _put(filesystem, Path(source), f"{root}/{number}")
+    with store_errors(base_url):
+        number, claim = _claim(filesystem, root, base_url, version)
+        _put(filesystem, Path(source), f"{root}/{number}", claim)
         if keep is not None:
-            for old in sorted(there)[: max(0, len(there) + 1 - keep)]:
-                _delete(filesystem, f"{root}/{there[old]}")
+            _delete_all_but(keep, filesystem, root, number)
     return f"{base_url.rstrip('/')}/{number}"
 
 
@@ -76,11 +86,40 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _store_errors(url: str) -> Iterator[None]:
+def store_errors(shown: str) -> Iterator[None]:
+    """
+    Have what a store's library raises say where that was, as *shown*.
+
+    Raises:
+        Unavailable: for all that is no ServingError already.
+    """
     try:
         yield
+    except ServingError:
+        raise
     except Exception as exc:  # each store's library has errors of its own
-        raise Unavailable(f"{url} cannot be written: {exc}") from exc
+        reason = getattr(exc, "orig", None) or exc  # SQLAlchemy's go on about it
+        raise Unavailable(f"{shown} cannot be written: {reason}") from exc
+
+
+def _claim(
+    filesystem: Any, root: str, url: str, version: int | None
+) -> tuple[int, str]:
+    """Return a number that nobody else gets, and the file that says so."""
+    for _ in range(_ATTEMPTS):
+        there = _versions(filesystem, root)
+        number = max(there, default=0) + 1 if version is None else version
+        if number in there:
+            raise AlreadyExists(f"{url} has a version {number} already")
+        target = f"{root}/{number}"
+        claim = f"{target}/{_CLAIM}{uuid.uuid4().hex}"
+        _make_directory(filesystem, target)
+        filesystem.pipe_file(claim, b"")
+        if len(filesystem.ls(target, detail=False)) == 1:
+            return number, claim
+        filesystem.rm_file(claim)
+        time.sleep(random.uniform(0, _LONGEST_PAUSE_S))  # noqa: S311 - to be apart
+    raise Unavailable(f"{url} is published to by too many at a time")
 
 
 def _versions(filesystem: Any, root: str) -> dict[int, str]:
@@ -92,17 +131,42 @@ def _versions(filesystem: Any, root: str) -> dict[int, str]:
     return {int(n): n for n in names if n.isascii() and n.isdecimal()}
 
 
-def _put(filesystem: Any, source: Path, target: str) -> None:
+def _make_directory(filesystem: Any, path: str) -> None:
+    protocols = filesystem.protocol
+    protocols = {protocols} if isinstance(protocols, str) else set(protocols)
+    if not protocols & _FLAT:
+        filesystem.makedirs(path, exist_ok=True)
+
+
+def _put(filesystem: Any, source: Path, target: str, claim: str) -> None:
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     files.sort(key=lambda path: path.parent == source and path.name in GRAPH_FILES)
     try:
         for file in files:
+            # What is there by now is a claim as well, and readers of a whole version
+            # are not to see the file come and go.
+            if file is files[-1] and len(files) > 1:
+                filesystem.rm_file(claim)
             name = f"{target}/{file.relative_to(source).as_posix()}"
-            filesystem.makedirs(name.rpartition("/")[0], exist_ok=True)
+            _make_directory(filesystem, name.rpartition("/")[0])
             filesystem.put_file(str(file), name)
+        if len(files) == 1:
+            filesystem.rm_file(claim)
     except BaseException:
         _delete(filesystem, target)
         raise
+
+
+def _delete_all_but(keep: int, filesystem: Any, root: str, published: int) -> None:
+    """Delete old versions; those without a graph may be somebody's who is at it."""
+    whole = [
+        (number, f"{root}/{name}")
+        for number, name in sorted(_versions(filesystem, root).items())
+        if any(filesystem.exists(f"{root}/{name}/{graph}") for graph in GRAPH_FILES)
+    ]
+    for number, path in whole[:-keep]:
+        if number != published:
+            _delete(filesystem, path)
 
 
 def _delete(filesystem: Any, version: str) -> None:

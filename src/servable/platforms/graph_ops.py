@@ -25,7 +25,7 @@ _GRAPH: Final = 2  # of MetaGraphDef
 _NODES, _LIBRARY = 1, 2  # of GraphDef
 _FUNCTIONS: Final = 1  # of FunctionDefLibrary
 _FUNCTION_NODES: Final = 3  # of FunctionDef
-_OP: Final = 2  # of NodeDef
+_NAME, _OP = 1, 2  # of NodeDef
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT: Final = 10
 
@@ -195,18 +195,33 @@ def ops_in(data: memoryview, start: int, end: int) -> Counter[str]:
     ops: Counter[str] = Counter()
     for graph in _inside(data, start, end, _GRAPH):
         for node in _inside(data, *graph, _NODES):
-            ops.update(_op_of(data, *node))
+            ops.update(_texts(data, *node, _OP))
         for library in _inside(data, *graph, _LIBRARY):
             for function in _inside(data, *library, _FUNCTIONS):
                 for node in _inside(data, *function, _FUNCTION_NODES):
-                    ops.update(_op_of(data, *node))
+                    ops.update(_texts(data, *node, _OP))
     return ops
 
 
-def _op_of(data: memoryview, start: int, end: int) -> list[str]:
+def node_names_in(data: memoryview, start: int, end: int) -> frozenset[str]:
+    """
+    Return the names of the nodes of the MetaGraphDef there, without parsing them.
+
+    Raises:
+        ValueError, IndexError: The bytes are none.
+    """
+    return frozenset(
+        name
+        for graph in _inside(data, start, end, _GRAPH)
+        for node in _inside(data, *graph, _NODES)
+        for name in _texts(data, *node, _NAME)
+    )
+
+
+def _texts(data: memoryview, start: int, end: int, number: int) -> list[str]:
     return [
         bytes(data[a:b]).decode(errors="backslashreplace")
-        for a, b in _inside(data, start, end, _OP)
+        for a, b in _inside(data, start, end, number)
     ]
 
 
