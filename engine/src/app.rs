@@ -70,6 +70,7 @@ pub struct Options {
     pub abandoned_run_s: f64,
     pub request_log_file_bytes: u64,
     pub request_log_file_s: f64,
+    pub request_log_max_files: usize,
     pub request_log_queue_bytes: usize,
 }
 
@@ -119,6 +120,7 @@ impl Default for Options {
             abandoned_run_s: 5.0,
             request_log_file_bytes: 256 << 20,
             request_log_file_s: 3600.0,
+            request_log_max_files: 0,
             request_log_queue_bytes: 64 << 20,
         }
     }
@@ -186,6 +188,7 @@ impl App {
             // What no clock can count is never.
             file_age: Duration::try_from_secs_f64(options.request_log_file_s)
                 .unwrap_or(Duration::MAX),
+            max_files: options.request_log_max_files,
             queue_bytes: options.request_log_queue_bytes,
         };
         let metrics = Metrics::default();

@@ -63,6 +63,7 @@ class ServerOptions(Protocol):
     abandoned_run_s: float  # a run that goes on for so long for nobody is stuck
     request_log_file_bytes: int  # a file of logged requests that has as much is ended
     request_log_file_s: float  # and one that is as old
+    request_log_max_files: int  # ended ones of one prefix that are kept; 0: all
     request_log_queue_bytes: int  # what may wait to be written; more is dropped
 
 class BatchingParameters(Protocol):

@@ -50,7 +50,7 @@ from servable.platforms.profiler import Profiler, Session, open_session
 from servable.platforms.trial import TrialPlatform, Trials
 from servable.policies import Platforms
 from servable.reports import ModelReport
-from servable.server_core import Change, ServerCore
+from servable.server_core import ServerCore
 from servable.sources.urls import redacted
 
 _logger = logging.getLogger(__name__)
@@ -315,7 +315,7 @@ class Server:
         for name in names:
             _model_of(core.config, name)
         wanted = names or tuple(model.name for model in core.config.models)
-        core.wait_until_available(Change(wanted), "model(s)", timeout_s)
+        core.wait_until_available(core.addition_of(wanted), "model(s)", timeout_s)
 
     def stop(
         self, grace_s: float | None = None, *, unload_s: float = _UNLOAD_S

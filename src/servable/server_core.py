@@ -9,8 +9,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -71,10 +71,9 @@ _RUNTIME_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a new configuration asks to be waited for, and since which state."""
+    """What there is to wait for: models, and the generation of what was added."""
 
-    added: tuple[str, ...] = ()
-    since: int = 0
+    added: Mapping[str, int] = field(default_factory=dict)
 
 
 class ServerCore:
@@ -109,6 +108,7 @@ class ServerCore:
         # for models; guards all that is assigned below.
         self._lock = threading.Lock()
         self._config = ModelServerConfig(is_list=False)
+        self._generations: dict[str, int] = {}  # in which models were added last
         self._adapters: dict[str, Target[StoragePath | Loader]] = {}
         self._rolled_out: Mapping[str, Rollout] = {}
         self._has_begun = False
@@ -225,8 +225,12 @@ class ServerCore:
             _logger.info("Adding/updating models.")
             for model in config.models:
                 _logger.info(" (Re-)adding model: %s", model.name)
-            since = self._monitor.sequence
             self._config = config
+            # Before the source tells of any: what is aspired from now on counts.
+            names = [model.name for model in transition.added]
+            generation = self._manager.begin_generation(names)
+            added = dict.fromkeys(names, generation)
+            self._generations |= added
             self._rolled_out = self._rollouts.set_rules(
                 self._rules(config), {m.name: m.base_path for m in config.models}
             )
@@ -238,7 +242,12 @@ class ServerCore:
             self._begin()
             _logger.info("Finished adding/updating models")
             self._note_readiness()
-            return Change(tuple(model.name for model in transition.added), since)
+            return Change(added)
+
+    def addition_of(self, names: Iterable[str]) -> Change:
+        """Return what to wait for until the models called *names* are available."""
+        with self._lock:
+            return Change({name: self._generations[name] for name in names})
 
     def wait_until_available(
         self, change: Change, what: str, timeout_s: float | None = None
@@ -397,12 +406,12 @@ class ServerCore:
             left_s = give_up_at - time.monotonic()
             try:
                 decided = self._monitor.wait_until_available(
-                    change.added, min(_LOOK_FOR_NEWER_CONFIG_S, left_s), change.since
+                    change.added, min(_LOOK_FOR_NEWER_CONFIG_S, left_s)
                 )
             except DeadlineExceeded:
                 if left_s <= _LOOK_FOR_NEWER_CONFIG_S:
                     raise
-                if gone := set(change.added) - self._config.names():
+                if gone := change.added.keys() - self._config.names():
                     raise Aborted(
                         "A newer configuration has no model(s) "
                         f"{', '.join(sorted(gone))}"

@@ -141,7 +141,7 @@ def test_with_threads_of_its_own() -> None:
     bus.subscribe(lambda s: ended[s.id.name].set() if is_end(s) else None)
     for name, loader in loaders.items():
         manager.set_aspired_versions(name, [ServableData(ServableId(name, 1), loader)])
-    monitor.wait_until_available(list(loaders), timeout_s=30)
+    monitor.wait_until_available(dict.fromkeys(loaders, 0), timeout_s=30)
 
     # One of three is pinned for good: with one unload thread, the others still go.
     for name in ("b", "c"):
@@ -168,7 +168,7 @@ def test_stopping_unloads_everything_and_takes_nothing_new() -> None:
     loader = FakeLoader()
     manager.start()
     manager.set_aspired_versions("m", [ServableData(ServableId("m", 1), loader)])
-    monitor.wait_until_available(["m"], timeout_s=30)
+    monitor.wait_until_available({"m": 0}, timeout_s=30)
 
     assert manager.stop(timeout_s=30)
 

@@ -12,9 +12,13 @@ from servable.errors import Cancelled, Code, DeadlineExceeded, NotFound
 
 
 def state(
-    name: str, version: int, manager_state: ManagerState, error: NotFound | None = None
+    name: str,
+    version: int,
+    manager_state: ManagerState,
+    error: NotFound | None = None,
+    generation: int = 0,
 ) -> ServableState:
-    return ServableState(ServableId(name, version), manager_state, error)
+    return ServableState(ServableId(name, version), manager_state, error, generation)
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_a_wait_ends_with(
     for one in states:
         monitor.record(one)
 
-    decided = monitor.wait_until_available(["m"], timeout_s=0)
+    decided = monitor.wait_until_available({"m": 0}, timeout_s=0)
 
     assert decided["m"].id.version == decisive
 
@@ -92,31 +96,27 @@ def test_a_wait_needs_every_name(monitor: ServableStateMonitor) -> None:
     monitor.record(state("m", 1, ManagerState.AVAILABLE))
 
     with pytest.raises(DeadlineExceeded, match=r": n$"):
-        monitor.wait_until_available(["m", "n"], timeout_s=0)
+        monitor.wait_until_available({"m": 0, "n": 0}, timeout_s=0)
 
 
-def test_an_end_from_before_does_not_decide(monitor: ServableStateMonitor) -> None:
-    monitor.record(state("m", 1, ManagerState.END))
+@pytest.mark.parametrize("old", [ManagerState.AVAILABLE, ManagerState.END])
+def test_a_version_of_an_older_generation_does_not_decide(
+    monitor: ServableStateMonitor, old: ManagerState
+) -> None:
+    monitor.record(state("m", 2, old, generation=6))
 
     with pytest.raises(DeadlineExceeded):
-        monitor.wait_until_available(["m"], timeout_s=0, since=monitor.sequence)
+        monitor.wait_until_available({"m": 7}, timeout_s=0)
 
-
-def test_an_available_version_from_before_does_decide(
-    monitor: ServableStateMonitor,
-) -> None:
-    monitor.record(state("m", 1, ManagerState.AVAILABLE))
-
-    decided = monitor.wait_until_available(["m"], 0, since=monitor.sequence)
-
-    assert decided["m"].manager_state is ManagerState.AVAILABLE
+    monitor.record(state("m", 1, ManagerState.AVAILABLE, generation=7))
+    assert monitor.wait_until_available({"m": 7}, timeout_s=0)["m"].id.version == 1
 
 
 def test_a_wait_is_woken_by_what_it_waits_for(monitor: ServableStateMonitor) -> None:
     results: list[int] = []
 
     def wait() -> None:
-        results.append(monitor.wait_until_available(["m"], 30)["m"].id.version)
+        results.append(monitor.wait_until_available({"m": 0}, 30)["m"].id.version)
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -131,7 +131,7 @@ def test_closing_ends_every_wait(monitor: ServableStateMonitor) -> None:
     monitor.close()
 
     with pytest.raises(Cancelled):
-        monitor.wait_until_available(["m"])
+        monitor.wait_until_available({"m": 0})
 
 
 def test_one_bad_subscriber_does_not_keep_events_from_others(

@@ -25,7 +25,7 @@ from servable.core.loader import Loader
 from servable.core.loader_harness import LoaderHarness, RetryPolicy
 from servable.core.servable_data import ServableData
 from servable.core.servable_id import ServableId
-from servable.core.servable_state import ManagerState
+from servable.core.servable_state import ManagerState, ServableState
 from servable.core.servable_stream import (
     Effect,
     PublishState,
@@ -79,9 +79,13 @@ class StreamMachine(RuleBasedStateMachine):
         self.reserved: set[ServableId] = set()
         self.public: dict[ServableId, ManagerState] = {}
         self.errors: dict[ServableId, ServingError | None] = {}
+        self.generation = 0
+        self.generations: dict[ServableId, int] = {}
+        self.unloading_since: dict[ServableId, int] = {}
 
-    @rule(wanted=WANTED)
-    def aspire(self, wanted: dict[int, int]) -> None:
+    @rule(wanted=WANTED, is_new=st.booleans())
+    def aspire(self, wanted: dict[int, int], is_new: bool) -> None:
+        self.generation += is_new
         versions = []
         for version, attempt in wanted.items():
             loader = FakeLoader((version, attempt))
@@ -89,7 +93,7 @@ class StreamMachine(RuleBasedStateMachine):
                 ServableData(ServableId("m", version), loader, attempt=attempt)
             )
         self.aspired = {ServableId("m", v): a for v, a in wanted.items()}
-        self.do(self.stream.aspire(versions, self.now))
+        self.do(self.stream.aspire(versions, self.now, self.generation))
 
     @rule(count=st.integers(1, 3))
     def set_max_loads(self, count: int) -> None:
@@ -174,6 +178,7 @@ class StreamMachine(RuleBasedStateMachine):
         wanted = set(self.aspired)
         assert wanted - failed <= available
         assert not wanted & failed & available
+        assert all(self.generations[i] == self.generation for i in wanted)
         assert available == set(self.served)
         # One unwanted version may be left, and only in place of what has failed.
         assert len(available - wanted) <= (1 if wanted and wanted <= failed else 0)
@@ -182,8 +187,9 @@ class StreamMachine(RuleBasedStateMachine):
         for effect in effects:
             match effect:
                 case PublishState(state):
-                    self.check_order(state.id, state.manager_state)
+                    self.check_order(state)
                     self.public[state.id] = state.manager_state
+                    self.generations[state.id] = state.generation
                     self.errors[state.id] = state.error
                     if state.manager_state is ManagerState.AVAILABLE:
                         assert state.id in self.served
@@ -214,6 +220,7 @@ class StreamMachine(RuleBasedStateMachine):
                     assert servable_id not in self.served
                     assert self.loaded[servable_id] is loader
                     self.unloading[servable_id] = loader
+                    self.unloading_since[servable_id] = self.generation
                 case Release(servable_id):
                     self.reserved.discard(servable_id)
 
@@ -222,12 +229,17 @@ class StreamMachine(RuleBasedStateMachine):
         wanted = {v.id for v in self.stream.versions if v.is_aspired}
         assert len(wanted & {*self.reserving, *self.loading}) < self.max_loads
 
-    def check_order(self, servable_id: ServableId, state: ManagerState) -> None:
-        before = self.public.get(servable_id, ManagerState.END)
-        if before is ManagerState.END:
-            assert state is ManagerState.START
+    def check_order(self, state: ServableState) -> None:
+        before = self.public.get(state.id, ManagerState.END)
+        since = self.unloading_since.pop(state.id, self.generation)
+        if state.manager_state is ManagerState.END:
+            assert state.generation <= since, "the end of an old life is told as new"
+        if before is state.manager_state:
+            assert state.generation > self.generations[state.id]
+        elif before is ManagerState.END:
+            assert state.manager_state is ManagerState.START
         else:
-            assert state > before
+            assert state.manager_state > before
 
 
 def run(machine: type[StreamMachine], **changes: Any) -> None:

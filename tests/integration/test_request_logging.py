@@ -217,6 +217,37 @@ def test_metrics_count_what_was_logged_and_not_what_was_not_chosen(
     assert 'request_log_count{model_name="quiet"' not in logged.page
 
 
+def test_only_so_many_finished_files_are_kept(
+    start: Callable[..., Any], models: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "requests"
+    folder.mkdir()
+    config = tmp_path / "config"
+    logging = logging_config(folder / "m")
+    config.write_text(f"model_config_list {{ {model_config('m', models, logging)} }}")
+    (folder / "m-1-1-0.tfrecord").touch()  # of an earlier server
+    others = {folder / "m-1-1-0.tfrecord.part", folder / "m-extra-1-1-0.tfrecord"}
+    for other in others:
+        other.touch()
+    server = start(
+        f"--model_config_file={config}",
+        "--request_log_file_bytes=1",
+        "--request_log_max_files=2",
+        "--wait_for_models=true",
+    )
+    with Client(server.grpc, attempts=1) as client:
+        for x in (1.0, 2.0, 3.0, 4.0):
+            client.predict("m", [x])
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+    kept = set(folder.glob("*")) - others
+    lines = run("log", "show", "--json", *kept).splitlines()
+    assert len(kept) == 2
+    assert others < set(folder.glob("*"))
+    assert sorted(json.loads(line)["inputs"]["x"] for line in lines) == [[3.0], [4.0]]
+
+
 def test_a_file_is_a_warm_up_file_as_it_is(
     logged: Logged, start: Callable[..., Any], models: Path, tmp_path: Path
 ) -> None:

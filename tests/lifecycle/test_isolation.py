@@ -114,7 +114,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_healthy_models_are_served_beside_sick_ones(server: Server) -> None:
-    decided = server.monitor.wait_until_available(HEALTHY, TIMEOUT_S)
+    wanted = dict.fromkeys(HEALTHY, 0)
+    decided = server.monitor.wait_until_available(wanted, TIMEOUT_S)
 
     assert {s.manager_state for s in decided.values()} == {ManagerState.AVAILABLE}
     assert server.monitor.states_of("missing") == []
@@ -123,7 +124,8 @@ def test_healthy_models_are_served_beside_sick_ones(server: Server) -> None:
 
 
 def test_healthy_models_switch_beside_sick_ones(server: Server) -> None:
-    server.monitor.wait_until_available([*HEALTHY, "pinned"], TIMEOUT_S)
+    wanted = dict.fromkeys([*HEALTHY, "pinned"], 0)
+    server.monitor.wait_until_available(wanted, TIMEOUT_S)
     for version in ("2", "3"):
         for name in [*HEALTHY, "pinned"]:
             (server.base / name / version).mkdir()

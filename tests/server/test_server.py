@@ -5,6 +5,7 @@ The platform is one of plain Python objects, so that these tests need neither th
 compiled engine nor TensorFlow; the file system and all threads are real.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from servable.errors import (
     Aborted,
     Cancelled,
     Code,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -51,6 +53,7 @@ class FakeEngine:
         self.stopped_with: float | None = None
         self.grpc_error: Exception | None = None
         self.rest_error: Exception | None = None
+        self.held_event: str | None = None
         self.changed = threading.Condition()
 
     def publish(
@@ -72,6 +75,18 @@ class FakeEngine:
         with self.changed:
             self.events.append(f"{name}/{version} {told}")
             self.changed.notify_all()
+            self.changed.wait_for(lambda: self.events[-1] != self.held_event, WAIT_S)
+
+    @contextlib.contextmanager
+    def held_at(self, event: str) -> Iterator[None]:
+        """Keep whoever tells of *event* waiting meanwhile."""
+        self.held_event = event
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.held_event = None
+                self.changed.notify_all()
 
     def set_reload_handler(self, handler: Callable[[bytes], tuple[int, str]]) -> None:
         self.reload = handler
@@ -405,14 +420,45 @@ def test_a_model_can_be_removed_and_added_again(
     a, b = publish(tmp_path / "a", 1), publish(tmp_path / "b", 3)
     server = serve(model_name="a", model_base_path=str(a)).start()
     server.reload(listing(b=b))
-    # What is taken back while it is unloaded is another case.
-    engines[0].wait_until(lambda: "a/1 END OK " in engines[0].events)
-    while server.states()["a"][0].manager_state is not ManagerState.END:
-        threading.Event().wait(0.001)  # the server hears of it next
+    engines[0].wait_until(lambda: engines[0].served == {"b": [3]})
 
     server.reload(listing(a=a, b=b))
 
     assert engines[0].served == {"a": [1], "b": [3]}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param("a/1 UNLOADING OK ", id="which is known as available still"),
+        pytest.param("a/1 START OK ", id="which has come to its end meanwhile"),
+    ],
+)
+def test_a_model_that_is_taken_back_does_not_count_by_its_old_version(
+    serve: Serve, engines: list[FakeEngine], tmp_path: Path, event: str
+) -> None:
+    a, b = publish(tmp_path / "a", 1), publish(tmp_path / "b", 3)
+    server = serve(model_name="a", model_base_path=str(a)).start()
+    (engine,) = engines
+    core = server._core
+    assert core is not None
+    # The engine hears of a state first: what the server knows stays as it is.
+    with engine.held_at(event):
+        core.put_in_force(lambda _: listing(b=b))
+        change = core.put_in_force(lambda _: listing(a=a, b=b))
+        engine.wait_until(lambda: engine.events[-1] == event)
+
+        with pytest.raises(DeadlineExceeded):
+            core.wait_until_available(change, "model(s)", timeout_s=0)
+        with pytest.raises(DeadlineExceeded):
+            server.wait_until_available("a", timeout_s=0)
+
+    core.wait_until_available(change, "model(s)", WAIT_S)
+    assert engine.served["a"] == [1]
+    assert [told.split()[1] for told in engine.events if told.startswith("a/1")] == [
+        *("START", "LOADING", "AVAILABLE", "UNLOADING", "END"),
+        *("START", "LOADING", "AVAILABLE"),
+    ]
 
 
 def test_a_reload_whose_model_fails_says_so_and_stays_in_force(

@@ -3,7 +3,7 @@
 //! A request is chosen when it arrives and handed over when it is answered; both take no longer
 //! than a look at a map and a push onto a queue of bounded size. When the queue is full the record
 //! is dropped and counted. `writer` has the thread that does everything else, `files` what a file
-//! looks like and when the next one begins.
+//! looks like, when the next one begins, and which ones go.
 
 mod files;
 mod writer;
@@ -247,8 +247,12 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits =
-        Limits { file_bytes: 1 << 20, file_age: Duration::from_secs(3600), queue_bytes: 1 << 20 };
+    const LIMITS: Limits = Limits {
+        file_bytes: 1 << 20,
+        file_age: Duration::from_secs(3600),
+        max_files: 0,
+        queue_bytes: 1 << 20,
+    };
 
     fn logging(folder: &Path, name: &str, sampling_rate: f64) -> Logging {
         let filename_prefix = folder.join(name).to_str().unwrap().to_owned();
@@ -360,6 +364,25 @@ mod tests {
         assert!(logs.close(Duration::from_secs(20)));
 
         assert_eq!(folder.names().len(), 3);
+    }
+
+    #[test]
+    fn of_the_finished_files_of_a_prefix_the_newest_are_kept() {
+        let folder = Folder::new("kept");
+        let counts = LogCounts::default();
+        let logs = RequestLogs::new(Limits { file_bytes: 1, max_files: 2, ..LIMITS });
+        let models = [("m", "log"), ("n", "other")]
+            .map(|(model, name)| (model.to_owned(), logging(&folder.0, name, 1.0)));
+        logs.set(models.into(), &counts, &silent());
+        assert!(ask(&logs, "n", b"question"));
+        for _ in 0..5 {
+            assert!(ask(&logs, "m", b"question"));
+        }
+        assert!(logs.close(Duration::from_secs(20)));
+
+        let prefixes = folder.names().into_iter().map(|n| n.split('-').next().unwrap().to_owned());
+        assert_eq!(prefixes.collect::<Vec<_>>(), ["log", "log", "other"]);
+        assert_eq!(counted(&counts, "m"), [(Code::Ok, 5)]);
     }
 
     #[test]

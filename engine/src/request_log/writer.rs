@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,13 +121,13 @@ impl Task {
                 record.counts.count(written.as_ref().map_or_else(code, |()| Code::Ok));
                 self.writer.bytes.fetch_sub(record.byte_size(), Ordering::Relaxed);
                 let ended = written.and_then(|()| self.files.finish_if_due(now));
-                self.tell(prefix, ended);
+                self.wrote(prefix, ended);
             }
             let ended = self.files.finish_if_due(Instant::now());
-            self.tell(prefix, ended);
+            self.wrote(prefix, ended);
         }
         let ended = self.files.finish();
-        self.tell(prefix, ended);
+        self.wrote(prefix, ended);
     }
 
     /// Wait for records, or until the open file is due; `None` when there will be no more.
@@ -150,13 +151,25 @@ impl Task {
         }
     }
 
-    fn tell(&mut self, prefix: &str, ended: io::Result<()>) {
-        let Err(error) = ended else { return };
+    /// Remove files that are too many if one was `finished`, and tell of what went wrong.
+    fn wrote(&mut self, prefix: &str, finished: io::Result<Option<PathBuf>>) {
+        match finished {
+            Ok(None) => {}
+            Ok(Some(finished)) => {
+                if let Err(error) = self.files.remove_oldest(&finished) {
+                    self.tell(&format!("Old files {prefix}-* cannot be removed: {error}"));
+                }
+            }
+            Err(error) => self.tell(&format!("Requests cannot be logged to {prefix}-*: {error}")),
+        }
+    }
+
+    fn tell(&mut self, problem: &str) {
         if self.told.is_some_and(|told| told.elapsed() < SILENCE) {
             return;
         }
         self.told = Some(Instant::now());
-        (self.complain)(&format!("Requests cannot be logged to {prefix}-*: {error}"));
+        (self.complain)(problem);
     }
 }
 

@@ -745,6 +745,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "request_log_max_files",
+        FlagType.INT64,
+        0,
+        "Finished files of logged requests that are kept for each filename_prefix: "
+        "the oldest are removed when one more is finished. 0 keeps all.",
+        is_ours=True,
+    ),
+    Flag(
         "request_log_queue_bytes",
         FlagType.INT64,
         64 << 20,

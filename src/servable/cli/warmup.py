@@ -147,7 +147,7 @@ def _records(prefixes: Sequence[str], model: str | None) -> Iterator[Record]:
             for found in prediction_logs.read(file, lambda _: None):
                 if f"{found.kind}_log" in REPLAYED and model in {None, found.model}:
                     yield found
-        except FileNotFoundError:  # it was finished just now, and has another name
+        except FileNotFoundError:  # finished just now, under another name, or removed
             continue
 
 

@@ -97,6 +97,7 @@ class ServerOptions:
     abandoned_run_s: float = 5.0
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
+    request_log_max_files: int = 0
     request_log_queue_bytes: int = 64 << 20
     io_threads: int = 0
     compute_threads: int = 0
@@ -196,6 +197,7 @@ class ServerOptions:
             abandoned_run_s=flag.number("abandoned_run_seconds"),
             request_log_file_bytes=flag.integer("request_log_file_bytes"),
             request_log_file_s=flag.integer("request_log_file_seconds"),
+            request_log_max_files=flag.integer("request_log_max_files"),
             request_log_queue_bytes=flag.integer("request_log_queue_bytes"),
             io_threads=flag.integer("io_threads"),
             compute_threads=flag.integer("compute_threads"),
@@ -505,6 +507,7 @@ class ServerOptions:
             "max_connections",
             "max_connections_per_peer",
             "grpc_default_timeout_ms",
+            "request_log_max_files",
             "python_memory_limit_bytes",
         ):
             if getattr(self, name) < 0:
@@ -584,6 +587,7 @@ class EngineOptions:
     abandoned_run_s: float = 5.0
     request_log_file_bytes: int = 256 << 20
     request_log_file_s: float = 3600.0
+    request_log_max_files: int = 0
     request_log_queue_bytes: int = 64 << 20
 
 

@@ -13,12 +13,13 @@ and comes back as an event.  Nothing sleeps: retries are due times on a heap.
 import contextlib
 import dataclasses
 import heapq
+import itertools
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -95,6 +96,9 @@ class AspiredVersionsManager:
         self._clock = clock
         self.progress = ProgressBoard(clock)
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        # By stream; what is aspired gets it before it is queued.
+        self._generations: dict[str, int] = {}
+        self._last_generation = itertools.count(1)
         # All below belongs to the manager's thread.
         self._streams: dict[str, ServableStream] = {}
         self._policies: Mapping[str, AspiredVersionPolicy] = {}
@@ -135,7 +139,19 @@ class AspiredVersionsManager:
         for data in versions:
             if data.id.name != name:
                 raise ValueError(f"{data.id} is no version of {name}")
-        self._inbox.put(_Aspired(name, tuple(versions)))
+        generation = self._generations.get(name, 0)
+        self._inbox.put(_Aspired(name, tuple(versions), generation))
+
+    def begin_generation(self, names: Iterable[str]) -> int:
+        """
+        Return a new generation of the streams *names*, higher than all before.
+
+        A state tells by its generation that its version was aspired after this call:
+        what is still to come of those that were aspired before has a lower one.
+        """
+        generation = next(self._last_generation)
+        self._generations |= dict.fromkeys(names, generation)
+        return generation
 
     def set_max_loads_per_stream(self, count: int) -> None:
         """Let *count* versions of a stream load at a time; 1 until this is called."""
@@ -177,9 +193,9 @@ class AspiredVersionsManager:
     def _dispatch(self, message: "_Message") -> None:
         now = self._clock()
         match message:
-            case _Aspired(name, versions):
+            case _Aspired(name, versions, generation):
                 wanted = () if self._is_stopping else versions
-                self._carry_out(self._stream(name).aspire(wanted, now))
+                self._carry_out(self._stream(name).aspire(wanted, now, generation))
                 self._forget_if_empty(name)
             case _Estimated():
                 self._awaiting_resources.append(message)
@@ -406,6 +422,7 @@ def num_initial_load_threads() -> int:
 class _Aspired:
     name: str
     versions: tuple[ServableData[Loader], ...]
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class LoaderHarness:
         id: which version.
         loader: how to load it; None when its Source reported an error.
         attempt: what it was aspired with, see ServableData.
+        generation: of its stream, in which it was aspired, or aspired again.
         is_aspired: whether it is wanted; a load that ends when it is not wanted is
             cancelled.
         is_running: whether a call of the Loader is under way or about to be.
@@ -58,10 +59,11 @@ class LoaderHarness:
         replacement: newer data to load instead, should the running attempt fail.
     """
 
-    def __init__(self, data: ServableData[Loader]) -> None:
+    def __init__(self, data: ServableData[Loader], generation: int = 0) -> None:
         self.id: ServableId = data.id
         self.loader: Loader | None = data.data
         self.attempt: Hashable = data.attempt
+        self.generation = generation
         self.is_aspired = True
         self.is_running = False
         self.failures = 0

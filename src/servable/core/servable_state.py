@@ -26,11 +26,14 @@ class ServableState:
         id: which version.
         manager_state: where it is.
         error: why it is in END; None when all is well.
+        generation: of its stream, in which it was aspired; see
+            AspiredVersionsManager.begin_generation.
     """
 
     id: ServableId
     manager_state: ManagerState
     error: ServingError | None = None
+    generation: int = 0
 
     @property
     def code(self) -> Code:

@@ -7,7 +7,8 @@ as END, so that GetModelStatus can tell.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState, ServableState
@@ -24,35 +25,25 @@ class ServableStateMonitor:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._streams: dict[str, dict[int, _Entry]] = {}
-        self._sequence = 0
+        self._streams: dict[str, dict[int, ServableState]] = {}
         self._is_closed = False
-
-    @property
-    def sequence(self) -> int:
-        """How many states have been recorded: a mark for `wait_until_available`."""
-        return self._sequence
 
     def record(self, state: ServableState) -> None:
         """Take *state* as the newest of its version.  Never blocks for long."""
         with self._changed:
-            self._sequence += 1
-            stream = self._streams.setdefault(state.id.name, {})
-            stream[state.id.version] = (self._sequence, state)
+            self._streams.setdefault(state.id.name, {})[state.id.version] = state
             self._changed.notify_all()
 
     def state_of(self, servable_id: ServableId) -> ServableState | None:
         """Return the last state of a version, None for one never seen."""
         with self._changed:
-            stream = self._streams.get(servable_id.name, {})
-            entry = stream.get(servable_id.version)
-        return entry[1] if entry else None
+            return self._streams.get(servable_id.name, {}).get(servable_id.version)
 
     def states_of(self, name: str) -> list[ServableState]:
         """Return the last state of every version of *name*, highest version first."""
         with self._changed:
             stream = self._streams.get(name, {})
-            return [stream[version][1] for version in sorted(stream, reverse=True)]
+            return [stream[version] for version in sorted(stream, reverse=True)]
 
     def all_states(self) -> dict[str, list[ServableState]]:
         """Return `states_of` for every name ever seen."""
@@ -66,19 +57,19 @@ class ServableStateMonitor:
         return state is not None and state.manager_state is ManagerState.AVAILABLE
 
     def wait_until_available(
-        self, names: Collection[str], timeout_s: float | None = None, since: int = 0
+        self, generations: Mapping[str, int], timeout_s: float | None = None
     ) -> Mapping[str, ServableState]:
         """
-        Wait until each of *names* has a version that is AVAILABLE or at its END.
+        Wait until each stream has a version that is AVAILABLE or at its END.
 
         Returns the state that decided for each name: of several versions that
         could, the highest.  It is for the caller to look which of them are in END.
 
         Args:
-            names: servable streams; unknown ones are waited for.
+            generations: servable streams, of which unknown ones are waited for, and
+                from which generation on a version decides: what was aspired before
+                does not, so that a stream can be taken up again.
             timeout_s: how long to wait; None waits for ever.
-            since: an earlier `sequence`; a version that came to its END before it
-                does not decide, so that a stream can be taken up again.
 
         Raises:
             DeadlineExceeded: the time is over.
@@ -87,7 +78,7 @@ class ServableStateMonitor:
         deadline = None if timeout_s is None else self._clock() + timeout_s
         with self._changed:
             while True:
-                decided = {name: self._decisive(name, since) for name in names}
+                decided = {n: self._decisive(n, g) for n, g in generations.items()}
                 waiting = [name for name, state in decided.items() if state is None]
                 if not waiting:
                     return {n: state for n, state in decided.items() if state}
@@ -106,15 +97,13 @@ class ServableStateMonitor:
             self._is_closed = True
             self._changed.notify_all()
 
-    def _decisive(self, name: str, since: int) -> ServableState | None:
+    def _decisive(self, name: str, generation: int) -> ServableState | None:
         stream = self._streams.get(name, {})
         for version in sorted(stream, reverse=True):
-            sequence, state = stream[version]
-            if state.manager_state is ManagerState.AVAILABLE:
-                return state
-            if state.manager_state is ManagerState.END and sequence > since:
+            state = stream[version]
+            if state.generation >= generation and state.manager_state in _DECISIVE:
                 return state
         return None
 
 
-_Entry = tuple[int, ServableState]
+_DECISIVE: Final = frozenset({ManagerState.AVAILABLE, ManagerState.END})

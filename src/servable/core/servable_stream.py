@@ -119,6 +119,7 @@ class ServableStream:
         self._policy = policy
         self._retry_policy = retry_policy
         self._max_loads = 1
+        self._generation = 0
         self._harnesses: dict[ServableId, LoaderHarness] = {}
         # Aspired again while the harness of their past life is still there.
         self._waiting: dict[ServableId, ServableData[Loader]] = {}
@@ -149,9 +150,14 @@ class ServableStream:
         return self._settle(now)
 
     def aspire(
-        self, versions: Sequence[ServableData[Loader]], now: float
+        self, versions: Sequence[ServableData[Loader]], now: float, generation: int = 0
     ) -> list[Effect]:
-        """Take *versions* as all that are aspired; the last of equal ids counts."""
+        """
+        Take *versions* as all that are aspired; the last of equal ids counts.
+
+        What is published of them is of *generation*.
+        """
+        self._generation = generation
         aspired = {data.id: data for data in versions}
         self._waiting.clear()
         for harness in self._harnesses.values():
@@ -166,6 +172,7 @@ class ServableStream:
                 effects += self._aspire_still(known, data)
             else:
                 self._aspire_again(known, data)
+        effects += self._renew()
         return effects + self._settle(now)
 
     def approve(self, servable_id: ServableId, now: float) -> list[Effect]:
@@ -245,7 +252,8 @@ class ServableStream:
         return [Release(harness.id), end, *self._settle(now)]
 
     def _manage(self, data: ServableData[Loader]) -> list[Effect]:
-        harness = self._harnesses[data.id] = LoaderHarness(data)
+        harness = LoaderHarness(data, self._generation)
+        self._harnesses[data.id] = harness
         if harness.state is State.ERROR:
             return [self._public(harness, ManagerState.END)]
         return [self._public(harness, ManagerState.START)]
@@ -272,6 +280,18 @@ class ServableStream:
             harness.is_aspired = True
         else:
             self._waiting[data.id] = data
+
+    def _renew(self) -> list[Effect]:
+        """Let what is aspired be of this generation, and tell of what is at rest."""
+        effects: list[Effect] = []
+        for harness in self._harnesses.values():
+            if harness.is_aspired and harness.generation != self._generation:
+                harness.generation = self._generation
+                if harness.state is State.READY:
+                    effects.append(self._public(harness, ManagerState.AVAILABLE))
+                elif harness.state is State.ERROR:
+                    effects.append(self._public(harness, ManagerState.END))
+        return effects
 
     def _settle(self, now: float) -> list[Effect]:
         """Do all that can be done now."""
@@ -358,7 +378,7 @@ class ServableStream:
 
     def _public(self, harness: LoaderHarness, state: ManagerState) -> PublishState:
         error = harness.error if state is ManagerState.END else None
-        return PublishState(ServableState(harness.id, state, error))
+        return PublishState(ServableState(harness.id, state, error, harness.generation))
 
     def __repr__(self) -> str:
         versions = ", ".join(
