@@ -27,10 +27,7 @@ def test_a_terminal_sees_a_line_that_changes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("shutil.get_terminal_size", lambda: size)
 
     assert tell(Terminal()) == (
-        "\r\x1b[K1 of 2\\x1b[2"
-        + "\r\x1b[Khalf\\x07way\n"
-        + "\r\x1b[K2 of 2 and s"
-        + "\r\x1b[K"
+        "\r\x1b[K1 of 2\\x1b[2\r\x1b[Khalf\\x07way\n\r\x1b[K2 of 2 and s\r\x1b[K"
     )
 
 

@@ -127,6 +127,8 @@ impl Adaptive {
     /// sixteen times, because two rows may cost twice as much as one where eight cost little more.
     const TRIALS: u64 = 32;
     const TRIAL_SHIFTS: u64 = 4;
+    /// Every so many trials, the next size beyond those within the target is one of them.
+    const RETRIAL: u64 = 8;
     /// How much larger than all that ran a batch may be.
     const LEAP: usize = 8;
     /// Rows that may wait whatever it takes, where there is no target: clients that wait for their
@@ -173,7 +175,12 @@ impl Adaptive {
         let trial = self.batches / Self::TRIALS;
         let factor = 2 << (trial / 2 % Self::TRIAL_SHIFTS);
         let other = if trial % 2 == 0 { size / factor } else { size.saturating_mul(factor) };
-        let other = other.min(self.size_within_target()).max(1);
+        let mut most = self.size_within_target();
+        if trial % Self::RETRIAL == 1 {
+            // What took too long once, in a time of trouble perhaps, need not do so any more.
+            most = most.saturating_mul(2).min(self.max_size);
+        }
+        let other = other.min(most).max(1);
         (other, other != size)
     }
 
@@ -316,6 +323,24 @@ mod tests {
         }
 
         assert_eq!(policy.decision().size, 64);
+    }
+
+    #[test]
+    fn a_size_that_took_too_long_in_a_time_of_trouble_is_tried_again() {
+        let cost = |rows: usize| 100.0 + rows as f64;
+        for times in [1, 20] {
+            let mut policy = Adaptive::new(64, 1, Some(Duration::from_millis(20)));
+            policy.ran(1, false, Duration::from_micros(100));
+            for _ in 0..times {
+                policy.ran(2, false, Duration::from_millis(40));
+            }
+            assert_eq!(policy.decision().size, 1);
+            for _ in 0..4 {
+                saturated(&mut policy, cost);
+            }
+
+            assert_eq!(policy.decision().size, 64, "{times}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ import click
 
 from servable.bench.runner import ClosedLoop, Spec
 from servable.cli.measuring import check_that_plots_can_be_drawn, input_option
+from servable.cli.quiet import quiet_tensorflow
 
 if TYPE_CHECKING:
     from servable.bench.tune import Point, Setting
@@ -89,6 +90,7 @@ def tune(
     from servable.bench import tune as choosing  # noqa: PLC0415 - loads the engine
     from servable.errors import ServingError  # noqa: PLC0415 - the same
 
+    quiet_tensorflow()
     check_that_plots_can_be_drawn(plot)
     points: list[Point] = []
     sizes = [0, *_powers_of_two(2, max_batch_size)]

@@ -1,9 +1,9 @@
 //! Serialized `TensorProto`s become tensors.
 //!
 //! The bytes of a message are walked once to find out what it is, and values again to go straight
-//! into the buffer that the runtime will read. Nothing is kept for each value before it is known that
-//! the tensor is not too large: a value may have two bytes on the wire. Specification 1.14 says what is forgiven (too few values, too many, values
-//! in the wrong field) and what is not.
+//! into the buffer that the runtime will read. Nothing is kept for each value before it is known
+//! that the tensor is not too large: a value may have two bytes on the wire. Specification 1.14
+//! says what is forgiven (too few values, too many, values in the wrong field) and what is not.
 
 use std::ops::Range;
 
