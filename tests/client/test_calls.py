@@ -245,6 +245,19 @@ def test_waiting_ends_with_the_deadline_and_says_what_was_last() -> None:
     assert script.now == pytest.approx(5.0)
 
 
+def test_waiting_does_not_end_with_a_try_that_was_cut_short() -> None:
+    def answer(_: Any) -> Any:
+        if script.now == 0.0:
+            raise NotFound("no such model")
+        script.now = 5.0
+        raise DeadlineExceeded("no answer in time")
+
+    script = Script(answer)
+
+    with pytest.raises(DeadlineExceeded, match="no such model"):
+        script.run(script.calls.wait_until_ready(MODEL, 5.0))
+
+
 def test_waiting_ends_when_every_version_failed() -> None:
     script = Script(lambda _: (version("END", Code.RESOURCE_EXHAUSTED),))
 

@@ -295,6 +295,19 @@ def test_the_command_prints(server: Server, arguments: list[str], output: str) -
     assert [line.rstrip() for line in lines] == output.splitlines()
 
 
+def test_the_command_calls_texts_by_the_type_that_metadata_has(server: Server) -> None:
+    inputs = [f"x_{dtype}={json.dumps(['a'] if dtype == 'string' else [1])}"
+              for dtype in REST_TYPES]  # fmt: skip
+    more = [argument for text in inputs for argument in ("-i", text)]
+    asked = ("predict", "half_plus_two", "--signature", "json", *more)
+
+    text = shell(server, *asked, "--output", "y_string")
+    table = shell(server, *asked, "--output", "y_string", "--format", "table")
+
+    assert text.output == "y_string: string[1]\n[b'a']\n"
+    assert table.output.split()[:2] == ["y_string", "string[]"]
+
+
 def test_the_command_writes_npy_and_npz(server: Server) -> None:
     one = shell(server, "predict", "half_plus_two", "-i", "[1, 2]", "--format", "npy")
     inputs = [f"x_{dtype}={json.dumps(['a'] if dtype == 'string' else [1])}"

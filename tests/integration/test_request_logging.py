@@ -38,6 +38,7 @@ def run(*arguments: object, status: int = 0) -> str:
         timeout=100,
     )
     assert done.returncode == status, done
+    assert "TensorFlow" not in done.stderr, done
     return done.stdout if not status else done.stderr
 
 

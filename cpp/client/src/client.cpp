@@ -495,8 +495,12 @@ void Client::wait_until_ready(const Model &model, milliseconds timeout) const {
             }
         } catch (const Error &error) {
             switch (error.code()) {
-            case Code::unavailable:
             case Code::deadline_exceeded:
+                // The last try is cut short, and knows less than those before it.
+                if (Clock::now() >= deadline) break;
+                last = error.what();
+                break;
+            case Code::unavailable:
             case Code::not_found:
                 last = error.what();
                 break;

@@ -182,7 +182,12 @@ def _print_json(outputs: Mapping[str, Any]) -> None:
 
 def _print_text(outputs: Mapping[str, Any]) -> None:
     for name, array in outputs.items():
-        click.echo(f"{name}: {array.dtype}{list(array.shape)}\n{array}")
+        click.echo(f"{name}: {_type_of(array)}{list(array.shape)}\n{array}")
+
+
+def _type_of(array: Any) -> str:
+    """Return the name that `servable metadata` has for it."""
+    return "string" if array.dtype.hasobject else str(array.dtype)
 
 
 def _print_npy(outputs: Mapping[str, Any]) -> None:
@@ -205,7 +210,7 @@ def _print_table(outputs: Mapping[str, Any]) -> None:
     """Print a line for each row; outputs of other lengths get a table of their own."""
     for names in _of_one_length(outputs):
         headings = [
-            f"{name} {outputs[name].dtype}{list(outputs[name].shape[1:])}"
+            f"{name} {_type_of(outputs[name])}{list(outputs[name].shape[1:])}"
             for name in names
         ]
         rows = zip(*(_cells(outputs[name]) for name in names), strict=True)

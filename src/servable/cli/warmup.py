@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from servable.apis import prediction_log_pb2
+from servable.cli.quiet import quiet_tensorflow
 from servable.cli.saved_model_summary import find_version, summarize
 from servable.cli.values import by_name, read_inputs
 from servable.client.grpc_codec import RPCS
@@ -104,6 +105,7 @@ def record(
     """
     if sum(map(bool, (prefixes, inputs, requests))) != 1:
         raise click.UsageError("Give one of --log, --input and --requests.")
+    quiet_tensorflow()
     try:
         version = find_version(directory)[0]
         if prefixes:

@@ -239,7 +239,8 @@ class Calls:
                     return
                 last = "; ".join(map(str, versions))
             except (Unavailable, DeadlineExceeded) as exc:
-                last = exc
+                # The last try is cut short, and knows less than those before it.
+                last = exc if self._clock() < deadline else last
             except NotFound as exc:
                 if model is None:
                     return
