@@ -207,9 +207,10 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
-    /// Have the file of these numbers finished in a folder with `names`; what is there then.
+    /// What is left in a folder with `names` once `finished` is there, too.
     fn kept(test: &str, max_files: usize, finished: &str, names: &[&str]) -> Vec<String> {
-        let folder = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("kept-{test}-{}", std::process::id()));
+        // A folder is none of our files, whatever its name.
         std::fs::create_dir_all(folder.join("log-2-2-2.tfrecord")).unwrap();
         let limits = Limits { file_bytes: 1, file_age: Duration::MAX, max_files, queue_bytes: 0 };
         for name in names.iter().chain([&finished]) {

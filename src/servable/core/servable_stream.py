@@ -252,8 +252,7 @@ class ServableStream:
         return [Release(harness.id), end, *self._settle(now)]
 
     def _manage(self, data: ServableData[Loader]) -> list[Effect]:
-        harness = LoaderHarness(data, self._generation)
-        self._harnesses[data.id] = harness
+        harness = self._harnesses[data.id] = LoaderHarness(data, self._generation)
         if harness.state is State.ERROR:
             return [self._public(harness, ManagerState.END)]
         return [self._public(harness, ManagerState.START)]
