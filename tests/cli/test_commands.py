@@ -37,6 +37,12 @@ def test_every_command_is_where_the_table_says(name: str) -> None:
     assert output.startswith(f"Usage: servable {name}")
 
 
+def test_its_own_version_is_an_option_too() -> None:
+    _, versions = invoke("version")
+
+    assert invoke("--version") == (0, versions.partition("\n")[0] + "\n")
+
+
 def test_no_other_command_exists() -> None:
     code, output = invoke("dance")
 

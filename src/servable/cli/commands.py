@@ -106,5 +106,6 @@ _COLOR: Final = False if os.environ.get("NO_COLOR") else None
 
 
 @click.group(cls=LazyGroup, context_settings={"color": _COLOR})
+@click.version_option(package_name="servable", message="%(prog)s %(version)s")
 def servable() -> None:
     """Serve TensorFlow models with the API of TensorFlow Serving."""
