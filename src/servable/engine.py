@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from servable.batching import consultant
 from servable.rollouts import Answered, Route
 
 if TYPE_CHECKING:
     from servable import _engine
 
 
-class Engine(Protocol):
+class Engine(consultant.Engine, Protocol):
     """What the server needs of servable._engine.Engine."""
 
     def publish(
@@ -98,20 +99,6 @@ class Engine(Protocol):
         """See servable._engine.Engine."""
 
     def set_mlmd_uuid(self, name: str, version: int, uuid: str | None) -> None:
-        """See servable._engine.Engine."""
-
-    def observe_batching(self) -> "Sequence[_engine.QueueObservation]":
-        """See servable._engine.Engine."""
-
-    def decide_batching(
-        self,
-        model: str,
-        version: int,
-        signature: str,
-        size: int,
-        wait_s: float,
-        in_flight: int,
-    ) -> None:
         """See servable._engine.Engine."""
 
     def metrics(self) -> str:
