@@ -98,6 +98,17 @@ def build_models() -> Path:
 
 
 @contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    """Use the core of the servers meanwhile, at the priority of a model's load."""
+    code = f"import os; os.nice(10); os.sched_setaffinity(0, {{{SERVER_CORE}}})\n"
+    with subprocess.Popen([sys.executable, "-c", code + "while True: pass"]) as loop:
+        try:
+            yield
+        finally:
+            loop.kill()
+
+
+@contextlib.contextmanager
 def echo() -> Iterator[Process]:
     """Run the C++ echo."""
     build_peers()

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::memory::{self, Tide};
+use crate::promptness;
 use crate::status::{Result, Status};
 
 /// What was refused, by the limit that it met.
@@ -108,6 +109,7 @@ impl Admission {
     /// Count something that was refused because of `limit`.
     pub fn count_refused(&self, limit: Limit) {
         self.refused[limit as usize].fetch_add(1, Ordering::Relaxed);
+        promptness::refused();
     }
 
     pub fn refused(&self, limit: Limit) -> u64 {

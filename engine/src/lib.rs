@@ -20,6 +20,7 @@ pub mod fuzzing;
 pub mod inference;
 pub mod memory;
 pub mod metrics;
+pub mod promptness;
 pub mod protos;
 #[cfg(feature = "python")]
 mod python;

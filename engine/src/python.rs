@@ -21,6 +21,7 @@ use crate::inference::model_status::VersionStatus;
 use crate::inference::profile::{Levels, Profiler};
 use crate::inference::serialized::examples::replay;
 use crate::memory;
+use crate::promptness;
 use crate::request_log::{Complain, Logging};
 use crate::servable::fixed_inputs::FixedInputs;
 use crate::servable::native;
@@ -149,6 +150,11 @@ impl Servable {
 
 fn seconds(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+#[pyfunction]
+fn give_way(nice: i32) -> bool {
+    promptness::give_way(nice)
 }
 
 #[pyfunction]
@@ -685,6 +691,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_function(wrap_pyfunction!(load_tensorflow, module)?)?;
     module.add_function(wrap_pyfunction!(load_op_library, module)?)?;
+    module.add_function(wrap_pyfunction!(give_way, module)?)?;
     module.add_function(wrap_pyfunction!(load_saved_model, module)?)?;
     module.add_function(wrap_pyfunction!(python_servable, module)?)?;
     module.add_function(wrap_pyfunction!(load_worker, module)?)?;

@@ -19,6 +19,7 @@ use crate::frontend::tls::{Credentials, Tls};
 use crate::frontend::{grpc, rest};
 use crate::inference::model_status::VersionStatus;
 use crate::memory;
+use crate::promptness;
 use crate::status::{Result, Status};
 
 /// The runtime, and what is running on it.
@@ -58,7 +59,10 @@ impl Server {
             .worker_threads(threads)
             .thread_name("servable-io")
             .enable_all()
-            .on_thread_park(memory::give_back_own)
+            .on_thread_park(|| {
+                memory::give_back_own();
+                promptness::gather_in_a_flood();
+            })
             .build()
             .map_err(|error| Status::internal(format!("No I/O threads: {error}")))?;
         Ok(Self {

@@ -202,6 +202,20 @@ def load_op_library(path: str) -> None:
         EngineError: with what TensorFlow or the dynamic linker says.
     """
 
+def give_way(nice: int) -> bool:
+    """
+    Let the calling thread and those it will make have less of a core that others want.
+
+    Threads that wake take the core from it at once, where the kernel can do that (Linux
+    6.12 and later).
+
+    Args:
+        nice: how little it gets, 0 to 19; it cannot be undone.
+
+    Returns:
+        Whether the kernel allowed it.
+    """
+
 def load_saved_model(
     path: str,
     tags: Sequence[str],

@@ -135,7 +135,7 @@ impl Adaptive {
     /// answers are not many more.
     const ALWAYS_WELCOME: usize = 128;
     /// The wait beyond which others are refused, where there is no target.
-    const PATIENCE: Duration = Duration::from_millis(35);
+    const PATIENCE: Duration = Duration::from_millis(30);
 
     pub fn new(max_size: usize, max_in_flight: usize, target: Option<Duration>) -> Self {
         let max_size = max_size.clamp(1, 1 << (SIZES - 1));

@@ -22,6 +22,7 @@ use super::task::Task;
 use super::waiting::{Observation, Waiting};
 use crate::compute::Compute;
 use crate::metrics::{Batching, Run};
+use crate::promptness;
 use crate::servable::RunOptions;
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
@@ -158,6 +159,7 @@ impl Dynamic {
         state.waiting.came(rows, now);
         if let Err(status) = self.check_room(&state.waiting, rows) {
             self.refused.fetch_add(1, Ordering::Relaxed);
+            promptness::refused();
             return Err(status);
         }
         state.waiting.push(&task, rows, limits.max_batch_size, priority, now);

@@ -18,6 +18,7 @@ use super::rest::RestCaller;
 use super::schedule::Schedule;
 use super::spec::{Amount, Load, Plan, Protocol, Spec};
 use super::BenchError;
+use crate::promptness::begin_soon;
 
 /// How often a run looks whether it has been stopped, and says how far it is.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,6 +58,7 @@ pub fn run(spec: &Spec, progress: &mut dyn FnMut(f64) -> bool) -> Result<Report,
         starters.push(starter);
         let (plan, shared, to_me) = (Arc::clone(&plan), Arc::clone(&shared), to_me.clone());
         std::thread::Builder::new().name(format!("bench-{index}")).spawn(move || {
+            begin_soon();
             let outcome = match plan.protocol {
                 Protocol::Grpc => thread::<GrpcCaller>(&plan, &shared, index, &to_me, &start),
                 Protocol::Rest => thread::<RestCaller>(&plan, &shared, index, &to_me, &start),

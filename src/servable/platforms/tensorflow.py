@@ -210,8 +210,8 @@ class TensorFlowPlatform:
             return self._open_in_python(path, model)
         # Threads inherit the priority of those that make them.  The first load makes
         # the ones that later run requests, so only what comes after it may be slow.
-        if self._has_threads.is_set():
-            _lower_priority_of_this_thread()
+        if self._has_threads.is_set() and not _engine.give_way(_NICE_WHILE_LOADING):
+            _logger.debug("Loading at the priority of serving")
         try:
             servable = _engine.load_saved_model(
                 path,
@@ -353,10 +353,3 @@ def _bytes_below(path: str) -> int:
             with contextlib.suppress(FileNotFoundError):  # a link to nothing
                 total += os.stat(os.path.join(directory, name)).st_size
     return total
-
-
-def _lower_priority_of_this_thread() -> None:
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE_WHILE_LOADING)
-    except OSError as error:
-        _logger.debug("Loading at the priority of serving: %s", error)
