@@ -186,9 +186,16 @@ def test_the_command_publishes_to_databases(model: Path, tmp_path: Path) -> None
     unnamed = CliRunner().invoke(servable, ["publish", str(model), url])
     named = CliRunner().invoke(servable, ["publish", str(model), url, "--model=m"])
 
+    behind = CliRunner().invoke(servable, ["publish", str(model), f"{url}#m"])
+    other = CliRunner().invoke(
+        servable, ["publish", str(model), f"{url}#m", "--model=n"]
+    )
+
     assert unnamed.exit_code == 1
     assert "say which, with --model" in unnamed.output
     assert (named.exit_code, named.output) == (0, "version 1 of m\n")
+    assert (behind.exit_code, behind.output) == (0, "version 2 of m\n")
+    assert other.output == "INVALID_ARGUMENT: --model says n, and the base path m\n"
 
 
 def test_databases_keep_as_many_versions_as_are_wanted(

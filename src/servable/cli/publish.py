@@ -27,7 +27,11 @@ _DATABASES: Final = frozenset(
 @click.option(
     "--as-version", type=int, help="The number; the one after the highest by default."
 )
-@click.option("--model", default="", help="The model's name, where BASE is a database.")
+@click.option(
+    "--model",
+    default="",
+    help="The model's name, where BASE is a database without #NAME.",
+)
 def publish(
     directory: str, base_path: str, keep: int | None, as_version: int | None, model: str
 ) -> None:
@@ -56,6 +60,7 @@ def publish_version(
         ServingError: nothing was published, or not all that was to go is gone.
     """
     check_target(base_path, keep, version, model)
+    model = model or _model_in(base_path)
     if (folder := local_path(base_path)) is not None:
         return str(publish_directory(directory, folder, version=version, keep=keep))
     if scheme_of(base_path) not in _DATABASES:
@@ -78,8 +83,13 @@ def check_target(
         InvalidArgument: a number is out of range, or a model has no name.
     """
     check_numbers(version, keep)
-    if scheme_of(base_path) in _DATABASES and not model:
+    if scheme_of(base_path) not in _DATABASES:
+        return
+    named = _model_in(base_path)
+    if not model and not named:
         raise InvalidArgument("a database has many models: say which, with --model")
+    if model and named and model != named:
+        raise InvalidArgument(f"--model says {model}, and the base path {named}")
 
 
 def local_path(base_path: str) -> Path | None:
@@ -87,6 +97,11 @@ def local_path(base_path: str) -> Path | None:
     if scheme_of(base_path) != "file":
         return None
     return Path(base_path.removeprefix("file://"))
+
+
+def _model_in(base_path: str) -> str:
+    """Return the model that stands behind `#` in the base path of a database, or ""."""
+    return database.split(base_path)[1]
 
 
 def _remove_all_but(keep: int, base_path: str, model: str, published: int) -> None:
