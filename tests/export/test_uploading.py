@@ -15,6 +15,7 @@ from servable.cli.commands import servable
 from servable.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from servable.export import uploading
 from servable.export.uploading import upload
+from servable.sources import filesystems
 from servable.sources.database import ModelDatabase
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec")
@@ -167,6 +168,25 @@ def test_the_command_publishes_to_stores(store: Any, model: Path) -> None:
 
     assert (result.exit_code, result.output) == (0, f"{URL}/1\n")
     assert store.exists("/bucket/models/m/1/saved_model.pb")
+
+
+def test_the_command_opens_stores_as_servers_do(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, filesystems.Patience]] = []
+
+    def open_store(scheme: str, patience: filesystems.Patience) -> Any:
+        opened.append((scheme, patience))
+        return store
+
+    kind = filesystems.Kind("fsspec", "http", open_store)
+    monkeypatch.setattr(filesystems, "KINDS", {**filesystems.KINDS, "memory": kind})
+    filesystems.forget()
+    result = CliRunner().invoke(servable, ["publish", str(model), URL])
+    filesystems.forget()
+
+    assert (result.exit_code, result.output) == (0, f"{URL}/1\n")
+    assert opened == [("memory", filesystems.WRITING)]
 
 
 def test_exports_go_to_stores(store: Any, model: Path) -> None:

@@ -11,7 +11,7 @@ from servable.errors import InvalidArgument, NotFound, ServingError
 from servable.export.publishing import check_complete, check_numbers
 from servable.export.publishing import publish as publish_directory
 from servable.export.uploading import store_errors, upload
-from servable.sources import database
+from servable.sources import database, filesystems
 from servable.sources.urls import redacted, scheme_of
 
 _FAILED: Final = 1
@@ -64,7 +64,13 @@ def publish_version(
     if (folder := local_path(base_path)) is not None:
         return str(publish_directory(directory, folder, version=version, keep=keep))
     if scheme_of(base_path) not in _DATABASES:
-        return upload(directory, base_path, version=version, keep=keep)
+        known = scheme_of(base_path) in filesystems.KINDS
+        store = (
+            filesystems.filesystem(base_path, filesystems.WRITING) if known else None
+        )
+        return upload(
+            directory, base_path, version=version, keep=keep, filesystem=store
+        )
     check_complete(directory)
     with store_errors(redacted(base_path)):
         number = database.publish(base_path, model, directory, version)
