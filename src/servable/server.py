@@ -30,7 +30,7 @@ from servable.config.model_server_config import (
 from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
 from servable.core.servable_id import ServableId
-from servable.core.servable_state import ServableState
+from servable.core.servable_state import ManagerState, ServableState
 from servable.core.served_versions import Pinned, ServedVersions
 from servable.core.storage_path import StoragePath
 from servable.credentials import Credentials
@@ -273,7 +273,12 @@ class Server:
             return _with(now, dataclasses.replace(model, options=options))
 
         self._change(pin, wait=False)
-        return f"Model {name} is pinned to version {version}"
+        is_there = any(
+            (state.id.version, state.manager_state) == (version, ManagerState.AVAILABLE)
+            for state in core.states().get(name, ())
+        )
+        text = f"Model {name} is pinned to version {version}"
+        return text if is_there else f"{text}, which answers when it is available"
 
     def roll_back(self, name: str) -> str:
         """

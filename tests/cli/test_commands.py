@@ -195,6 +195,7 @@ def test_check_shows_what_would_be_served(tmp_path: Path) -> None:
     assert code == 0
     assert "1, 2" in output
     assert "all" in output
+    assert "needs --allow_version_labels_for_unavailable_models" in output
 
 
 def test_check_looks_at_other_places_than_directories(tmp_path: Path) -> None:

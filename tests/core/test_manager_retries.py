@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState
 from servable.errors import Code, FailedPrecondition, NotFound
 from servable.testing import FakeLoader
@@ -47,6 +48,33 @@ def test_a_retry_waits_for_its_time(new_manager: NewManager) -> None:
     test.run()
 
     assert (before, test.states()) == (0, ["1 AVAILABLE"])
+
+
+def test_who_waits_for_a_retry_is_told_what_went_wrong(new_manager: NewManager) -> None:
+    test = new_manager(retries=1)
+    test.aspire(v1=FakeLoader(failures=[NotFound("no graph\nand more in the log")]))
+    test.run()
+
+    progress = test.manager.progress.of(ServableId("m", 1))
+
+    assert progress.what == "failed, and is tried again 60 s later: NOT_FOUND: no graph"
+
+
+def test_a_version_that_was_loaded_at_last_ends_without_an_error(
+    new_manager: NewManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = new_manager(retries=1)
+    test.aspire(v1=FakeLoader(failures=[NotFound("not yet")]))
+    test.run()
+    test.advance(60)
+    test.run()
+
+    test.aspire()
+    test.run()
+
+    (state,) = test.monitor.states_of("m")
+    assert (state.manager_state, state.error) == (ManagerState.END, None)
+    assert "Encountered an error" not in caplog.text
 
 
 def test_retries_are_logged_as_operators_know_them(

@@ -15,6 +15,7 @@ from servable.cli.commands import servable
 from servable.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from servable.export import uploading
 from servable.export.uploading import upload
+from servable.sources import filesystems
 from servable.sources.database import ModelDatabase
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec")
@@ -169,6 +170,25 @@ def test_the_command_publishes_to_stores(store: Any, model: Path) -> None:
     assert store.exists("/bucket/models/m/1/saved_model.pb")
 
 
+def test_the_command_opens_stores_as_servers_do(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, filesystems.Patience]] = []
+
+    def open_store(scheme: str, patience: filesystems.Patience) -> Any:
+        opened.append((scheme, patience))
+        return store
+
+    kind = filesystems.Kind("fsspec", "http", open_store)
+    monkeypatch.setattr(filesystems, "KINDS", {**filesystems.KINDS, "memory": kind})
+    filesystems.forget()
+    result = CliRunner().invoke(servable, ["publish", str(model), URL])
+    filesystems.forget()
+
+    assert (result.exit_code, result.output) == (0, f"{URL}/1\n")
+    assert opened == [("memory", filesystems.WRITING)]
+
+
 def test_exports_go_to_stores(store: Any, model: Path) -> None:
     graph = saved_model_pb2.SavedModel(saved_model_schema_version=1)
     (model / "saved_model.pb").write_bytes(graph.SerializeToString())
@@ -186,9 +206,16 @@ def test_the_command_publishes_to_databases(model: Path, tmp_path: Path) -> None
     unnamed = CliRunner().invoke(servable, ["publish", str(model), url])
     named = CliRunner().invoke(servable, ["publish", str(model), url, "--model=m"])
 
+    behind = CliRunner().invoke(servable, ["publish", str(model), f"{url}#m"])
+    other = CliRunner().invoke(
+        servable, ["publish", str(model), f"{url}#m", "--model=n"]
+    )
+
     assert unnamed.exit_code == 1
     assert "say which, with --model" in unnamed.output
     assert (named.exit_code, named.output) == (0, "version 1 of m\n")
+    assert (behind.exit_code, behind.output) == (0, "version 2 of m\n")
+    assert other.output == "INVALID_ARGUMENT: --model says n, and the base path m\n"
 
 
 def test_databases_keep_as_many_versions_as_are_wanted(

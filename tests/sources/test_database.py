@@ -198,6 +198,20 @@ def test_nothing_is_seen_of_a_version_that_is_being_published(
     assert [*seen, store.children()] == [["1"]] * (len(seen) + 1)
 
 
+def test_a_file_that_has_gone_is_not_made_again(tmp_path: Path, version: Path) -> None:
+    file = tmp_path / "models.db"
+    database = ModelDatabase(f"sqlite:///{file}")
+    publish(f"sqlite:///{file}", "m", str(version))
+    (row,) = database.rows("m")
+    file.unlink()
+
+    with pytest.raises(FileNotFoundError):
+        database.rows("m")
+    with pytest.raises(FileNotFoundError):
+        next(database.read(row.sha256 or "", 0))
+    assert not file.exists()
+
+
 def test_versions_are_numbered_from_the_highest(
     url: str, model: str, version: Path
 ) -> None:

@@ -93,7 +93,7 @@ def test_looking_for_credentials_of_one_store_does_not_hold_up_another(
     pytest.importorskip("fsspec")
     looking, found = threading.Event(), threading.Event()
 
-    def look(_scheme: str) -> str:
+    def look(_scheme: str, _patience: filesystems.Patience) -> str:
         looking.set()
         assert found.wait(30.0)
         return "gs"
@@ -110,6 +110,16 @@ def test_looking_for_credentials_of_one_store_does_not_hold_up_another(
         found.set()
         thread.join()
         filesystems.forget()
+
+
+def test_who_writes_is_more_patient_than_who_looks() -> None:
+    pytest.importorskip("s3fs")
+    patience = [filesystems.READING, filesystems.WRITING, filesystems.READING]
+    made = [filesystems.filesystem("s3://b/m", each) for each in patience]
+    limits = [each.config_kwargs["read_timeout"] for each in made]
+
+    assert limits == [20.0, 300.0, 20.0]
+    assert made[0] is made[2]
 
 
 def test_an_account_in_the_url_is_the_one_that_is_asked(

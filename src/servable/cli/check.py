@@ -44,6 +44,10 @@ from servable.sources.versions import (
 
 _WRONG: Final = 1
 _BAD_DIRECTORY: Final = 2
+_LABELS_NEED: Final = (
+    "A server that starts with these labels, or gets them together with their models, "
+    "needs --allow_version_labels_for_unavailable_models."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def check(path: str, *, ops: bool, allow: str) -> None:
         sys.exit(_WRONG)
     findings = [find(model) for model in models.models]
     _show(models, findings)
+    if any(model.version_labels for model in models.models):
+        click.echo(_LABELS_NEED)
     if any(finding.problems for finding in findings):
         sys.exit(_WRONG)
 

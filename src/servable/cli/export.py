@@ -36,7 +36,11 @@ _KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
 @click.option(
     "--as-version", type=int, help="The number; the one after the highest by default."
 )
-@click.option("--model", default="", help="The model's name, where BASE is a database.")
+@click.option(
+    "--model",
+    default="",
+    help="The model's name, where BASE is a database without #NAME.",
+)
 @click.option(
     "--check/--no-check",
     default=None,

@@ -11,7 +11,7 @@ from servable.errors import InvalidArgument, NotFound, ServingError
 from servable.export.publishing import check_complete, check_numbers
 from servable.export.publishing import publish as publish_directory
 from servable.export.uploading import store_errors, upload
-from servable.sources import database
+from servable.sources import database, filesystems
 from servable.sources.urls import redacted, scheme_of
 
 _FAILED: Final = 1
@@ -27,7 +27,11 @@ _DATABASES: Final = frozenset(
 @click.option(
     "--as-version", type=int, help="The number; the one after the highest by default."
 )
-@click.option("--model", default="", help="The model's name, where BASE is a database.")
+@click.option(
+    "--model",
+    default="",
+    help="The model's name, where BASE is a database without #NAME.",
+)
 def publish(
     directory: str, base_path: str, keep: int | None, as_version: int | None, model: str
 ) -> None:
@@ -56,10 +60,17 @@ def publish_version(
         ServingError: nothing was published, or not all that was to go is gone.
     """
     check_target(base_path, keep, version, model)
+    model = model or _model_in(base_path)
     if (folder := local_path(base_path)) is not None:
         return str(publish_directory(directory, folder, version=version, keep=keep))
     if scheme_of(base_path) not in _DATABASES:
-        return upload(directory, base_path, version=version, keep=keep)
+        known = scheme_of(base_path) in filesystems.KINDS
+        store = (
+            filesystems.filesystem(base_path, filesystems.WRITING) if known else None
+        )
+        return upload(
+            directory, base_path, version=version, keep=keep, filesystem=store
+        )
     check_complete(directory)
     with store_errors(redacted(base_path)):
         number = database.publish(base_path, model, directory, version)
@@ -78,8 +89,13 @@ def check_target(
         InvalidArgument: a number is out of range, or a model has no name.
     """
     check_numbers(version, keep)
-    if scheme_of(base_path) in _DATABASES and not model:
+    if scheme_of(base_path) not in _DATABASES:
+        return
+    named = _model_in(base_path)
+    if not model and not named:
         raise InvalidArgument("a database has many models: say which, with --model")
+    if model and named and model != named:
+        raise InvalidArgument(f"--model says {model}, and the base path {named}")
 
 
 def local_path(base_path: str) -> Path | None:
@@ -87,6 +103,11 @@ def local_path(base_path: str) -> Path | None:
     if scheme_of(base_path) != "file":
         return None
     return Path(base_path.removeprefix("file://"))
+
+
+def _model_in(base_path: str) -> str:
+    """Return the model that stands behind `#` in the base path of a database, or ""."""
+    return database.split(base_path)[1]
 
 
 def _remove_all_but(keep: int, base_path: str, model: str, published: int) -> None:

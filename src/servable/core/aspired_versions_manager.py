@@ -279,10 +279,11 @@ class AspiredVersionsManager:
                     attempt = f"loads, attempt {retry + 1}" if retry else "loads"
                     self.progress.begin(servable_id, attempt, loader)
                     self._load_pool.submit(self._loading(servable_id, loader))
-                case RetryAt(servable_id, due_at):
+                case RetryAt(servable_id, due_at, error):
                     heapq.heappush(self._retries, (due_at, servable_id))
                     wait_s = due_at - self._clock()
-                    what = f"failed, and is tried again {wait_s:.3g} s later"
+                    cause = error.status_text.partition("\n")[0]
+                    what = f"failed, and is tried again {wait_s:.3g} s later: {cause}"
                     self.progress.begin(servable_id, what)
                 case Serve(servable_id, loader):
                     self._serving_map.add(servable_id, loader.servable())

@@ -55,7 +55,7 @@ class LoaderHarness:
         due_at: when the next attempt is due, None when none is planned.
         has_resources: whether its memory is reserved.
         was_refused: whether it ended because there was no room for it.
-        error: what went wrong last.
+        error: what went wrong last, None once it is loaded.
         replacement: newer data to load instead, should the running attempt fail.
     """
 

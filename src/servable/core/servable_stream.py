@@ -47,10 +47,11 @@ class StartLoad:
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
-    """Call `retry_due` at that time."""
+    """Call `retry_due` at that time, because of that error."""
 
     id: ServableId
     due_at: float
+    error: ServingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,7 @@ class ServableStream:
             effects = self._load_failed(harness, error, now)
         elif harness.is_aspired:
             harness.advance(Event.LOAD_SUCCEEDED)
+            harness.error = None  # of attempts before this one
             harness.replacement = None
             effects = [
                 Serve(harness.id, _loader(harness)),
@@ -367,7 +369,7 @@ class ServableStream:
         harness.due_at = self._retry_policy.due_at(harness.failures, now)
         if harness.due_at is None:
             return self._end_in_error(harness, error)
-        return [RetryAt(harness.id, harness.due_at)]
+        return [RetryAt(harness.id, harness.due_at, error)]
 
     def _end_in_error(
         self, harness: LoaderHarness, error: ServingError

@@ -44,6 +44,7 @@ def upload(
     *,
     version: int | None = None,
     keep: int | None = None,
+    filesystem: Any = None,
 ) -> str:
     """
     Upload the SavedModel *source* as a version below *base_url*; return its URL.
@@ -53,6 +54,7 @@ def upload(
         base_url: as `s3://bucket/models/m`.
         version: its number; None for the one after the highest.
         keep: how many whole versions there may be then; None for all.
+        filesystem: of fsspec, that *base_url* is for; None for the one that fsspec has.
 
     Raises:
         NotFound, FailedPrecondition: *source* is no SavedModel, or not complete; or
@@ -64,7 +66,9 @@ def upload(
     """
     check_numbers(version, keep)
     check_complete(source)
-    filesystem, root = _filesystem(base_url)
+    if filesystem is None:
+        filesystem = _filesystem(base_url)
+    root = filesystem._strip_protocol(base_url).rstrip("/")  # noqa: SLF001 - fsspec's own
     with store_errors(base_url):
         number, claim = _claim(filesystem, root, base_url, version)
         _put(filesystem, Path(source), f"{root}/{number}", claim)
@@ -73,16 +77,15 @@ def upload(
     return f"{base_url.rstrip('/')}/{number}"
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def _filesystem(url: str) -> Any:
     try:
         import fsspec  # noqa: PLC0415 - an extra
 
-        filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
     except ImportError as exc:
         raise FailedPrecondition(f"publishing to {url} needs {exc}") from exc
     except ValueError as exc:
         raise InvalidArgument(f"{url}: {exc}") from exc
-    return filesystem, root.rstrip("/")
 
 
 @contextmanager

@@ -151,6 +151,7 @@ class ModelDatabase:
         pieces = self._tables.pieces
         number, skip = divmod(start, _PIECE_BYTES)
         while True:
+            self._must_exist()
             # A query for each: a transaction as long as a fetch would hold others up.
             chosen = pieces.select().where(
                 pieces.c.sha256 == sha256, pieces.c.number == number
@@ -271,12 +272,12 @@ class ModelDatabase:
         """Raise FileNotFoundError if nobody has published here; make nothing."""
         from sqlalchemy import inspect  # noqa: PLC0415 - an extra
 
-        if self._exists:
-            return
         path = self._engine.url.database
         is_file = self._engine.dialect.name == "sqlite"
         if is_file and not os.path.exists(path or ""):
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(path)  # also of one that was there: SQLite makes it
+        if self._exists:
+            return
         if not inspect(self._engine).has_table(self._tables.versions.name):
             raise FileNotFoundError(f"{self._shown} has no models")
         self._exists = True

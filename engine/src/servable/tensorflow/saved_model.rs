@@ -22,6 +22,8 @@ pub struct MetaGraph {
     /// Serialized `SignatureDefMap`.
     pub signature_def_map: Bytes,
     pub has_variables: bool,
+    /// Names of its files in the directory `assets`.
+    pub assets: Vec<String>,
     /// Whether a run is bounded by the sizes of what is fed: nothing in the graph repeats, waits,
     /// or makes more elements than it gets.
     pub is_bounded: bool,
@@ -42,6 +44,7 @@ impl MetaGraph {
     fn walk(bytes: &[u8]) -> std::result::Result<Option<Self>, Malformed> {
         let mut map = Vec::new();
         let mut has_variables = false;
+        let mut assets = Vec::new();
         let mut is_bounded = true;
         let mut waits = false;
         let mut each = |op: &[u8]| {
@@ -60,6 +63,8 @@ impl MetaGraph {
                 }
                 // signature_def: its entries are those of SignatureDefMap.signature_def
                 (5, Field::Bytes(range)) => wire::put_bytes(&mut map, 1, &bytes[range]),
+                // asset_file_def
+                (6, Field::Bytes(range)) => assets.extend(asset(bytes, range)?),
                 _ => {}
             }
         }
@@ -72,6 +77,7 @@ impl MetaGraph {
             signatures,
             signature_def_map,
             has_variables,
+            assets,
             is_bounded,
             may_wait: waits,
             writing_signatures,
@@ -94,19 +100,26 @@ impl MetaGraph {
         )))
     }
 
-    /// Check that the files the graph restores its variables from are there: the loader says OK to
-    /// a model without them, and its first request fails.
+    /// Check that the files which the graph needs beside it are there. The loader says OK to a model
+    /// without its variables, or without assets that only requests read, and those fail.
     ///
     /// # Errors
     /// NOT_FOUND.
-    pub fn check_variables(&self, directory: &Path) -> Result<()> {
-        if !self.has_variables || directory.join("variables/variables.index").is_file() {
-            return Ok(());
+    pub fn check_files(&self, directory: &Path) -> Result<()> {
+        let missing = |what: &str, file: &str| {
+            Err(Status::not_found(format!(
+                "The SavedModel has {what}, but no file {file}; the copy may be incomplete"
+            )))
+        };
+        let index = "variables/variables.index";
+        if self.has_variables && !directory.join(index).is_file() {
+            return missing("variables", index);
         }
-        Err(Status::not_found(
-            "The SavedModel has variables, but no file variables/variables.index; \
-             the copy may be incomplete",
-        ))
+        let assets = directory.join("assets");
+        match self.assets.iter().find(|name| !assets.join(name).exists()) {
+            Some(name) => missing("assets", &format!("assets/{name}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -218,6 +231,18 @@ fn each_operation(
     Ok(())
 }
 
+/// The file name in the `AssetFileDef` at `range`.
+fn asset(bytes: &[u8], range: Range<usize>) -> std::result::Result<Option<String>, Malformed> {
+    let mut definition = Reader::within(bytes, range);
+    let mut name = None;
+    while let Some((number, field)) = definition.next()? {
+        if let (2, Field::Bytes(range)) = (number, field) {
+            name = Some(String::from_utf8_lossy(&bytes[range]).into_owned());
+        }
+    }
+    Ok(name)
+}
+
 /// Call `each` with the operation of the `NodeDef` at `range`.
 fn operation(
     bytes: &[u8],
@@ -281,6 +306,35 @@ mod tests {
             assert_eq!(read.signatures["serving_default"].inputs["x"].name, "x:0");
         }
         assert!(MetaGraph::read(b"\x0a\xff").is_err());
+    }
+
+    #[test]
+    fn what_the_graph_needs_beside_it_has_to_be_there() {
+        let directory = std::env::temp_dir().join(format!("needs-{}", std::process::id()));
+        let write = |name: &str| {
+            let path = directory.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        };
+        let asset =
+            |name: &str| pb::AssetFileDef { filename: name.to_owned(), ..Default::default() };
+        let meta_graph = pb::MetaGraphDef {
+            graph_def: Some(pb::GraphDef {
+                node: vec![pb::NodeDef { op: "VarHandleOp".to_owned(), ..Default::default() }],
+                ..Default::default()
+            }),
+            asset_file_def: vec![asset("words.txt"), asset("more.txt")],
+            ..Default::default()
+        };
+        let read = MetaGraph::read(&meta_graph.encode_to_vec()).unwrap();
+
+        for file in ["variables/variables.index", "assets/words.txt", "assets/more.txt"] {
+            let error = read.check_files(&directory).unwrap_err().to_string();
+            assert!(error.contains(&format!("but no file {file}; the copy may be")), "{error}");
+            write(file);
+        }
+        assert!(read.check_files(&directory).is_ok());
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub fn load_saved_model(
             free(meta_graph.data.cast_mut(), meta_graph.length);
         }
         model.meta_graph = read?;
-        model.meta_graph.check_variables(directory)?;
+        model.meta_graph.check_files(directory)?;
         startup::forget_code(library.version as usize);
         Ok(model)
     }
