@@ -16,7 +16,7 @@ from servable.cli.values import read_inputs
 from servable.client import Signature, TensorSpec
 from servable.client.dtypes import parse
 
-TOKEN = "t"
+SHOWN = "t"
 MODULES = {"json": json, "numpy": np, "pathlib": pathlib, "PIL": PIL}
 
 
@@ -104,13 +104,13 @@ def comparable(value: Any) -> Any:
             id="TLS",
         ),
         pytest.param(
-            Connection("h:8500", token=TOKEN),
+            Connection("h:8500", token=SHOWN),
             "Client('h:8500', token='t')",
             "curl -H 'Authorization: Bearer t' -d",
             id="a token",
         ),
         pytest.param(
-            Connection("h:8500", token=TOKEN, is_token_told=True),
+            Connection("h:8500", token=SHOWN, is_token_told=True),
             "Client('h:8500', token=os.environ['SERVABLE_TOKEN'])",
             'curl -H "Authorization: Bearer $SERVABLE_TOKEN" -d',
             id="a token of the environment",
