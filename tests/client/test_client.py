@@ -186,6 +186,12 @@ def test_any_answer_shows_that_a_server_is_there(client: Client) -> None:
             id="a version and a label",
         ),
         pytest.param(
+            InvalidArgument,
+            lambda c: c.predict("scale", [1.0], version="3"),
+            "version='3' is no number",
+            id="a version in quotes",
+        ),
+        pytest.param(
             InvalidArgument, lambda c: c.predict("", {}), "'' is none", id="no model"
         ),
         pytest.param(
