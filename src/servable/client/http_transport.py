@@ -33,6 +33,7 @@ from servable.errors import (
 _PHASES: Final = ("connect", "write", "read")
 _CHUNK: Final = 1 << 16  # bytes that are written between two looks at the clock
 _GZIP: Final = 16 + zlib.MAX_WBITS  # zlib's number for it
+_ENCODING: Final = b"content-encoding"
 _POOL: Final[dict[str, Any]] = {
     "max_connections": None,
     "max_keepalive_connections": 100,
@@ -305,27 +306,14 @@ def _decode(operation: Operation, response: httpcore.Response, body: bytes) -> A
     return rest_codec.decode(operation, response.status, body)
 
 
-_ENCODING: Final = b"content-encoding"
-
-
 def _late(target: Target, timeout_s: float) -> ServingError:
     return DeadlineExceeded(
         f"no answer from {target} within {timeout_s:.3g} s; give more with timeout="
     )
 
 
-def _error(exc: BaseException, target: Target) -> ServingError:
+def _error(exc: Exception, target: Target) -> ServingError:
+    reason = str(exc) or type(exc).__name__
     return Unavailable(
-        f"the server at {target} was not reached: {_reason(exc)}; {target.question}"
+        f"the server at {target} was not reached: {reason}; {target.question}"
     )
-
-
-def _reason(exc: BaseException) -> str:
-    """Return what the error is that others were raised from."""
-    while True:
-        if isinstance(exc, BaseExceptionGroup):
-            exc = exc.exceptions[-1]
-        elif exc.__cause__ is not None:
-            exc = exc.__cause__
-        else:
-            return str(exc) or type(exc).__name__
