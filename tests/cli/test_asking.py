@@ -31,7 +31,7 @@ def test_python_is_a_program_that_makes_the_call() -> None:
     ("value", "source", "module"),
     [
         ("@a.npy", "numpy.load('a.npy')", "import numpy"),
-        ("@a.json", "json.load(open('a.json'))", "import json"),
+        ("@a.json", "json.loads(pathlib.Path('a.json').read_bytes())", "import json"),
         ("-", "json.load(sys.stdin)", "import sys"),
     ],
 )

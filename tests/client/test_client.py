@@ -186,6 +186,12 @@ def test_any_answer_shows_that_a_server_is_there(client: Client) -> None:
             id="a version and a label",
         ),
         pytest.param(
+            InvalidArgument,
+            lambda c: c.predict("scale", [1.0], version="3"),
+            "version='3' is no number",
+            id="a version in quotes",
+        ),
+        pytest.param(
             InvalidArgument, lambda c: c.predict("", {}), "'' is none", id="no model"
         ),
         pytest.param(
@@ -266,7 +272,7 @@ def test_the_wrong_protocol_is_recognised(server: RecordedServer) -> None:
         client.status("m")
 
     assert f"{rest_as_grpc}" in str(one.value)
-    assert "is this its REST address?" in str(two.value)
+    assert "is this its REST address" in str(two.value)
 
 
 def test_addresses_take_turns_and_stand_in_for_each_other(
@@ -287,6 +293,34 @@ def test_a_token_is_sent_along(server: RecordedServer, api: str) -> None:
 
     sent = [metadata["authorization"] for metadata in server.metadata]
     assert sent == ["Bearer one", "Bearer two"]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["blocking", "async"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param("secret\n", id="a line break from its file"),
+        pytest.param("sécret", id="a letter that no header has"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(
+    server: RecordedServer, api: str, token: str, is_async: bool
+) -> None:
+    address = server.address(api)
+
+    async def wait() -> None:
+        async with AsyncClient(address, token=token) as client:
+            await client.predict("scale", [2.0])
+
+    def ask() -> None:
+        with Client(address, token=token) as client:
+            client.predict("scale", [2.0])
+
+    with pytest.raises(InvalidArgument, match="the token cannot be sent") as raised:
+        asyncio.run(wait()) if is_async else ask()
+
+    assert "cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

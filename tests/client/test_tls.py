@@ -1,5 +1,6 @@
 """TLS and mutual TLS, over both protocols, with certificates made for the test."""
 
+import asyncio
 import shutil
 import ssl
 import subprocess
@@ -18,8 +19,8 @@ from servable.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
 )
-from servable.client import Client, Tls
-from servable.errors import Unavailable
+from servable.client import AsyncClient, Client, Tls
+from servable.errors import InvalidArgument, Unavailable
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,45 @@ def test_both_sides_show_who_they_are(address: str, certificates: Certificates) 
 def test_strangers_are_refused(
     address: str, certificates: Certificates, tls: Any
 ) -> None:
+    async def ask() -> None:
+        async with AsyncClient(address, tls=tls(certificates), timeout=5) as client:
+            await client.status("m")
+
     with (
         Client(address, tls=tls(certificates), timeout=5) as client,
-        pytest.raises(Unavailable, match="was not reached"),
+        pytest.raises(Unavailable, match=r"was not reached.*certificate one that tls="),
     ):
         client.status("m")
+    with pytest.raises(
+        Unavailable, match=r"was not reached.*certificate one that tls="
+    ):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("tls", "said"),
+    [
+        pytest.param(
+            lambda d: Tls(d / "nowhere.pem"),
+            "ca=.*nowhere.pem cannot be used: .*No such file",
+            id="no file",
+        ),
+        pytest.param(
+            lambda d: Tls(d / "server.ext"),
+            "ca=.*server.ext cannot be used",
+            id="roots that are none",
+        ),
+        pytest.param(
+            lambda d: Tls(d / "ca.pem", d / "client.pem", d / "server.key"),
+            "certificate=.*client.pem and key=.*server.key cannot be used",
+            id="the key of another certificate",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(
+    api: str, certificates: Certificates, tls: Any, said: str
+) -> None:
+    address = "localhost:1" if api == "grpc" else "https://localhost:1"
+
+    with pytest.raises(InvalidArgument, match=said):
+        Client(address, tls=tls(certificates.directory))

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("servable._engine")
 
+from servable.apis import saved_model_pb2
 from servable.cli.commands import servable
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,13 @@ def address(
     write_version: Callable[..., Path],
 ) -> str:
     base_path = tmp_path_factory.mktemp("models") / "half_plus_two"
-    write_version(base_path / "1")
+    model = write_version(base_path / "1") / "saved_model.pb"
+    # The README's has one signature, and the page must not ask for others.
+    message = saved_model_pb2.SavedModel.FromString(model.read_bytes())
+    signatures = message.meta_graphs[0].signature_def
+    for name in set(signatures) - {"serving_default"}:
+        del signatures[name]
+    model.write_bytes(message.SerializeToString())
     server = start(
         "--model_name=half_plus_two",
         f"--model_base_path={base_path}",

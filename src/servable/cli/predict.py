@@ -2,16 +2,16 @@
 
 import io
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from servable.cli.client_options import client_options, complete_model
+from servable.cli.client_options import Connection, client_options, complete_model
+from servable.cli.printed_calls import curl_call, python_call
 from servable.cli.tables import print_table
-from servable.cli.values import WHOLE, by_name, is_picture, read_inputs
+from servable.cli.values import by_name, plain, read_inputs
 from servable.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def predict(
     form: str,
     as_curl: bool,
     as_python: bool,
-    address: str,
-    timeout: float,  # noqa: ARG001 - is in the client already
-    connect: Callable[[], "Client"],
+    connect: Connection,
+    **_options: object,
 ) -> None:
     """Run a signature of MODEL and print its outputs."""
     named = by_name(inputs)
@@ -77,10 +76,7 @@ def predict(
     arguments: dict[str, Any] = {k: v for k, v in which.items() if v not in ("", None)}
     if outputs:
         arguments["outputs"] = list(outputs)
-    if as_python:
-        click.echo(_python(address, model, named, arguments))
-        return
-    if form == "npy" and not as_curl and sys.stdout.isatty():
+    if form == "npy" and not (as_curl or as_python) and sys.stdout.isatty():
         raise click.UsageError("--format npy is not for terminals: add > FILE.npy")
     with connect() as client:
 
@@ -88,9 +84,12 @@ def predict(
             metadata = client.metadata(model, version=version, label=label)
             return metadata.signatures.get(signature or "serving_default")
 
+        if as_python:
+            click.echo(python_call(connect, model, named, arguments, known))
+            return
         values = read_inputs(named, known)
         if as_curl:
-            click.echo(_curl(address, model, values, arguments))
+            click.echo(curl_call(connect, model, values, arguments))
             return
         if batch_size is None:
             answer: Mapping[str, Any] = client.predict(model, values, **arguments)
@@ -161,23 +160,8 @@ def _slice(values: Any, rows: slice) -> Any:
     return values[rows]
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON has for a value: arrays as lists, bytes as text or base 64."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if isinstance(value, complex):
-        return [value.real, value.imag]
-    if isinstance(value, bytes):
-        from servable.client.rest_codec import json_string  # noqa: PLC0415
-
-        return json_string(value)
-    return value
-
-
 def _print_json(outputs: Mapping[str, Any]) -> None:
-    click.echo(json.dumps({name: _plain(array) for name, array in outputs.items()}))
+    click.echo(json.dumps({name: plain(array) for name, array in outputs.items()}))
 
 
 def _print_text(outputs: Mapping[str, Any]) -> None:
@@ -231,7 +215,7 @@ def _cells(array: Any) -> Iterator[str]:
 
     for value in array if array.ndim else [array[()]]:
         if isinstance(value, bytes):
-            yield str(_plain(value))
+            yield str(plain(value))
         else:
             shown = np.array2string(np.asarray(value), threshold=8, edgeitems=2)
             yield shown if np.ndim(value) else str(value)
@@ -243,69 +227,3 @@ _PRINTERS: Final[Mapping[str, Callable[[Mapping[str, Any]], None]]] = {
     "json": _print_json,
     "npy": _print_npy,
 }
-
-
-def _curl(address: str, model: str, values: Any, arguments: Mapping[str, Any]) -> str:
-    from servable.client.operations import ModelRef  # noqa: PLC0415 - slow to import
-    from servable.client.rest_codec import model_path  # noqa: PLC0415
-
-    if "outputs" in arguments:
-        raise click.UsageError("REST always gives all outputs; leave --output out.")
-    if not address.startswith(("http://", "https://")):
-        host = address.rpartition(":")[0] or address
-        address = f"http://{host}:8501"  # where REST is unless somebody moved it
-    ref = ModelRef(model, arguments.get("version"), arguments.get("label"))
-    document: dict[str, Any] = {}
-    if "signature" in arguments:
-        document["signature_name"] = arguments["signature"]
-    if isinstance(values, Mapping):
-        document["inputs"] = {name: _plain(value) for name, value in values.items()}
-    else:
-        document["inputs"] = _plain(values)
-    body = shlex.quote(json.dumps(document))
-    return f"curl -d {body} {shlex.quote(address + model_path(ref) + ':predict')}"
-
-
-def _python(
-    address: str, model: str, named: Mapping[str, str], arguments: Mapping[str, Any]
-) -> str:
-    sources = {name: _source(name, text) for name, text in named.items()}
-    if WHOLE in sources:
-        given = sources[WHOLE]
-    else:
-        given = ", ".join(f"{name!r}: {source}" for name, source in sources.items())
-        given = f"{{{given}}}"
-    more = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    imports = {
-        module
-        for source in sources.values()
-        for module in ("json", "numpy", "PIL.Image", "sys")
-        if f"{module}." in source
-    }
-    return "\n".join(
-        [
-            *(f"import {module}" for module in sorted(imports)),
-            "from servable.client import Client",
-            "",
-            f"with Client({address!r}) as client:",
-            f"    print(client.predict({model!r}, {given}{more}))",
-        ]
-    )
-
-
-def _source(name: str, text: str) -> str:
-    """Return Python that reads a value as this command does."""
-    if text == "-":
-        return "json.load(sys.stdin)"
-    if not text.startswith("@") or text.endswith(".csv"):
-        values = read_inputs({name: text})
-        return repr(values[name] if name else values)
-    path = text[1:]
-    if path.endswith(".npz"):
-        archive = f"numpy.load({path!r})"
-        return f"{archive}[{name!r}]" if name else f"dict({archive})"
-    if path.endswith(".npy"):
-        return f"numpy.load({path!r})"
-    if is_picture(text):
-        return f"numpy.asarray(PIL.Image.open({path!r}))[numpy.newaxis]"
-    return f"json.load(open({path!r}))"

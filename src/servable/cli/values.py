@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,6 +74,21 @@ def read_inputs(
     """
     values = {name: _read(name, text, signature) for name, text in named.items()}
     return values.get(WHOLE, values)
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON has for a value: arrays as lists, bytes as text or base 64."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    if isinstance(value, complex):
+        return [value.real, value.imag]
+    if isinstance(value, bytes):
+        from servable.client.rest_codec import json_string  # noqa: PLC0415
+
+        return json_string(value)
+    return value
 
 
 def is_picture(text: str) -> bool:
@@ -205,11 +221,33 @@ def _number(cell: str) -> int | float | str:
     return cell
 
 
-def _picture(name: str, data: bytes, signature: "Signature | None") -> Any:
-    """Return a picture as the one row of a batch that the signature takes."""
+@dataclass(frozen=True, slots=True)
+class PictureForm:
+    """
+    What a picture becomes for an input.
+
+    Attributes:
+        mode: Pillow's, of the pixels; "" for the bytes of the file instead.
+        height: None for that of the picture; so the width.
+        is_row: it is the one row of a batch.
+    """
+
+    mode: str
+    height: int | None
+    width: int | None
+    is_row: bool
+
+
+def picture_form(name: str, signature: "Signature | None") -> PictureForm:
+    """
+    Return the form in which an input takes a picture.
+
+    Raises:
+        InvalidArgument: it takes none.
+    """
     spec = _spec(name, signature)
     if spec is None or str(spec.dtype) == "string":
-        return data if spec is not None and spec.shape == () else [data]
+        return PictureForm("", None, None, spec is None or spec.shape != ())
     shape = spec.shape or (None, None, None, 3)
     height, width, channels = shape[-3:] if len(shape) in (3, 4) else (None, None, 0)
     mode = _MODES.get(3 if channels is None else channels)
@@ -218,8 +256,15 @@ def _picture(name: str, data: bytes, signature: "Signature | None") -> Any:
             f"a picture is no input {spec}; it is one of [height, width, channels], "
             "with one, three or four channels, or a batch of these"
         )
-    pixels = _pixels(data, mode, height, width)
-    return pixels[None] if len(shape) == 4 else pixels  # noqa: PLR2004
+    return PictureForm(mode, height, width, len(shape) == 4)  # noqa: PLR2004
+
+
+def _picture(name: str, data: bytes, signature: "Signature | None") -> Any:
+    form = picture_form(name, signature)
+    if not form.mode:
+        return [data] if form.is_row else data
+    pixels = _pixels(data, form.mode, form.height, form.width)
+    return pixels[None] if form.is_row else pixels
 
 
 def _spec(name: str, signature: "Signature | None") -> "TensorSpec | None":

@@ -113,6 +113,7 @@ def _credentials(options: ConnectionOptions) -> grpc.ChannelCredentials:
     tls = options.tls
     if tls is None:
         return grpc.ssl_channel_credentials()
+    tls.context()  # says what is wrong with the files, as gRPC does not
     return grpc.ssl_channel_credentials(
         tls.read(tls.ca), tls.read(tls.key), tls.read(tls.certificate)
     )
@@ -143,8 +144,7 @@ def error_of(exc: Any, target: Target, timeout_s: float) -> ServingError:
             )
         if any(sign in text for sign in _NOT_REACHED):
             return Unavailable(
-                f"the server at {target} was not reached: {text}; does it run, and is "
-                "this its gRPC address?"
+                f"the server at {target} was not reached: {text}; {target.question}"
             )
     if code == DeadlineExceeded.code and "deadline exceeded" in text.lower():
         return DeadlineExceeded(

@@ -6,6 +6,7 @@ single request is a NamedTuple, which costs a fifth of a frozen dataclass.
 """
 
 import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -41,7 +42,8 @@ def model_ref(
     Return the ModelRef of what a caller gave.
 
     Raises:
-        InvalidArgument: it has no name, or both a version and a label.
+        InvalidArgument: it has no name, a version that is no number, or both a
+            version and a label.
     """
     if not name:
         raise InvalidArgument(f"a model is a name, and {name!r} is none")
@@ -49,6 +51,13 @@ def model_ref(
         raise InvalidArgument(
             f"version={version} and label={label!r} exclude each other"
         )
+    if version is not None:
+        try:
+            version = operator.index(version)
+        except TypeError:
+            raise InvalidArgument(
+                f"version={version!r} is no number; a version is one, as 3"
+            ) from None
     return ModelRef(name, version, label)
 
 

@@ -5,9 +5,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from servable.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import ssl
 
 DEFAULT_GRPC_PORT: Final = 8500
 DEFAULT_REST_PORT: Final = 8501
@@ -39,6 +42,14 @@ class Target:
     def __str__(self) -> str:
         return self.address
 
+    @property
+    def question(self) -> str:
+        """What to ask oneself when nothing was reached there."""
+        port = f"does it run, is this its {self.protocol.value} address,"
+        if self.secure:
+            return f"{port} and is its certificate one that tls= trusts?"
+        return f"{port} and one without TLS?"
+
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -66,6 +77,30 @@ class Tls:
         """Return the content of one of the files, None without a path."""
         return None if path is None else Path(path).read_bytes()
 
+    def context(self) -> "ssl.SSLContext":
+        """
+        Return a context with these files.
+
+        Raises:
+            InvalidArgument: one cannot be read, or is not what it should be.
+        """
+        import ssl  # noqa: PLC0415 - slow, and only here
+
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as exc:
+            raise InvalidArgument(f"ca={self.ca!s} cannot be used: {exc}") from None
+        if self.certificate is not None:
+            try:
+                # Nobody is asked for a password, which gRPC could not take either.
+                context.load_cert_chain(self.certificate, self.key, password="")
+            except OSError as exc:
+                raise InvalidArgument(
+                    f"certificate={self.certificate!s} and key={self.key!s} cannot be "
+                    f"used: {exc}"
+                ) from None
+        return context
+
 
 Token: TypeAlias = str | Callable[[], str]
 
@@ -79,10 +114,22 @@ class ConnectionOptions:
     keep_alive_s: float | None = 300.0
 
     def authorization(self) -> str | None:
-        """Return the value of the authorization header, None without a token."""
+        """
+        Return the value of the authorization header, None without a token.
+
+        Raises:
+            InvalidArgument: no header can carry the token.
+        """
         if self.token is None:
             return None
         token = self.token if isinstance(self.token, str) else self.token()
+        if not token or not (
+            token.isascii() and token.isprintable() and " " not in token
+        ):
+            raise InvalidArgument(
+                "the token cannot be sent: it has to be printable ASCII, without "
+                "spaces and line breaks; of a file, strip() what was read"
+            )
         return f"Bearer {token}"
 
 
