@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servable.apis import example_pb2
 from servable.client import dtypes
 from servable.client.dtypes import TensorError
 from servable.client.examples import make_example, make_examples
@@ -97,6 +98,20 @@ def test_a_tensor_proto_passes_whatever_the_signature_says() -> None:
     tensor = prepare({"x": proto}, signature(x="float32"))["x"]
 
     assert (tensor.dtype.name, tensor.array.tolist()) == ("string", [b"a"])
+
+
+def test_rows_of_features_for_a_string_are_serialized_examples() -> None:
+    rows = [{"age": 50.0, "job": "tech"}, {"age": 20.0}]
+
+    tensor = prepare(rows, signature(examples="string"))["examples"]
+
+    parse = example_pb2.Example.FromString
+    assert [parse(text) for text in tensor.array] == [make_example(row) for row in rows]
+
+
+def test_rows_of_features_are_no_numbers() -> None:
+    with pytest.raises(TensorError, match="of type dict"):
+        prepare([{"age": 50.0}], signature(x="float32"))
 
 
 def test_inputs_with_defaults_may_be_left_out() -> None:

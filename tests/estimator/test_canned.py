@@ -297,3 +297,14 @@ def test_what_is_installed_is_found_again() -> None:
     assert tf.layers.dense(tf.zeros([1, 2]), 3).shape.as_list() == [1, 3]
     with pytest.raises(AttributeError, match="StaticHashTable"):
         _ = tf.contrib.lookup
+
+
+def test_a_layer_that_is_not_here_says_which_are() -> None:
+    there = [name for name in vars(layers) if callable(getattr(layers, name))]
+    there = [n for n in there if getattr(layers, n).__module__ == layers.__name__]
+
+    with pytest.raises(AttributeError, match=r"conv1d is not here") as raised:
+        layers.conv1d  # noqa: B018 - as scripts would
+
+    for name in there:
+        assert name.startswith("_") or name in str(raised.value)

@@ -13,7 +13,13 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow").compat.v1
 
 from servable import estimator  # noqa: E402
-from servable.estimator import Estimator, EstimatorSpec, RunConfig, export  # noqa: E402
+from servable.estimator import (  # noqa: E402
+    Estimator,
+    EstimatorSpec,
+    RunConfig,
+    export,
+    saved_model_export,
+)
 from servable.estimator.export import (  # noqa: E402
     ClassificationOutput,
     PredictOutput,
@@ -114,6 +120,21 @@ def exported(tmp_path: Path, small: SimpleNamespace) -> Callable[..., bytes]:
         return model.export_savedmodel(tmp_path / "exports", receive)
 
     return export
+
+
+def test_an_export_that_failed_is_not_in_the_way_of_the_next(
+    exported: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([1.5e9, 1.5e9, 1.5e9 + 1])  # the second starts where the first did
+    monkeypatch.setattr(
+        saved_model_export,
+        "time",
+        SimpleNamespace(time=lambda: next(seconds), sleep=lambda _: None),
+    )
+    with pytest.raises(ValueError, match="should return an EstimatorSpec"):
+        exported(model_fn=no_spec)
+
+    assert Path(exported().decode()).name == "1500000001"
 
 
 def test_the_directory_is_named_by_the_time(exported: Callable[..., bytes]) -> None:

@@ -99,7 +99,21 @@ def made():
     x = tf.TensorSpec([None], tf.float32)
     return {"model": tf.function(lambda x: x * 2, input_signature=[x]),
             "samples": {"serving_default": [{"x": [1.0]}]}}
+
+def raising():
+    raise OSError("the data is not there")
+
+def wants(data):
+    return data
 ''')
+(base / "unparsable.py").write_text("def (")
+for name in ("mine:raising", "mine:wants", "unparsable:f"):
+    run(name, "export", name, base / "none")
+(base / "flat.json").write_text(json.dumps({"serving_default": [{"image": [1.0]}]}))
+run("model_fails", "export", base / "m.keras", base / "none", "--samples",
+    base / "flat.json")
+run("version_flat", "export", base / "keras" / "1", base / "none", "--samples",
+    base / "flat.json")
 run("function", "export", "mine:made", base / "function")
 run("no_function", "export", "mine:gone", base / "none")
 
@@ -108,6 +122,9 @@ with tf.Graph().as_default(), v1.Session() as session:
     y = tf.add(x * 3.0, 1.0, name="y")
     (base / "frozen.pb").write_bytes(session.graph_def.SerializeToString())
     (base / "empty.pb").write_bytes(b"")
+    v1.get_variable("w", initializer=1.0)
+    (base / "unfrozen.pb").write_bytes(session.graph_def.SerializeToString())
+run("unfrozen", "convert", base / "unfrozen.pb", base / "no_graph")
 run("convert_graph", "convert", base / "frozen.pb", base / "from_graph")
 run("named", "convert", base / "frozen.pb", base / "named",
     "--input", "a=x:0", "--output", "b=y:0")
@@ -147,6 +164,10 @@ with tf.Graph().as_default() as graph, v1.Session() as session:
     saver.save(session, str(bundle / "export"), meta_graph_suffix="meta",
                write_meta_graph=True)
 run("convert_bundle", "convert", bundle, base / "from_bundle")
+shutil.copytree(bundle, base / "damaged")
+for shard in (base / "damaged").glob("export-0*"):
+    shard.write_bytes(b"")
+run("damaged", "convert", base / "damaged", base / "no_graph")
 
 # A table with its file, which has to survive.
 (base / "labels.txt").write_text("cat\\ndog\\n")
@@ -171,11 +192,36 @@ with tf.Graph().as_default(), v1.Session() as session:
         tf.string, v1.lookup.TextFileIndex.WHOLE_LINE), "?")
     v1.saved_model.simple_save(session, str(base / "v1_words"), {"x": x},
         {"word": table.lookup(x)}, legacy_init_op=v1.tables_initializer())
+    # As a builder writes it that is told of no assets.
+    session.graph.clear_collection("saved_model_main_op")
+    builder = v1.saved_model.Builder(str(base / "pathless"))
+    builder.add_meta_graph_and_variables(session, ["serve"], {
+        "serving_default": v1.saved_model.predict_signature_def({"x": x}, {"y": x})},
+        main_op=v1.tables_initializer())
+    builder.save()
 run("optimize_v1", "optimize", base / "v1_words", base / "fast_v1_words")
 
 from servable.export import export
 export(Words(), base / "words", samples={"serving_default": {"x": [1, 2, 3]}})
+number = tf.TensorSpec([None], tf.float32)
+export(tf.function(lambda x: tf.debugging.check_numerics(1.0 / x, "oops"),
+                   input_signature=[number]), base / "picky")
+(base / "zero.json").write_text('{"serving_default": [{"x": [0.0]}]}')
+run("version_fails", "export", base / "picky" / "1", base / "none", "--samples",
+    base / "zero.json")
+from servable.export.requests import request_log, write_logs
+write_logs(base / "fails", [request_log("serving_default",
+    "tensorflow/serving/predict", {"x": np.zeros(1, np.float32)})])
+run("optimize_fails", "optimize", base / "picky", base / "fast_picky",
+    "--requests", base / "fails")
 (base / "labels.txt").unlink()
+run("optimize_without_asset", "optimize", base / "pathless", base / "no_graph")
+run("optimize_no_requests", "optimize", base / "words", base / "no_graph",
+    "--requests", base / "samples.json")
+incomplete = base / "incomplete"
+shutil.copytree(base / "keras" / "1", incomplete)
+(incomplete / "variables" / "variables.data-00000-of-00001").unlink()
+run("optimize_incomplete", "optimize", incomplete, base / "no_graph")
 run("optimize_words", "optimize", base / "words", base / "fast_words")
 print(json.dumps({"ran": ran, "expected": model(np.array(images)).numpy().tolist()}))
 """
@@ -218,6 +264,9 @@ def predict(model: Path, **inputs: Any) -> Any:
         pytest.param("named", 0, "/named\n", id="a frozen graph, named"),
         pytest.param("convert_bundle", 0, "/from_bundle\n", id="a session bundle"),
         pytest.param("optimize", 0, "1 requests are answered the same\n", id="faster"),
+        pytest.param(
+            "optimize_fails", 0, "no answers were compared: ", id="none to compare"
+        ),
         pytest.param("optimize_words", 0, "are answered the same\n", id="with a table"),
         pytest.param(
             "optimize_broken",
@@ -232,13 +281,72 @@ def predict(model: Path, **inputs: Any) -> Any:
         pytest.param("no_tensor", 1, "there is no tensor 'z'", id="no such tensor"),
         pytest.param("no_graph", 1, "it has no nodes\n", id="an empty graph"),
         pytest.param("no_format", 1, "UNIMPLEMENTED: ", id="another format"),
+        pytest.param("unfrozen", 1, "not frozen: 'w' is a variable", id="no values"),
+        pytest.param(
+            "mine:raising",
+            1,
+            "INVALID_ARGUMENT: mine:raising: OSError: the data is not there (",
+            id="a function that raises",
+        ),
+        pytest.param(
+            "mine:wants",
+            1,
+            "INVALID_ARGUMENT: mine:wants: TypeError: wants() missing 1 required "
+            "positional argument: 'data'\n",
+            id="a function that wants something",
+        ),
+        pytest.param("unparsable:f", 1, "unparsable:f: SyntaxError: ", id="no module"),
+        pytest.param(
+            "model_fails",
+            1,
+            "input 'image' has shape [1], and must have [?, 6, 6, 2]\n",
+            id="a sample that does not fit a file of Keras",
+        ),
+        pytest.param(
+            "version_flat",
+            1,
+            "input 'image' has shape [1], and must have [?, 6, 6, 2]\n",
+            id="a sample that does not fit a SavedModel",
+        ),
+        pytest.param(
+            "version_fails",
+            1,
+            "FAILED_PRECONDITION: the model fails a sample for signature "
+            "'serving_default': oops : Tensor had Inf values\n",
+            id="a SavedModel that does not answer its sample",
+        ),
+        pytest.param(
+            "damaged",
+            1,
+            "cannot be read: Unable to open table file ",
+            id="a session bundle without values",
+        ),
+        pytest.param(
+            "optimize_without_asset",
+            1,
+            "pathless cannot be loaded: ",
+            id="a table whose file is gone",
+        ),
+        pytest.param(
+            "optimize_no_requests",
+            1,
+            "DATA_LOSS: {base}/samples.json is no TFRecord file: ",
+            id="requests that are none",
+        ),
+        pytest.param(
+            "optimize_incomplete",
+            1,
+            "FAILED_PRECONDITION: {base}/incomplete is not complete: ",
+            id="half a model",
+        ),
     ],
 )
-def test_commands(made: Any, name: str, code: int, output: str) -> None:
+def test_commands(made: Any, base: Path, name: str, code: int, output: str) -> None:
     exit_code, text = made["ran"][name]
 
     assert exit_code == code, text
-    assert output in text
+    assert output.replace("{base}", str(base)) in text
+    assert text.count("\n") <= 2, text
 
 
 def test_what_commands_call_in_tensorflow_is_no_news_to_people(made: Any) -> None:
@@ -248,7 +356,7 @@ def test_what_commands_call_in_tensorflow_is_no_news_to_people(made: Any) -> Non
 
 def test_what_failed_has_left_nothing(made: Any, base: Path) -> None:
     del made
-    for name in ("no_tensor", "no_graph", "no_format"):
+    for name in ("no_tensor", "no_graph", "no_format", "none"):
         assert not (base / name).exists()
     assert [child.name for child in base.iterdir() if "servable-" in child.name] == []
 

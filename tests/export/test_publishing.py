@@ -186,6 +186,7 @@ def test_what_fails_while_it_is_written_is_deleted(base: Path) -> None:
             (staging.path / "half").write_text("…")
             raise KeyboardInterrupt
 
+    base.mkdir()
     with pytest.raises(KeyboardInterrupt):
         write()
 
@@ -219,8 +220,16 @@ def test_what_killed_publishers_left_is_deleted_after_a_day(
 def test_a_base_path_that_is_a_file_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(ServingError):
+    with pytest.raises(FailedPrecondition, match="file is a file, and no directory"):
         publish(model, tmp_path / "file")
+
+
+def test_a_base_path_that_was_made_in_vain_goes(tmp_path: Path) -> None:
+    base = tmp_path / "somewhere" / "models"
+    with pytest.raises(RuntimeError), staged(base):
+        raise RuntimeError
+
+    assert not base.exists()
 
 
 def test_a_place_elsewhere_is_no_directory(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,18 @@ from click.testing import CliRunner
 
 from servable.apis import saved_model_pb2
 from servable.cli.commands import servable
-from servable.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from servable.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from servable.export import uploading
 from servable.export.uploading import upload
 from servable.sources import filesystems
 from servable.sources.database import ModelDatabase
+from servable.sources.object_store import ObjectStore
 
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec")
 
@@ -96,6 +104,50 @@ def test_an_upload_that_fails_leaves_nothing(
         upload(model, URL)
 
     assert store.find("/bucket/models/m") == []
+
+
+def test_a_version_is_claimed_until_it_is_whole(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what a killed publisher has left servers make nothing."""
+    seen = []
+    put_file = type(store).put_file
+
+    def record(self: Any, local: str, remote: str, **options: Any) -> None:
+        put_file(self, local, remote, **options)
+        seen.append(ObjectStore(URL).content("1").is_claimed)
+
+    monkeypatch.setattr(type(store), "put_file", record)
+    upload(model, URL)
+
+    assert (seen, ObjectStore(URL).content("1").is_claimed) == ([True] * 3, False)
+
+
+def test_what_killed_publishers_left_is_deleted_after_a_day(
+    store: Any, model: Path
+) -> None:
+    for number, age in (("1", timedelta(hours=25)), ("2", timedelta(hours=1))):
+        claim = f"/bucket/models/m/{number}/.servable-theirs"
+        store.pipe_file(claim, b"")
+        store.pipe_file(f"/bucket/models/m/{number}/half", b"")
+        store.store[claim].modified = datetime.now(UTC) - age
+
+    assert upload(model, URL) == f"{URL}/3"
+
+    names = sorted(Path(path).name for path in store.ls("/bucket/models/m", False))
+    assert names == ["2", "3"]
+
+
+def test_a_package_that_is_missing_is_named_by_its_extra(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_import_error(*_: Any, **__: Any) -> None:
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", raise_import_error)
+
+    with pytest.raises(FailedPrecondition, match=r"pip install 'servable\[gcs\]'"):
+        upload(model, "gs://bucket/m")
 
 
 def test_publishers_at_one_time_get_different_numbers(

@@ -43,6 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+        assert "is deprecated" not in done.stderr, script
     return folder
 
 

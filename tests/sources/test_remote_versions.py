@@ -275,3 +275,36 @@ def test_a_store_that_fails_is_asked_less_and_less_often(
     failures: int, poll_wait_s: float, jitter: float, delay_s: float
 ) -> None:
     assert back_off_s(failures, poll_wait_s, jitter) == pytest.approx(delay_s)
+
+
+def claimed(mark: str = "") -> Content:
+    files = (RemoteFile(".servable-theirs", 0, "claim"), *content(mark).files)
+    return Content(files, lambda _file, _start: iter(()))
+
+
+def test_what_somebody_is_publishing_holds_up_no_other_and_is_watched() -> None:
+    """A publisher that was killed leaves its claim for good."""
+    versions = RemoteVersions(Latest())
+    there = {1: content("a"), 2: claimed("half")}
+
+    def look_again() -> list[int]:
+        versions.list_found(versions_among(map(str, there)))
+        for number in versions.to_look_into(lambda _: False):
+            versions.content_found(number, there[number])
+        return [number for number, _ in versions.to_fetch(0.0)]
+
+    # Version 2 is looked into, then 1, then 1 is settled.
+    assert [look_again() for _ in range(3)] == [[], [], [1]]
+    versions.fetched(1, there[1], path(1, there[1].identity))
+    assert aspired(versions) == [1]
+    there[2] = content("whole")
+    assert look_again() == []
+    assert look_again() == [2]
+
+
+def test_where_all_is_claimed_nothing_is_waited_for() -> None:
+    versions = RemoteVersions(Latest())
+    versions.list_found(versions_among(["1"]))
+    versions.content_found(1, claimed())
+
+    assert (versions.is_waiting, versions.is_done) == (False, False)

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +16,16 @@ import click
 
 from servable.cli.publish import check_target, local_path, publish_version
 from servable.cli.saved_model_summary import summarize
-from servable.errors import InvalidArgument, NotFound, ServingError
+from servable.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ServingError,
+)
 from servable.export.publishing import check_complete, staged
+from servable.export.reasons import reason_of
 from servable.export.replay import replay
-from servable.export.requests import request_log, write_warmup
+from servable.export.requests import request_log, request_of, write_warmup
 
 _FAILED: Final = 1
 _KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
@@ -100,9 +107,8 @@ def export_model(
 ) -> Path:
     """Export a Keras file, or what a name in a module stands for."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    arguments = _arguments(source)
-    if samples is not None:
-        arguments["samples"] = read_samples(samples)
+    given = {} if samples is None else {"samples": read_samples(samples)}
+    arguments = {**_arguments(source), **given}
     # TensorFlow takes seconds to import, and not every source needs it.
     from servable.export.exporting import export as export_object  # noqa: PLC0415
 
@@ -136,6 +142,7 @@ def export_saved_model(
             signatures[name].method_name,
             sample,
             {key: spec.dtype for key, spec in signatures[name].inputs.items()},
+            {key: spec.shape for key, spec in signatures[name].inputs.items()},
         )
         for name in given
         for sample in given[name]
@@ -145,9 +152,13 @@ def export_saved_model(
         if logs:
             write_warmup(staging.path, logs)
         if check:
-            for answer in replay(staging.path, logs):
+            for log, answer in zip(logs, replay(staging.path, logs), strict=True):
                 if answer.error is not None:
-                    raise answer.error
+                    name = request_of(log).model_spec.signature_name
+                    raise FailedPrecondition(
+                        f"the model fails a sample for signature {name!r}: "
+                        f"{reason_of(answer.error)}"
+                    )
         return staging.publish(version=version, keep=keep)
 
 
@@ -196,7 +207,20 @@ def _arguments(source: str) -> dict[str, Any]:
             value = getattr(value, part)
     except (AttributeError, ImportError, ValueError) as exc:
         raise NotFound(f"{source}: {exc}") from exc
-    return _made(value)
+    except Exception as exc:  # whatever the module raises
+        raise InvalidArgument(f"{source}: {_told(exc)}") from exc
+    try:
+        return _made(value)
+    except Exception as exc:  # whatever the function raises
+        raise InvalidArgument(f"{source}: {_told(exc)}") from exc
+
+
+def _told(exc: Exception) -> str:
+    """Return what *exc* is, and where in somebody's program it came from."""
+    *_, last = traceback.extract_tb(exc.__traceback__)
+    is_theirs = last.filename not in (__file__, importlib.__file__)
+    where = f" ({last.filename}, line {last.lineno})" if is_theirs else ""
+    return f"{type(exc).__name__}: {reason_of(exc)}{where}"
 
 
 def _made(value: Any) -> dict[str, Any]:

@@ -38,12 +38,12 @@ def optimize(
     be a base path, which stands for its newest version.
     """
     quiet_tensorflow()
-    # TensorFlow takes seconds to import.
     try:
-        from servable.export.optimizing import optimize as run  # noqa: PLC0415
-
         source, _, _ = find_version(model)
         logs = None if requests is None else read_logs(requests)
+        # TensorFlow takes seconds to import.
+        from servable.export.optimizing import optimize as run  # noqa: PLC0415
+
         made = run(source, out, logs=logs, tolerance=Tolerance(rtol, atol))
     except (ServingError, ModuleNotFoundError) as error:
         click.echo(getattr(error, "status_text", error), err=True)
@@ -53,4 +53,6 @@ def optimize(
     if made.compared:
         click.echo(f"{made.compared} requests are answered the same")
     else:
-        click.echo("no requests came with the model: its answers were not compared")
+        click.echo(
+            "no answers were compared: no request came with the model that it answers"
+        )

@@ -31,7 +31,8 @@ def prepare(inputs: Any, signature: Signature | None) -> dict[str, Tensor]:
     Return the tensors for *inputs*: one value, a mapping, or a data frame.
 
     With a signature its names are checked and its types are made; without one the
-    values are sent as they are.
+    values are sent as they are.  Dicts of features for a string input become
+    serialized examples.
 
     Raises:
         InvalidArgument: a name the signature does not have, or one that is missing.
@@ -44,7 +45,7 @@ def prepare(inputs: Any, signature: Signature | None) -> dict[str, Tensor]:
     for name, value in named.items():
         spec = signature.inputs[name] if signature is not None else None
         try:
-            tensors[name] = _tensor(value, spec)
+            tensors[name] = _tensor(_with_examples(value, spec), spec)
         except TensorError as exc:
             wanted = f"; the signature takes {specs_text({name: spec})}" if spec else ""
             raise TensorError(f"input {name!r}: {exc.message}{wanted}") from None
@@ -130,6 +131,18 @@ def _takes(signature: Signature) -> str:
 
 def _given(named: Mapping[str, Any]) -> str:
     return ", ".join(sorted(map(str, named))) or "nothing"
+
+
+def _with_examples(value: Any, spec: TensorSpec | None) -> Any:
+    """Return *value*, serialized where it is rows of features for a string input."""
+    if spec is None or spec.dtype is not STRING or not isinstance(value, list | tuple):
+        return value
+    if not value or not all(isinstance(row, Mapping) for row in value):
+        return value
+    # These are made of columns, too, which are told of here.
+    from servable.client.examples import make_examples  # noqa: PLC0415
+
+    return [example.SerializeToString() for example in make_examples(value)]
 
 
 def _tensor(value: Any, spec: TensorSpec | None) -> Tensor:

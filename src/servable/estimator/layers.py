@@ -15,6 +15,22 @@ Function = Callable[..., Any]
 
 _NAMES: Final = {"channels_last": "NHWC", "channels_first": "NCHW"}
 _SPATIAL_RANK: Final = 4
+_THERE: Final = (
+    "average_pooling2d",
+    "batch_normalization",
+    "conv2d",
+    "dense",
+    "dropout",
+    "flatten",
+    "max_pooling2d",
+)
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(
+        f"tf.layers.{name} is not here: of tf.layers there are {', '.join(_THERE)}; "
+        "tf_keras has all of them, with TF_USE_LEGACY_KERAS=1"
+    )
 
 
 def dense(

@@ -75,8 +75,7 @@ class SavedModelExport:
             tf.errors.OpError: a file cannot be read or written.
         """
         final = timestamped_directory(export_dir_base)
-        base, name = os.path.split(final)
-        temporary = os.path.join(base, f"temp-{name}")
+        temporary = temporary_directory(final)
         builder = SavedModelBuilder(temporary)
         for mode, tags in TAGS.items():
             receiver_fn = receiver_fns.get(mode)
@@ -159,14 +158,16 @@ def timestamped_directory(base: str) -> str:
     """
     Return the name of a new directory in *base*: the time, in seconds.
 
-    Blocks for a second and tries again while there is a directory of that name.
+    Blocks for a second and tries again while there is a directory of that name, or one
+    that an export which failed in the same second has left.
 
     Raises:
         RuntimeError: that was so ten times.
     """
     for attempt in range(_ATTEMPTS):
         directory = os.path.join(base, str(int(time.time())))
-        if not tf.gfile.Exists(directory):
+        taken = (directory, temporary_directory(directory))
+        if not any(map(tf.gfile.Exists, taken)):
             return directory
         time.sleep(1)
         _logger.warning(
@@ -178,6 +179,12 @@ def timestamped_directory(base: str) -> str:
     raise RuntimeError(
         f"Failed to obtain a unique export directory name after {_ATTEMPTS} attempts."
     )
+
+
+def temporary_directory(directory: str) -> str:
+    """Return where *directory* is written before it has its name."""
+    base, name = os.path.split(directory)
+    return os.path.join(base, f"temp-{name}")
 
 
 def check_shapes(saver: Any, checkpoint_path: str) -> None:

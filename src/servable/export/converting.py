@@ -22,6 +22,7 @@ from servable.export.signatures import DEFAULT
 
 KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
 _GRAPH_FILES: Final = (".pb", ".pbtxt")
+_VARIABLES: Final = frozenset({"Variable", "VariableV2", "VarHandleOp"})
 _NO_OUTPUT: Final = frozenset({"Assert", "NoOp", "Placeholder", "Const"})
 
 
@@ -80,6 +81,12 @@ def _convert_graph(
             tf.import_graph_def(definition, name="")
         except ValueError as exc:
             raise InvalidArgument(f"{source} cannot be imported: {exc}") from exc
+        for operation in graph.get_operations():
+            if operation.type in _VARIABLES:
+                raise InvalidArgument(
+                    f"{source} is not frozen: {operation.name!r} is a variable, whose "
+                    "value is in a checkpoint and not in the graph"
+                )
         fed = _tensors(graph, inputs) if inputs else _placeholders(graph)
         fetched = _tensors(graph, outputs) if outputs else _last(graph, fed)
         if not fed or not fetched:

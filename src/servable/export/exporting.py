@@ -20,6 +20,7 @@ from servable.errors import FailedPrecondition, InvalidArgument, ServingError
 from servable.export._tensorflow import tf2
 from servable.export.answers import Arrays, Tolerance, arrays_of, differences
 from servable.export.publishing import check_numbers, staged
+from servable.export.reasons import reason_of
 from servable.export.replay import replay
 from servable.export.requests import Log, request_log, request_of, write_warmup
 from servable.export.signatures import (
@@ -36,6 +37,7 @@ from servable.platforms.unrestored_variables import read_object_graph_model
 
 _SERVE: Final = ("serve",)
 _BATCHING_FILE: Final = "batching_params.pbtxt"
+_PYTHON: Final = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 
 
 def export(
@@ -71,10 +73,10 @@ def export(
         tolerance: how far its answers may be from the model's.
 
     Raises:
-        InvalidArgument: an argument does not fit.
+        InvalidArgument: an argument does not fit, or the model itself fails a sample.
         AlreadyExists: there is a version of that number.
-        FailedPrecondition: the version cannot be served, or answers otherwise than
-            the model.  Nothing is published.
+        FailedPrecondition: the version cannot be written or served, or answers
+            otherwise than the model.  Nothing is published.
         ServingError: a file cannot be written.
     """
     check_numbers(version, keep)
@@ -102,6 +104,7 @@ def write(model: Any, path: Path) -> None:
 
     Raises:
         InvalidArgument: it is nothing that can be exported.
+        FailedPrecondition: it cannot be written.
     """
     source = source_of(model)
     given = source.default_signatures()
@@ -109,8 +112,16 @@ def write(model: Any, path: Path) -> None:
 
 
 def _write(source: Source, served: Sequence[Served], path: Path) -> None:
-    source.write(path, served)
+    try:
+        source.write(path, served)
+    except ServingError:
+        raise
+    except Exception as exc:  # whatever the model raises when it is traced
+        raise FailedPrecondition(
+            f"the model cannot be written: {reason_of(exc)}"
+        ) from exc
     set_method_names(path, {each.name: each.method_name for each in served})
+    check_class_names(path, served)
 
 
 def _served(name: str, signature: Any, source: Source) -> Served:
@@ -143,16 +154,27 @@ def _ask(
         if name not in by_name:
             raise InvalidArgument(f"there are samples for {name!r}, and no signature")
         signature = by_name[name]
-        function = tf2.function(signature.function)
         for sample in [given] if isinstance(given, Mapping) else given:
             dtypes = {spec.name: spec.dtype.name for spec in signature.specs}
-            log = request_log(name, signature.method_name, sample, dtypes)
+            shapes = {
+                spec.name: None if spec.shape.rank is None else spec.shape.as_list()
+                for spec in signature.specs
+            }
+            log = request_log(name, signature.method_name, sample, dtypes, shapes)
             logs.append(log)
-            answers.append(_answer(signature, function, log, sample))
+            try:
+                answers.append(_answer(signature, log, sample))
+            except ServingError:
+                raise
+            except Exception as exc:  # whatever the model raises
+                raise InvalidArgument(
+                    f"the model itself fails a sample for signature {name!r}: "
+                    f"{reason_of(exc)}"
+                ) from exc
     return logs, answers
 
 
-def _answer(signature: Served, function: Any, log: Log, sample: Any) -> Arrays:
+def _answer(signature: Served, log: Log, sample: Any) -> Arrays:
     if signature.method_name == Predict.method_name:
         missing = [spec.name for spec in signature.specs if spec.name not in sample]
         if missing:
@@ -166,6 +188,8 @@ def _answer(signature: Served, function: Any, log: Log, sample: Any) -> Arrays:
     else:
         examples = request_of(log).input.example_list.examples
         fed = [tf2.constant([example.SerializeToString() for example in examples])]
+    # Not called as it is: TensorFlow warns of one that is traced for every export.
+    function = tf2.function(signature.function).get_concrete_function(*signature.specs)
     outputs = {name: np.asarray(t) for name, t in function(*fed).items()}
     if signature.method_name == Regress.method_name:
         return {"outputs": outputs["outputs"].reshape(-1)}
@@ -176,13 +200,35 @@ def _answer(signature: Served, function: Any, log: Log, sample: Any) -> Arrays:
 
 def set_method_names(path: Path, method_names: Mapping[str, str]) -> None:
     """Write into the SavedModel at *path* which requests its signatures are for."""
-    file = path / "saved_model.pb"
-    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    model = _saved_model(path)
     for meta_graph in model.meta_graphs:
         for name, method_name in method_names.items():
             if name in meta_graph.signature_def:
                 meta_graph.signature_def[name].method_name = method_name
-    file.write_bytes(model.SerializeToString())
+    (path / "saved_model.pb").write_bytes(model.SerializeToString())
+
+
+def check_class_names(path: Path, served: Sequence[Served]) -> None:
+    """
+    Check that the SavedModel at *path* has a name for each class.
+
+    Raises:
+        InvalidArgument: it has not.
+    """
+    counted = [each for each in served if each.class_count is not None]
+    for meta_graph in _saved_model(path).meta_graphs if counted else ():
+        for each in counted:
+            shape = meta_graph.signature_def[each.name].outputs["scores"].tensor_shape
+            classes = shape.dim[-1].size if shape.dim else -1
+            if classes not in (-1, each.class_count):
+                raise InvalidArgument(
+                    f"signature {each.name!r} has scores for {classes} classes, and "
+                    f"{each.class_count} names"
+                )
+
+
+def _saved_model(path: Path) -> Any:
+    return saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
 
 
 def write_batching_parameters(path: Path, fields: Mapping[str, Any]) -> None:
@@ -245,6 +291,11 @@ def check_answers(
             f"{model.unrestored_variables[0]}; export its Keras models themselves, and "
             "not what holds them"
         )
+    if python := sorted(_python_calls(_saved_model(path))):
+        raise FailedPrecondition(
+            f"the exported model cannot be served: it calls Python, by {python[0]}, "
+            "and there is none where it will run"
+        )
     try:
         answers = replay(path, logs)
     except ServingError as error:
@@ -264,3 +315,29 @@ def check_answers(
                 "the exported model answers otherwise than the model does, for "
                 f"signature {name!r}: {'; '.join(unlike)}"
             )
+
+
+def _python_calls(model: Any) -> set[str]:
+    """Return which operations that call Python can be run in *model*."""
+    found = set()
+    for meta_graph in model.meta_graphs:
+        library = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+        waiting = [meta_graph.graph_def.node]
+        seen: set[str] = set()
+        while waiting:
+            for node in waiting.pop():
+                if node.op in _PYTHON:
+                    found.add(node.op)
+                for name in {node.op, *_functions(node)} & library.keys() - seen:
+                    seen.add(name)
+                    waiting.append(library[name].node_def)
+    return found
+
+
+def _functions(node: Any) -> set[str]:
+    """Return the functions that *node* may call, as its attributes name them."""
+    return {
+        function.name
+        for value in node.attr.values()
+        for function in (value.func, *value.list.func)
+    }

@@ -18,7 +18,8 @@ from servable.errors import FailedPrecondition, InvalidArgument
 from servable.export._tensorflow import tf
 from servable.export.answers import Tolerance, arrays_of, differences
 from servable.export.folding import fold
-from servable.export.publishing import written_beside
+from servable.export.publishing import check_complete, written_beside
+from servable.export.reasons import reason_of
 from servable.export.replay import replay
 from servable.export.requests import Log, read_warmup, request_of
 from servable.export.saved_model_builder import SavedModelBuilder
@@ -66,15 +67,18 @@ def optimize(
 
     Raises:
         AlreadyExists: there is a *target*.
+        NotFound: *source* is no SavedModel.
         InvalidArgument: *source* has no graph for serving, or nothing to ask it.
-        FailedPrecondition: the faster model answers otherwise; nothing is written.
+        FailedPrecondition: *source* is not complete or cannot be loaded, or the faster
+            model answers otherwise; nothing is written.
     """
+    check_complete(source)
     asked = list(read_warmup(source) if logs is None else logs)
     with written_beside(target) as made:
         nodes, folded = _write(source, made)
         _copy_what_goes_along(source, made)
-        _compare(source, made, asked, tolerance or Tolerance())
-    return Optimized(target, nodes, folded, len(asked))
+        compared = _compare(source, made, asked, tolerance or Tolerance())
+    return Optimized(target, nodes, folded, compared)
 
 
 def _write(source: Path, target: Path) -> tuple[tuple[int, int], int]:
@@ -83,6 +87,10 @@ def _write(source: Path, target: Path) -> tuple[tuple[int, int], int]:
             loaded = tf.saved_model.loader.load(session, _SERVE, str(source))
         except (OSError, RuntimeError) as exc:
             raise InvalidArgument(f"{source} has no graph for serving: {exc}") from exc
+        except tf.errors.OpError as exc:
+            raise FailedPrecondition(
+                f"{source} cannot be loaded: {reason_of(exc)}"
+            ) from exc
         init = _init_op(loaded)
         kept = _signature_nodes(loaded)
         names = sorted({*kept, *([init] if init else []), *_asset_nodes(loaded)})
@@ -252,12 +260,15 @@ def _copy_what_goes_along(source: Path, target: Path) -> None:
 
 def _compare(
     source: Path, made: Path, logs: Sequence[Log], tolerance: Tolerance
-) -> None:
+) -> int:
+    """Compare answers; return how many there were."""
+    compared = 0
     before, after = replay(source, logs), replay(made, logs)
     for log, old, new in zip(logs, before, after, strict=True):
         name = request_of(log).model_spec.signature_name or "serving_default"
         if old.error is not None:
             continue  # what fails anyway tells nothing
+        compared += 1
         if new.error is not None:
             unlike = [new.error.message]
         else:
@@ -273,3 +284,4 @@ def _compare(
                 f"the faster model answers otherwise, for signature {name!r}: "
                 + "; ".join(unlike)
             )
+    return compared

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,7 @@ from servable.export.files import sync, sync_tree
 from servable.platforms.saved_model_files import Completeness, judge_directory
 
 _PREFIX: Final = ".servable-"
-_ABANDONED_AFTER_S: Final = 24 * 3600.0
+ABANDONED_AFTER_S: Final = 24 * 3600.0
 _MAX_VERSION: Final = 2**63 - 1
 _AT_FDCWD: Final = -100
 _NO_REPLACE: Final = 1
@@ -102,12 +102,16 @@ def staged(base_path: str | os.PathLike[str]) -> Iterator[Staging]:
 
     Raises:
         InvalidArgument: it is a place elsewhere.
+        FailedPrecondition: it is a file.
         ServingError: the directory cannot be made.
     """
     base = Path(base_path)
     if "://" in os.fspath(base_path):
         raise InvalidArgument(f"{base_path} is no directory; servable publish takes it")
+    if base.is_file():
+        raise FailedPrecondition(f"{base} is a file, and no directory for versions")
     with _os_errors():
+        is_new = not base.exists()
         base.mkdir(parents=True, exist_ok=True)
         _delete_abandoned(base)
         staging = Staging(base)
@@ -115,6 +119,9 @@ def staged(base_path: str | os.PathLike[str]) -> Iterator[Staging]:
         yield staging
     finally:
         shutil.rmtree(staging.path, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # there is something in it
+                base.rmdir()
 
 
 @contextmanager
@@ -262,7 +269,7 @@ def _delete_all_but(keep: int, published: Path) -> None:
 
 def _delete_abandoned(base_path: Path) -> None:
     """Delete what publishers that were killed have left."""
-    too_old = time.time() - _ABANDONED_AFTER_S
+    too_old = time.time() - ABANDONED_AFTER_S
     for child in base_path.glob(f"{_PREFIX}*"):
         try:
             is_abandoned = child.stat().st_mtime < too_old

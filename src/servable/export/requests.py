@@ -4,7 +4,7 @@ Requests that go along with a model: made from samples, kept as its warm-up file
 TensorFlow is not needed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from servable.apis import prediction_log_pb2
 from servable.client.examples import make_examples
+from servable.client.signatures import shape_text
 from servable.client.tensors import make_tensor_proto
 from servable.errors import DataLoss, InvalidArgument, from_exception
 from servable.platforms.tfrecord import frame, read_records
@@ -26,7 +27,11 @@ Log = prediction_log_pb2.PredictionLog
 
 
 def request_log(
-    signature_name: str, method_name: str, sample: Any, dtypes: Any = None
+    signature_name: str,
+    method_name: str,
+    sample: Any,
+    dtypes: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int | None] | None] | None = None,
 ) -> Log:
     """
     Return a request for a signature.
@@ -37,6 +42,8 @@ def request_log(
         sample: for predict, values by the names of inputs; else one example or
             several, as servable.client has them.
         dtypes: for predict, types by the names of inputs, where they are known.
+        shapes: the same for shapes, which TensorFlow does not check: operations may
+            end the process for one that they do not expect.
 
     Raises:
         InvalidArgument: *sample* cannot be sent.
@@ -53,6 +60,7 @@ def request_log(
             request = log.predict_log.request
             for name, value in dict(sample).items():
                 tensor = make_tensor_proto(value, (dtypes or {}).get(name))
+                _check_shape(name, tensor, (shapes or {}).get(name))
                 request.inputs[name].CopyFrom(tensor)
     except (TypeError, ValueError, InvalidArgument) as exc:
         raise InvalidArgument(
@@ -60,6 +68,19 @@ def request_log(
         ) from exc
     request.model_spec.signature_name = signature_name
     return log
+
+
+def _check_shape(name: str, tensor: Any, wanted: Sequence[int | None] | None) -> None:
+    if wanted is None:
+        return
+    given = [dim.size for dim in tensor.tensor_shape.dim]
+    if len(given) != len(wanted) or any(
+        size not in (None, found) for size, found in zip(wanted, given, strict=True)
+    ):
+        expected = shape_text(tuple(wanted))
+        raise InvalidArgument(
+            f"input {name!r} has shape {given}, and must have {expected}"
+        )
 
 
 def _examples(sample: Any) -> Sequence[Any]:
@@ -104,6 +125,8 @@ def read_logs(path: Path) -> list[Log]:
             return [Log.FromString(record) for record in read_records(file)]
     except DecodeError:
         raise DataLoss(f"{path} has a record that is no PredictionLog") from None
+    except DataLoss as exc:
+        raise DataLoss(f"{path} is no TFRecord file: {exc.message}") from None
     except OSError as exc:
         raise from_exception(exc) from exc
 

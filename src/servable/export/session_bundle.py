@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from servable.errors import DataLoss, InvalidArgument
 from servable.export._tensorflow import tf
+from servable.export.reasons import reason_of
 from servable.export.requests import CLASSIFY, PREDICT, REGRESS
 from servable.export.saved_model_builder import SavedModelBuilder
 from servable.export.signatures import DEFAULT
@@ -169,7 +170,9 @@ def _restore(session: Any, saver_def: Any, bundle: Path) -> None:
             saver_def.restore_op_name, {saver_def.filename_tensor_name: str(path)}
         )
     except tf.errors.OpError as exc:
-        raise DataLoss(f"the variables of {bundle} cannot be read: {exc}") from exc
+        raise DataLoss(
+            f"the variables of {bundle} cannot be read: {reason_of(exc)}"
+        ) from exc
 
 
 def signature_defs(signatures: Any, graph: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ wire contract wants.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from servable.errors import InvalidArgument
@@ -85,6 +86,7 @@ class Served:
         specs: its inputs, in the order that *function* takes them.
         function: from tensors to a dict of them.
         resources: what it needs that has to be tracked: tables.
+        class_count: how many classes have names, None if none have.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Served:
     specs: Sequence[Any]
     function: Callable[..., Mapping[str, Any]]
     resources: tuple[Any, ...] = ()
+    class_count: int | None = None
 
 
 def served_predict(name: str, signature: Predict, call: Callable[..., Any]) -> Served:
@@ -130,7 +133,7 @@ def served_classify(name: str, signature: Classify, call: Callable[..., Any]) ->
     Raises:
         InvalidArgument: the file of class names cannot be read.
     """
-    names_of, resources = _class_names(name, signature.classes)
+    names_of, resources, count = _class_names(name, signature.classes)
 
     def function(examples: Any) -> Mapping[str, Any]:
         features = tf2.io.parse_example(examples, dict(signature.features))
@@ -142,7 +145,7 @@ def served_classify(name: str, signature: Classify, call: Callable[..., Any]) ->
             outputs["classes"] = names_of(scores)
         return outputs
 
-    return Served(name, CLASSIFY, [_examples_spec()], function, resources)
+    return Served(name, CLASSIFY, [_examples_spec()], function, resources, count)
 
 
 def served_regress(name: str, signature: Regress, call: Callable[..., Any]) -> Served:
@@ -159,13 +162,14 @@ def _examples_spec() -> Any:
     return tf2.TensorSpec([None], tf2.string, name=_EXAMPLES)
 
 
-def _class_names(name: str, classes: Any) -> tuple[Any, tuple[Any, ...]]:
+def _class_names(name: str, classes: Any) -> tuple[Any, tuple[Any, ...], int | None]:
     if classes is None:
-        return None, ()
+        return None, (), None
     if not isinstance(classes, str | os.PathLike):
         texts = list(classes)
-        return lambda scores: _tiled(tf2.constant(texts, tf2.string), scores), ()
-    if not os.path.isfile(classes):  # noqa: PTH113 - either type of path
+        names = tf2.constant(texts, tf2.string)
+        return lambda scores: _tiled(names, scores), (), len(texts)
+    if not Path(classes).is_file():
         raise InvalidArgument(
             f"signature {name!r}: there is no file {os.fspath(classes)} of class names"
         )
@@ -185,7 +189,8 @@ def _class_names(name: str, classes: Any) -> tuple[Any, tuple[Any, ...]]:
         ids = tf2.range(tf2.shape(scores, tf2.int64)[1])
         return _tiled(table.lookup(ids), scores)
 
-    return names_of, (table,)
+    lines = Path(classes).read_bytes().rstrip().splitlines()
+    return names_of, (table,), len(lines)
 
 
 def _tiled(names: Any, scores: Any) -> Any:

@@ -1,23 +1,25 @@
 """
 Publishing to object stores, which have no rename.
 
-Files are uploaded one after the other, and the graph last: a version without its
-graph is none, so servers take it up when it is whole.
+Files are uploaded one after the other, and the graph last.
 
 Publishers at the same time get different numbers: each first puts a file of its own,
 its claim, where the version will be, and then looks whether it is alone there.  Of two
 the later one sees the other, in stores that list what has been written; who is not
 alone takes its claim back, and looks for a number again a little later.
 
+The claim goes when the version is whole.  Servers take none up that is claimed, and
+what a publisher that was killed has left is claimed until a later one deletes it.
+
 TensorFlow is not needed; fsspec and the package of the store's scheme are.
 """
 
+import contextlib
 import os
 import random
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -28,12 +30,25 @@ from servable.errors import (
     ServingError,
     Unavailable,
 )
-from servable.export.publishing import check_complete, check_numbers
+from servable.export.publishing import (
+    ABANDONED_AFTER_S,
+    check_complete,
+    check_numbers,
+)
 from servable.platforms.saved_model_files import GRAPH_FILES
 
 _CLAIM: Final = ".servable-"
-# Directories are but parts of names there; who makes one makes a bucket, too.
-_FLAT: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+# What to install for a scheme.  Directories are but parts of names there; who makes
+# one makes a bucket, too.
+_EXTRAS: Final = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+}
 _ATTEMPTS: Final = 20
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -70,6 +85,7 @@ def upload(
         filesystem = _filesystem(base_url)
     root = filesystem._strip_protocol(base_url).rstrip("/")  # noqa: SLF001 - fsspec's own
     with store_errors(base_url):
+        _delete_abandoned(filesystem, root)
         number, claim = _claim(filesystem, root, base_url, version)
         _put(filesystem, Path(source), f"{root}/{number}", claim)
         if keep is not None:
@@ -83,12 +99,16 @@ def _filesystem(url: str) -> Any:
 
         return fsspec.core.url_to_fs(url, use_listings_cache=False)[0]
     except ImportError as exc:
-        raise FailedPrecondition(f"publishing to {url} needs {exc}") from exc
+        extra = _EXTRAS.get(url.partition("://")[0])
+        how = f"pip install 'servable[{extra}]'" if extra else str(exc)
+        raise FailedPrecondition(
+            f"publishing to {url} needs a package that is not installed: {how}"
+        ) from exc
     except ValueError as exc:
         raise InvalidArgument(f"{url}: {exc}") from exc
 
 
-@contextmanager
+@contextlib.contextmanager
 def store_errors(shown: str) -> Iterator[None]:
     """
     Have what a store's library raises say where that was, as *shown*.
@@ -137,7 +157,7 @@ def _versions(filesystem: Any, root: str) -> dict[int, str]:
 def _make_directory(filesystem: Any, path: str) -> None:
     protocols = filesystem.protocol
     protocols = {protocols} if isinstance(protocols, str) else set(protocols)
-    if not protocols & _FLAT:
+    if not protocols & _EXTRAS.keys():
         filesystem.makedirs(path, exist_ok=True)
 
 
@@ -146,15 +166,10 @@ def _put(filesystem: Any, source: Path, target: str, claim: str) -> None:
     files.sort(key=lambda path: path.parent == source and path.name in GRAPH_FILES)
     try:
         for file in files:
-            # What is there by now is a claim as well, and readers of a whole version
-            # are not to see the file come and go.
-            if file is files[-1] and len(files) > 1:
-                filesystem.rm_file(claim)
             name = f"{target}/{file.relative_to(source).as_posix()}"
             _make_directory(filesystem, name.rpartition("/")[0])
             filesystem.put_file(str(file), name)
-        if len(files) == 1:
-            filesystem.rm_file(claim)
+        filesystem.rm_file(claim)
     except BaseException:
         _delete(filesystem, target)
         raise
@@ -170,6 +185,18 @@ def _delete_all_but(keep: int, filesystem: Any, root: str, published: int) -> No
     for number, path in whole[:-keep]:
         if number != published:
             _delete(filesystem, path)
+
+
+def _delete_abandoned(filesystem: Any, root: str) -> None:
+    """Delete what publishers that were killed have left."""
+    too_old = time.time() - ABANDONED_AFTER_S
+    for name in _versions(filesystem, root).values():
+        for path in filesystem.ls(f"{root}/{name}", detail=False):
+            if not PurePosixPath(path).name.startswith(_CLAIM):
+                continue
+            with contextlib.suppress(FileNotFoundError, NotImplementedError):
+                if filesystem.modified(path).timestamp() < too_old:
+                    _delete(filesystem, f"{root}/{name}")
 
 
 def _delete(filesystem: Any, version: str) -> None:

@@ -2,8 +2,9 @@
 Which versions of one servable are looked into, fetched and aspired; decided purely.
 
 A version in a store is settled when two looks in a row have found the same files, or
-when its store publishes whole versions; only then it is fetched.  It is aspired when
-it has been fetched, and until then those before it stay.  Nothing here blocks, reads a
+when its store publishes whole versions; only then it is fetched.  One that somebody is
+publishing is none yet, and holds up no other.  A version is aspired when it has been
+fetched, and until then those before it stay.  Nothing here blocks, reads a
 clock or knows a store.
 """
 
@@ -26,6 +27,7 @@ class _Version:
     Attributes:
         content: what it consisted of at the last look into it.
         is_settled: nobody is writing it any more.
+        is_claimed: a publisher has said that it is not done with it.
         path: where it was fetched to, None while it was not.
         fetched: the identity of what is at path.
         failures: of fetching this content, in a row.
@@ -35,6 +37,7 @@ class _Version:
 
     content: Content | LocalContent | None = None
     is_settled: bool = False
+    is_claimed: bool = False
     path: str | None = None
     fetched: str = ""
     failures: int = 0
@@ -93,7 +96,7 @@ class RemoteVersions:
             for number, version in self._versions.items()
             if number in self._listed and not version.is_settled
         }
-        wanted = {*self._choose(self._listed), *unsettled}
+        wanted = {*self._choose(self._published()), *unsettled}
         return sorted(
             number
             for number in wanted
@@ -105,7 +108,8 @@ class RemoteVersions:
         known = self._versions.setdefault(number, _Version())
         is_same = known.content and known.content.identity == content.identity
         is_whole = isinstance(content, LocalContent) or content.is_whole
-        known.is_settled = is_whole or bool(is_same)
+        known.is_claimed = isinstance(content, Content) and content.is_claimed
+        known.is_settled = (is_whole or bool(is_same)) and not known.is_claimed
         known.content = content
         if not is_same:
             known.failures, known.error, known.retry_at = 0, None, 0.0
@@ -142,20 +146,21 @@ class RemoteVersions:
     @property
     def is_waiting(self) -> bool:
         """Whether something is wanted of what is there."""
-        return bool(self._choose(self._listed))
+        return bool(self._choose(self._published()))
 
     @property
     def is_done(self) -> bool:
         """Whether everything that is wanted has been fetched."""
-        return bool(self._listed) and all(
-            self._is_fetched(number) for number in self._choose(self._listed)
+        published = self._published()
+        return bool(published) and all(
+            self._is_fetched(number) for number in self._choose(published)
         )
 
     def aspire(self) -> list[Aspired]:
         """Return which versions are aspired now, in the order to announce them."""
         ready = [number for number in self._listed if self._path(number)]
         aspired = self._choose(ready)
-        wanted = self._choose(self._listed)
+        wanted = self._choose(self._published())
         if len(aspired) < len(wanted):
             # What was aspired before stays while something is on its way.
             kept = (number for number in self._told if number in self._listed)
@@ -180,6 +185,11 @@ class RemoteVersions:
             if self._versions[number].path is None:
                 del self._versions[number]
         return gone
+
+    def _published(self) -> list[int]:
+        """Return the versions that are there and that nobody is at."""
+        known = self._versions
+        return [n for n in self._listed if n not in known or not known[n].is_claimed]
 
     def _wanted(self) -> Sequence[int]:
         settled = [n for n in self._listed if n in self._versions]

@@ -8,7 +8,7 @@ it is kept is decided elsewhere: in `remote_versions`, `store_source` and `cache
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from servable.errors import InvalidArgument
 
@@ -56,6 +56,11 @@ Read: TypeAlias = Callable[[RemoteFile, int], Iterator[bytes]]
 """Yields the bytes of a file from an offset on, in pieces of some MiB.  Blocks."""
 
 
+# How files begin that say that somebody is publishing a version; servable.export has
+# the other half of this.
+_CLAIM: Final = ".servable-"
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """
@@ -81,6 +86,11 @@ class Content:
             for part in (file.name, str(file.size_bytes), file.identity):
                 digest.update(part.encode() + b"\0")
         return digest.hexdigest()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a publisher is not done with it, or was killed."""
+        return any(file.name.startswith(_CLAIM) for file in self.files)
 
     @property
     def size_bytes(self) -> int:
