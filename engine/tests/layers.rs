@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("status.rs", &[]),
     ("wire.rs", &[]),
-    ("memory.rs", &[]),
+    ("memory.rs", &["status"]),
     ("admission.rs", &["status", "memory"]),
     ("abandoned.rs", &["status"]),
     ("access.rs", &["status"]),
@@ -54,6 +54,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "access",
             "status",
+            "memory",
             "tensor",
             "wire",
             "protos",

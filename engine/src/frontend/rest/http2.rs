@@ -33,6 +33,7 @@ use super::reply::{Reply, CHALLENGE};
 use super::service::Session;
 use super::url::Method;
 use crate::admission::Permit;
+use crate::memory;
 
 /// What a client sends first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -247,7 +248,9 @@ async fn collect(incoming: &mut Incoming, limit: usize, permit: &Permit) -> Resu
         if data.len() > limit - body.bytes.len() {
             return Err(Reply::page(413));
         }
-        permit.charge(data.len()).map_err(|status| Reply::busy(&status))?;
+        let has_room =
+            permit.charge(data.len()).and_then(|()| memory::room(&mut body.bytes, data.len()));
+        has_room.map_err(|status| Reply::busy(&status))?;
         body.pace.came(data.len(), Instant::now());
         body.bytes.extend_from_slice(&data);
     }
