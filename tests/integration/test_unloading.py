@@ -108,7 +108,7 @@ def test_memory_of_many_small_parts_goes_back_to_the_system(
         wait_until(lambda: ended(client, 2), "its end")
 
         assert grown > PARTS * PART.nbytes / 2**20
-        # What is freed in between of what is not, the allocator keeps unless it is asked.
+        # What is free between what is not, the allocator keeps unless it is asked.
         wait_until(
             lambda: server.resident_mib() - before < grown / 2, "memory given back"
         )
