@@ -237,6 +237,13 @@ def _run(spec: Spec, load: Load, settings: Settings) -> Report:
     )
 
 
+def build_models() -> None:
+    """Make the models that are not there, in another process."""
+    MODELS.mkdir(parents=True, exist_ok=True)
+    made = [sys.executable, __file__, "--make-models", str(MODELS)]
+    subprocess.run(made, check=True, capture_output=True)
+
+
 def make_models(directory: Path) -> None:  # noqa: C901 - a function for each model
     """Make the models that are not there yet; imports TensorFlow."""
     import tensorflow as tf  # noqa: PLC0415 - in a process of its own
@@ -340,9 +347,7 @@ def main() -> None:
     names = arguments.names or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
-    MODELS.mkdir(parents=True, exist_ok=True)
-    made = [sys.executable, __file__, "--make-models", str(MODELS)]
-    subprocess.run(made, check=True, capture_output=True)
+    build_models()
     servers.pin_load()
     settings = Settings(
         arguments.rounds,

@@ -119,6 +119,13 @@ impl Status {
     pub fn timed_out() -> Self {
         Self::deadline_exceeded("Timed out waiting for notification")
     }
+
+    /// The system gives no memory for so many bytes more.
+    pub fn no_memory(bytes: usize) -> Self {
+        Self::resource_exhausted(format!(
+            "There is no memory for the {bytes} bytes more that this request needs. Try again later"
+        ))
+    }
 }
 
 impl fmt::Display for Status {

@@ -233,6 +233,14 @@ impl Message {
         Self(bytes)
     }
 
+    /// As [`Message::with_capacity`]; `None` when there is no memory for so much.
+    pub fn try_with_capacity(len: usize) -> Option<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(FRAME_HEADER + len).ok()?;
+        bytes.resize(FRAME_HEADER, 0);
+        Some(Self(bytes))
+    }
+
     /// What is written to; only ever appended to.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.0

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("status.rs", &[]),
     ("wire.rs", &[]),
-    ("memory.rs", &[]),
+    ("memory.rs", &["status"]),
     ("promptness.rs", &[]),
     ("admission.rs", &["status", "memory", "promptness"]),
     ("abandoned.rs", &["status"]),
@@ -67,6 +67,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "access",
             "status",
+            "memory",
             "tensor",
             "wire",
             "protos",

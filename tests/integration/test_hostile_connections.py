@@ -120,6 +120,38 @@ def test_a_connection_that_breaks_the_protocol_is_ended(
     assert status["model_version_status"][0]["state"] == "AVAILABLE"
 
 
+def promises(api: str) -> tuple[int, bytes]:
+    """Return how many connections begin so to send megabytes, and go no further."""
+    if api == "rest":
+        head = b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\n"
+        return 300, head + b"Content-Length: 4000000\r\n\r\n{"
+    begun = struct.pack(">BI", 0, 4_000_000) + b"\x0a"
+    calls = (
+        frame(HEADERS, END_HEADERS, stream, CALL) + frame(DATA, 0, stream, begun)
+        for stream in range(1, 201, 2)
+    )
+    return 3, BEGIN + b"".join(calls)
+
+
+@pytest.mark.parametrize("api", ["grpc", "rest"])
+def test_what_is_promised_costs_little(api: str, server: Any, wait_until: Any) -> None:
+    port = server.grpc_port if api == "grpc" else server.rest_port
+    count, begun = promises(api)
+    with Client(server.grpc) as client, contextlib.ExitStack() as stack:
+        client.predict(MODEL, [1.0])
+        before_mib = server.resident_mib()
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+            stack.callback(connection.close)
+            connection.sendall(begun)
+        # Each has sent one byte of what it has promised.
+        held = b"servable_in_flight_bytes{} 300\n"
+        wait_until(lambda: held in get(server, "/metrics"), "all that have begun")
+
+        assert server.resident_mib() - before_mib <= 300 * 0.15
+        assert client.predict(MODEL, [1.0, 2.0])["y"].tolist() == [2.5, 3.0]
+
+
 def test_idle_connections_cost_little_and_leave_nothing(
     start: Any, write_version: Any, wait_until: Any, tmp_path: Path
 ) -> None:

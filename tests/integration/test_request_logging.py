@@ -249,6 +249,48 @@ def test_only_so_many_finished_files_are_kept(
     assert sorted(json.loads(line)["inputs"]["x"] for line in lines) == [[3.0], [4.0]]
 
 
+def test_what_a_killed_server_has_left_is_finished_by_the_next(
+    start: Callable[..., Any],
+    wait_until: Callable[[Callable[[], bool], str], None],
+    models: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "requests"
+    folder.mkdir()
+    config = tmp_path / "models.config"
+    config.write_text(
+        "model_config_list {"
+        + model_config("m", models, logging_config(folder / "requests"))
+        + "}"
+    )
+
+    def start_and_ask() -> tuple[Any, Path]:
+        before = {*folder.iterdir()}
+        server = start(f"--model_config_file={config}", "--wait_for_models")
+        with Client(server.grpc, attempts=1) as client:
+            client.predict("m", [1.0])
+        wait_until(
+            lambda: any(p.stat().st_size for p in {*folder.iterdir()} - before),
+            "record",
+        )
+        (part,) = {*folder.iterdir()} - before
+        return server, part
+
+    _, written = start_and_ask()
+    killed, left = start_and_ask()
+    killed.process.kill()
+    killed.process.wait()
+    whole = left.read_bytes()
+    left.write_bytes(whole + whole[:20])  # as if it had been about to write another
+    start(f"--model_config_file={config}", "--wait_for_models")
+    finished = left.with_suffix("")
+    wait_until(finished.exists, "file that is finished")
+
+    assert finished.read_bytes() == whole
+    assert [r.kind for r in prediction_logs.read(finished, pytest.fail)] == ["predict"]
+    assert {*folder.iterdir()} == {written, finished}
+
+
 def test_a_file_is_a_warm_up_file_as_it_is(
     logged: Logged, start: Callable[..., Any], models: Path, tmp_path: Path
 ) -> None:

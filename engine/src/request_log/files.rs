@@ -1,7 +1,8 @@
 //! The files of one log: TFRecord framing, names, when the next file begins, and which ones go.
 //!
 //! A file has the suffix `.part` for as long as it is written to; what has not is whole, and is not
-//! touched again but to remove it. A record is written whole or not at all.
+//! touched again but to remove it. A record is written whole or not at all. What was left by who
+//! was killed is finished by the next who writes such a log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::seconds_since_1970;
+use super::{leftovers, seconds_since_1970};
 
 /// How much is kept where.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +61,7 @@ impl Files {
         if let Err(error) = open.file.write_all(records) {
             let taken_back = open.file.set_len(open.bytes);
             if taken_back.and_then(|()| open.file.seek(SeekFrom::Start(open.bytes))).is_err() {
-                // It ends in the middle of a record, and stays a part for good.
+                // It ends in the middle of a record, and stays a part until the next start.
                 self.open = None;
             }
             return Err(error);
@@ -109,10 +110,7 @@ impl Files {
     /// What the file system says, once all has been tried.
     pub fn remove_oldest(&self, just_finished: &Path) -> io::Result<()> {
         let Some(most_others) = self.limits.max_files.checked_sub(1) else { return Ok(()) };
-        let folder = match just_finished.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(just_finished);
         let mut others = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
@@ -132,6 +130,35 @@ impl Files {
         removed.fold(Ok(()), Result::and)
     }
 
+    /// Finish the files that somebody who was killed has left; the last one of them.
+    ///
+    /// # Errors
+    /// What the file system says, once all has been tried.
+    pub fn finish_leftovers(&self) -> io::Result<Option<PathBuf>> {
+        let entries = match std::fs::read_dir(folder_of(Path::new(&self.prefix))) {
+            // Who writes will tell.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            entries => entries?,
+        };
+        let mut last = Ok(None);
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let finished = name.to_str().and_then(|name| name.strip_suffix(".part"));
+            let Some(finished) = finished.filter(|name| self.age(name).is_some()) else { continue };
+            if !entry.file_type()?.is_file() {
+                continue;
+            }
+            match leftovers::finish(&entry.path(), entry.path().with_file_name(finished)) {
+                Ok(None) => {}
+                // Somebody else who starts does so, too.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                finished => last = last.and(finished),
+            }
+        }
+        last
+    }
+
     /// The numbers in the name of a finished file of this log, which tell how old it is; `None` for
     /// every other file, that of a log whose prefix begins like this one's among them.
     fn age(&self, name: &str) -> Option<[u64; 3]> {
@@ -144,12 +171,24 @@ impl Files {
     }
 
     fn create(&self, now: Instant) -> io::Result<Open> {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let suffix = suffix([seconds_since_1970(), std::process::id().into(), number]);
-        let path = PathBuf::from(format!("{}{suffix}{FINISHED}.part", self.prefix));
-        // Requests are nobody else's business.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Open { file, path, bytes: 0, due_at: now.checked_add(self.limits.file_age) })
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let suffix = suffix([seconds_since_1970(), std::process::id().into(), number]);
+            let path = PathBuf::from(format!("{}{suffix}{FINISHED}.part", self.prefix));
+            // Requests are nobody else's business.
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            if leftovers::lock_new(&file)? {
+                let due_at = now.checked_add(self.limits.file_age);
+                return Ok(Open { file, path, bytes: 0, due_at });
+            }
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 
@@ -161,9 +200,11 @@ fn suffix([seconds, process, number]: [u64; 3]) -> String {
     format!("-{seconds}-{process}-{number}")
 }
 
+/// Bytes before the data of a record.
+pub const HEADER: usize = 12;
+
 /// Append what `write` writes as one record: length, data, and a checksum of each.
 pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    const HEADER: usize = 12;
     let start = out.len();
     out.resize(start + HEADER, 0);
     write(out);
@@ -174,7 +215,8 @@ pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&checksum.to_le_bytes());
 }
 
-fn masked_crc32c(data: &[u8]) -> u32 {
+/// The checksum of a record's parts.
+pub fn masked_crc32c(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 

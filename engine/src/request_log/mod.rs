@@ -3,9 +3,11 @@
 //! A request is chosen when it arrives and handed over when it is answered; both take no longer
 //! than a look at a map and a push onto a queue of bounded size. When the queue is full the record
 //! is dropped and counted. `writer` has the thread that does everything else, `files` what a file
-//! looks like, when the next one begins, and which ones go.
+//! looks like, when the next one begins, and which ones go, and `leftovers` finishes those of who
+//! was killed.
 
 mod files;
+mod leftovers;
 mod writer;
 
 use std::collections::HashMap;

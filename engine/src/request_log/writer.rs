@@ -111,6 +111,8 @@ struct Task {
 
 impl Task {
     fn run(&mut self, prefix: &str) {
+        let finished = self.files.finish_leftovers();
+        self.wrote(prefix, finished);
         let mut framed = Vec::new();
         while let Some(records) = self.next() {
             for record in records {

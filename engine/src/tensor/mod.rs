@@ -17,6 +17,8 @@ use std::ptr::NonNull;
 
 use bytes::Bytes;
 
+use crate::status::{Result, Status};
+
 pub use dtype::DType;
 
 /// Bytes to which dense buffers are aligned: what `Eigen` wants at most, so that the runtime
@@ -73,14 +75,24 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
+        Self::zeroed_or_none(len).unwrap_or_else(|| handle_alloc_error(Self::layout(len)))
+    }
+
+    /// `len` zero bytes, as many as a peer asks for.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when there is no memory for them.
+    pub fn try_zeroed(len: usize) -> Result<Self> {
+        Self::zeroed_or_none(len).ok_or_else(|| Status::no_memory(len))
+    }
+
+    fn zeroed_or_none(len: usize) -> Option<Self> {
         if len == 0 {
-            return Self { start: Self::dangling(), len: 0, owner: None };
+            return Some(Self { start: Self::dangling(), len: 0, owner: None });
         }
-        let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, len, owner: None }
+        let start = unsafe { alloc_zeroed(Self::layout(len)) };
+        Some(Self { start: NonNull::new(start)?, len, owner: None })
     }
 
     /// A copy of `bytes`.

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use crate::admission::Permit;
 use crate::frontend::pace::Pace;
+use crate::memory;
 use crate::wire::{Message, FRAME_HEADER};
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -26,9 +27,6 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Bytes of a compressed message that are made before there is room for more.
 const INFLATED_AT_A_TIME: usize = 1 << 20;
-
-/// Memory taken for a message before it has arrived, whatever its length says.
-const EAGER: usize = 4 << 20;
 
 /// The one message in the body of a request, compressed as its head says in `encoding`.
 ///
@@ -64,7 +62,8 @@ where
     let message = if first.len() >= length {
         first
     } else {
-        let mut whole = Vec::with_capacity(length.min(EAGER).max(first.len()));
+        let mut whole = Vec::new();
+        memory::room_for_promised(&mut whole, first.len(), length)?;
         whole.extend_from_slice(&first);
         while whole.len() < length {
             let Some(data) = body.next().await? else {
@@ -72,6 +71,8 @@ where
             };
             // What has arrived counts, and not what was promised: that costs nothing.
             permit.charge(data.len())?;
+            let missing = length - whole.len();
+            memory::room_for_promised(&mut whole, data.len(), missing)?;
             whole.extend_from_slice(&data);
         }
         Bytes::from(whole)
@@ -159,6 +160,7 @@ fn inflated(mut decoder: impl Read, limit: usize, permit: &Permit) -> Result<Byt
     loop {
         // One byte more than allowed tells a message that is too large.
         let most = INFLATED_AT_A_TIME.min(limit + 1 - inflated.len());
+        memory::room(&mut inflated, most)?;
         let read = decoder.by_ref().take(most as u64).read_to_end(&mut inflated);
         let read = read.map_err(|_| Status::internal("The message cannot be decompressed"))?;
         permit.charge(read)?;

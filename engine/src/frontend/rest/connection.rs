@@ -20,6 +20,7 @@ use super::head::{find_end, Framing, Head};
 use super::reply::Reply;
 use crate::admission::Permit;
 use crate::frontend::pace::Pace;
+use crate::memory;
 use crate::status::Status;
 
 pub(super) const IDLE: Duration = Duration::from_secs(75);
@@ -37,8 +38,6 @@ const MAX_TRAILER_BYTES: usize = 16 << 10;
 
 /// What is read at once when nothing is known of the length.
 pub(super) const READ: usize = 8 << 10;
-/// How much of a promised body is made room for before it is there.
-pub(super) const FIRST_ROOM: usize = 1 << 20;
 
 /// Whoever knows the answers.
 pub trait Service {
@@ -241,15 +240,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<(), Failure> {
         let there = self.buffer.len().min(length);
         permit.charge(there)?;
-        body.bytes.reserve(length.min(FIRST_ROOM));
+        memory::room_for_promised(&mut body.bytes, there, length)?;
         body.bytes.extend_from_slice(&self.buffer[..there]);
         self.buffer.advance(there);
         let mut missing = length - there;
         while missing > 0 {
-            // Room grows with what has arrived, not with what was promised.
-            if body.bytes.len() == body.bytes.capacity() {
-                body.bytes.reserve(missing.min(body.bytes.len().max(FIRST_ROOM)));
-            }
+            memory::room_for_promised(&mut body.bytes, 1, missing)?;
             let mut rest = (&mut self.stream).take(missing as u64);
             match timeout_at(body.pace.deadline(), rest.read_buf(&mut body.bytes)).await {
                 Err(_) => return refuse(408),

@@ -3,7 +3,7 @@
 //! One member that is whole, sound and alone is the body; anything else counts as no body at all.
 //! What grows too large, or too much larger than it was, is refused before it is all there.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use flate2::bufread::{GzDecoder, GzEncoder};
 use flate2::Compression;
@@ -13,20 +13,23 @@ const FREE: usize = 1 << 20;
 /// Beyond that a byte may become so many.
 const MAX_RATIO: usize = 200;
 
-/// More came out than is allowed.
+/// More came out than is allowed, or than there is memory for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
 /// What was compressed, empty when it was not sound.
 ///
 /// # Errors
-/// When there is more of it than `limit` bytes or than the ratio allows.
+/// When there is more of it than `limit` bytes, than the ratio allows, or than there is memory for.
 pub fn inflate(compressed: &[u8], limit: usize) -> Result<Vec<u8>, TooLarge> {
     let allowed = limit.min(FREE.max(compressed.len().saturating_mul(MAX_RATIO)));
     let mut decoder = GzDecoder::new(compressed);
-    let mut body = Vec::with_capacity(compressed.len().saturating_mul(4).min(allowed));
+    let mut body = Vec::new();
+    let usual = compressed.len().saturating_mul(4).min(allowed);
+    body.try_reserve_exact(usual).map_err(|_| TooLarge)?;
     let read = decoder.by_ref().take(allowed as u64 + 1).read_to_end(&mut body);
-    if body.len() > allowed {
+    let is_too_large = |error: &std::io::Error| error.kind() == ErrorKind::OutOfMemory;
+    if body.len() > allowed || read.as_ref().is_err_and(is_too_large) {
         return Err(TooLarge);
     }
     let is_sound = read.is_ok() && decoder.into_inner().is_empty();

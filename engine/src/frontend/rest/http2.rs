@@ -33,6 +33,7 @@ use super::reply::{Reply, CHALLENGE};
 use super::service::Session;
 use super::url::Method;
 use crate::admission::Permit;
+use crate::memory;
 
 /// What a client sends first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -247,7 +248,9 @@ async fn collect(incoming: &mut Incoming, limit: usize, permit: &Permit) -> Resu
         if data.len() > limit - body.bytes.len() {
             return Err(Reply::page(413));
         }
-        permit.charge(data.len()).map_err(|status| Reply::busy(&status))?;
+        let has_room =
+            permit.charge(data.len()).and_then(|()| memory::room(&mut body.bytes, data.len()));
+        has_room.map_err(|status| Reply::busy(&status))?;
         body.pace.came(data.len(), Instant::now());
         body.bytes.extend_from_slice(&data);
     }
@@ -358,7 +361,66 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{duplex, AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::super::service::Service;
     use super::*;
+    use crate::app::{App, Options};
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    /// A frame on stream 1, or that of settings.
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        let stream = u8::from(kind != SETTINGS);
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// What has come of frames on stream 1 once nothing more does: kinds and flags.
+    async fn came(client: &mut DuplexStream) -> Vec<(u8, u8)> {
+        let mut frames = Vec::new();
+        loop {
+            let mut head = [0; 9];
+            let read = timeout_at(Instant::now() + LOOK / 10, client.read_exact(&mut head));
+            if read.await.is_err() {
+                return frames;
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            client.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            if head[8] == 1 {
+                frames.push((head[3], head[4]));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_before_all_was_sent_is_answered_and_not_reset() {
+        let options = Options { max_body_bytes: 10, ..Options::default() };
+        let service = Service { app: Arc::new(App::new(options)), pages: HashMap::new() };
+        let session = Session::new(&Arc::new(service), Ipv4Addr::LOCALHOST.into());
+        let (mut client, far) = duplex(1 << 16);
+        let (_stop, stopping) = watch::channel(false);
+        tokio::spawn(serve(far, BytesMut::new(), session, stopping));
+        // POST / over http, from the static table, and a length that is refused.
+        let head = [&[0x83, 0x84, 0x86, 0x0f, 0x0d, 2][..], b"20"].concat();
+        let begin = [PREFACE, &frame(SETTINGS, 0, &[])].concat();
+        client.write_all(&begin).await.unwrap();
+        client.write_all(&frame(HEADERS, END_HEADERS, &head)).await.unwrap();
+        client.write_all(&frame(DATA, 0, &[b'x'; 10])).await.unwrap();
+
+        // By the clock of this test the server has done by then whatever it does at once.
+        assert_eq!(came(&mut client).await, []);
+
+        client.write_all(&frame(DATA, END_STREAM, &[b'x'; 10])).await.unwrap();
+        assert_eq!(came(&mut client).await, [(HEADERS, END_HEADERS), (DATA, END_STREAM)]);
+    }
 
     #[test]
     fn a_connection_is_given_up_when_nothing_happens_that_has_to() {

@@ -18,6 +18,7 @@ use crate::admission::Permit;
 use crate::app::{deadline_after_ms, App};
 use crate::frontend::peer::Peer;
 use crate::inference::head;
+use crate::memory;
 use crate::metrics::{Exchange, Method as Counted, Protocol, Stage};
 use crate::servable::RunOptions;
 use crate::serving_map::ModelSpec;
@@ -247,7 +248,8 @@ impl Body {
         if self.content.of_body(&bytes) == Media::Json {
             // Before it is parsed: what becomes of it is known only then.
             let tensors = bytes.len().saturating_mul(JSON_GROWS);
-            self.permit.charge(tensors).map_err(Failure::Busy)?;
+            let has_room = self.permit.charge(tensors).and_then(|()| memory::expect_room(tensors));
+            has_room.map_err(Failure::Busy)?;
         }
         Ok(bytes)
     }

@@ -11,7 +11,7 @@ use crate::inference::spec;
 use crate::metrics::Method;
 use crate::request_log::Kind;
 use crate::serving_map::{ModelSpec, ServableHandle};
-use crate::status::Result;
+use crate::status::{Result, Status};
 use crate::tensor::proto::{self, Encoder, Encoding};
 use crate::tensor::Tensor;
 use crate::wire::{self, Field, Malformed, Message, Reader};
@@ -72,7 +72,7 @@ impl Request for PredictRequest {
         let Plan { signature_name, feeds, aliases, fetches } = self.plan(handle, rules)?;
         let encoding = if rules.as_tensor_content { Encoding::Content } else { Encoding::Typed };
         let respond = move |handle: &ServableHandle, tensors: &[Tensor]| {
-            Ok(response(handle, &signature_name, &aliases, tensors, encoding))
+            response(handle, &signature_name, &aliases, tensors, encoding)
         };
         Ok(Prepared { feeds, fetches, respond: Box::new(respond) })
     }
@@ -163,13 +163,16 @@ pub fn request<'t>(
 }
 
 /// The serialized `PredictResponse`, written in one buffer of its final size.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there is no memory for that.
 pub fn response(
     handle: &ServableHandle,
     signature_name: &str,
     aliases: &[String],
     tensors: &[Tensor],
     encoding: Encoding,
-) -> Message {
+) -> Result<Message> {
     let encoders: Vec<Encoder<'_>> =
         tensors.iter().map(|tensor| Encoder::new(tensor, encoding)).collect();
     let entry_len = |alias: &String, encoder: &Encoder<'_>| {
@@ -177,7 +180,8 @@ pub fn response(
     };
     let entries = aliases.iter().zip(&encoders);
     let len: usize = entries.clone().map(|(a, e)| wire::bytes_len(1, entry_len(a, e))).sum();
-    let mut message = Message::with_capacity(len + handle.name.len() + signature_name.len() + 32);
+    let size = len + handle.name.len() + signature_name.len() + 32;
+    let mut message = Message::try_with_capacity(size).ok_or_else(|| Status::no_memory(size))?;
     let out = message.bytes_mut();
     for (alias, encoder) in entries {
         wire::put_tag(out, 1, wire::BYTES);
@@ -188,7 +192,7 @@ pub fn response(
         encoder.write(out);
     }
     spec::put(out, 2, &handle.name, signature_name, handle.version);
-    message
+    Ok(message)
 }
 
 #[cfg(test)]

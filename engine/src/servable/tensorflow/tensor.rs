@@ -75,7 +75,7 @@ impl Owned {
                 (bytes.as_ptr(), bytes.len(), Lent::Dense { _buffer: buffer })
             }
             Data::Strings(strings) => {
-                let cells = cells_of(library, &strings);
+                let cells = cells_of(library, &strings)?;
                 let bytes = cells.as_slice();
                 (bytes.as_ptr(), bytes.len(), Lent::Strings { library, cells })
             }
@@ -140,9 +140,9 @@ impl Owned {
 }
 
 /// One `TF_TString` for each string, side by side.
-fn cells_of(library: &'static Library, strings: &Strings) -> Buffer {
+fn cells_of(library: &'static Library, strings: &Strings) -> Result<Buffer> {
     // All zero bytes are an empty string that stands inside its cell.
-    let mut cells = Buffer::zeroed(strings.len() * STRING_SIZE);
+    let mut cells = Buffer::try_zeroed(strings.len() * STRING_SIZE)?;
     for (cell, string) in cells.as_mut_slice().chunks_exact_mut(STRING_SIZE).zip(strings.iter()) {
         if string.len() <= SMALL_CAPACITY {
             cell[0] = u8::try_from(string.len() << 2).expect("at most 22 characters");
@@ -156,7 +156,7 @@ fn cells_of(library: &'static Library, strings: &Strings) -> Buffer {
             }
         }
     }
-    cells
+    Ok(cells)
 }
 
 struct RuntimeStrings {

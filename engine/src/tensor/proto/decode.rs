@@ -105,7 +105,7 @@ pub fn decode(message: &Bytes, limits: Limits) -> Result<Tensor> {
     if dtype == DType::String {
         return strings(message, &fields, elements);
     }
-    let mut buffer = Buffer::zeroed(bytes);
+    let mut buffer = Buffer::try_zeroed(bytes)?;
     if elements > 0 {
         match &fields.content {
             Some(content) => content_into(dtype, &message[content.clone()], &mut buffer)?,
@@ -213,7 +213,7 @@ fn strings(message: &Bytes, fields: &Fields, elements: usize) -> Result<Tensor> 
                 Field::Bytes(range) => Some(narrow(&range)),
                 _ => None,
             });
-            let mut ranges: Vec<Range<u32>> = Vec::with_capacity(elements);
+            let mut ranges: Vec<Range<u32>> = with_room(elements)?;
             ranges.extend(found.take(elements));
             // Too few: the last one is repeated; none at all: empty strings.
             let last = ranges.last().cloned().unwrap_or(0..0);
@@ -233,13 +233,13 @@ fn string_content(
 ) -> Result<Vec<Range<u32>>> {
     let bytes = &message[content.clone()];
     let mut at = 0;
-    let mut lengths = Vec::with_capacity(elements.min(bytes.len()));
+    let mut lengths = with_room(elements.min(bytes.len()))?;
     for _ in 0..elements {
         let (length, next) = wire::varint(bytes, at)?;
         lengths.push(usize::try_from(length).map_err(|_| parse_error())?);
         at = next;
     }
-    let mut ranges = Vec::with_capacity(elements);
+    let mut ranges = with_room(elements)?;
     for length in lengths {
         let end = at.checked_add(length).filter(|&end| end <= bytes.len());
         let end = end.ok_or_else(parse_error)?;
@@ -251,6 +251,14 @@ fn string_content(
     } else {
         Err(parse_error())
     }
+}
+
+/// A vector with room for as many elements as a peer says.
+fn with_room<T>(elements: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    let reserved = room.try_reserve_exact(elements);
+    reserved.map_err(|_| Status::no_memory(elements.saturating_mul(size_of::<T>())))?;
+    Ok(room)
 }
 
 /// Messages are at most 2 GiB, so that positions fit.

@@ -67,10 +67,11 @@ impl Service {
             .convert(elements > LARGE_ANSWER, options.deadline, move || {
                 let message =
                     |encoding| response(&handle, &signature_name, &aliases, &outputs, encoding);
-                let logged = sample.map(|sample| (sample, message(Encoding::Typed)));
+                let logged =
+                    sample.and_then(|sample| Some((sample, message(Encoding::Typed).ok()?)));
                 let body = match answer {
                     Media::Npy => npy::encode(&outputs[0])?,
-                    Media::Protobuf => message(encoding).into_vec(),
+                    Media::Protobuf => message(encoding)?.into_vec(),
                     Media::Json => json(format, &aliases, outputs, widens)?,
                 };
                 if let Some((sample, response)) = logged {

@@ -1,6 +1,7 @@
 //! The document that answers Predict (specification 2.8).
 
 use super::Format;
+use crate::memory;
 use crate::status::{Result, Status};
 use crate::tensor::json::encode::{new_line, Layout, Writer};
 use crate::tensor::json::text::write_string;
@@ -9,13 +10,15 @@ use crate::tensor::Tensor;
 /// The body of an answer.
 ///
 /// # Errors
-/// INVALID_ARGUMENT for tensors that the format or JSON has no place for.
+/// INVALID_ARGUMENT for tensors that the format or JSON has no place for; RESOURCE_EXHAUSTED when
+/// there is no memory for it.
 pub fn body(format: Format, outputs: &[(&str, &Tensor)]) -> Result<Vec<u8>> {
     if outputs.is_empty() {
         return Err(Status::invalid_argument("Cannot convert empty tensor map to JSON"));
     }
     let elements: usize = outputs.iter().map(|(_, tensor)| tensor.num_elements()).sum();
-    let mut out = Vec::with_capacity(64 + elements * 12);
+    let mut out = Vec::new();
+    memory::room(&mut out, 64 + elements * 12)?;
     match format {
         Format::Row => write_rows(&mut out, outputs)?,
         Format::Column => write_columns(&mut out, outputs)?,
