@@ -101,7 +101,7 @@ def test_a_tensor_proto_passes_whatever_the_signature_says() -> None:
 
 
 def test_rows_of_features_for_a_string_are_serialized_examples() -> None:
-    rows = [{"age": 50.0, "job": "tech"}, {"age": 20.0}]
+    rows: list[dict[str, Any]] = [{"age": 50.0, "job": "tech"}, {"age": 20.0}]
 
     tensor = prepare(rows, signature(examples="string"))["examples"]
 

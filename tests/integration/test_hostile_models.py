@@ -7,16 +7,25 @@ SERVABLE_FUZZ_MODELS says how many damaged ones are tried.
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 
 pytest.importorskip("servable._engine")
 
-from servable.apis import saved_model_pb2, types_pb2
-from servable.client import Client, VersionStatus
+from servable.apis import (
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    saved_model_pb2,
+    types_pb2,
+)
+from servable.client import Client, VersionStatus, make_ndarray, make_tensor_proto
 
 COUNT = int(os.environ.get("SERVABLE_FUZZ_MODELS", "48"))
 
@@ -194,3 +203,57 @@ def test_a_version_that_could_write_files_is_not_loaded_where_that_is_forbidden(
     assert status.error is not None
     assert "forbid_ops forbids: WriteFile (files)" in str(status.error)
     assert guarded.is_serving("m", 1)
+
+
+EXPORT = """
+import sys, keras
+layers = [keras.Input((6, 6, 2), name="image"), keras.layers.Conv2D(4, 3)]
+keras.Sequential(layers).export(sys.argv[1], verbose=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(
+    start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[tuple[int, ...]], np.ndarray]]:
+    """A convolution in a server; what it answers to ones of a shape."""
+    base_path = tmp_path_factory.mktemp("pictures") / "m"
+    command = [sys.executable, "-c", EXPORT, str(base_path / "1")]
+    subprocess.run(command, check=True, capture_output=True)
+    server = start(str(base_path), "--wait_for_models")
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def ask(shape: tuple[int, ...]) -> np.ndarray:
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = "m"
+            tensor = make_tensor_proto(np.ones(shape, np.float32))
+            request.inputs["image"].CopyFrom(tensor)
+            answer = stub.Predict(request, timeout=30)
+            return make_ndarray(answer.outputs["output_0"])
+
+        yield ask
+
+
+@pytest.mark.parametrize(
+    ("shape", "refusal"),
+    [
+        ((), "input image must have 4 dimensions"),
+        ((1,), "input image must have 4 dimensions"),
+        ((6, 6), "input image must have 4 dimensions"),
+        ((6, 6, 2), "input image must have 4 dimensions"),
+        ((1, 6, 6, 2, 1), "input image must have 4 dimensions"),
+        ((0, 6, 6, 2), "input image must not be empty"),
+        ((1, 6, 6, 3), "input depth must be evenly divisible"),
+    ],
+    ids=str,
+)
+def test_what_is_no_picture_does_not_end_the_server(
+    pictures: Callable[[tuple[int, ...]], np.ndarray],
+    shape: tuple[int, ...],
+    refusal: str,
+) -> None:
+    with pytest.raises(grpc.RpcError, match=refusal) as caught:
+        pictures(shape)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert pictures((2, 6, 6, 2)).shape == (2, 4, 4, 4)

@@ -29,6 +29,9 @@ pub struct MetaGraph {
     pub is_bounded: bool,
     /// Whether an operation may wait for what another run does, and hand tensors over to it.
     pub may_wait: bool,
+    /// Whether an operation ends the process when its input is empty, or has another rank than it
+    /// was made for.
+    pub trusts_ranks: bool,
     /// Names of the signatures that change what outlives a run.
     pub writing_signatures: BTreeSet<String>,
 }
@@ -47,10 +50,12 @@ impl MetaGraph {
         let mut assets = Vec::new();
         let mut is_bounded = true;
         let mut waits = false;
+        let mut trusts_ranks = false;
         let mut each = |op: &[u8]| {
             has_variables |= VARIABLES.contains(&op);
             is_bounded &= !may_take_long(op);
             waits |= may_wait(op);
+            trusts_ranks |= trusts_rank(op);
         };
         let mut graph = 0..0;
         let mut reader = Reader::new(bytes);
@@ -80,6 +85,7 @@ impl MetaGraph {
             assets,
             is_bounded,
             may_wait: waits,
+            trusts_ranks,
             writing_signatures,
         }))
     }
@@ -142,6 +148,14 @@ fn may_take_long(op: &[u8]) -> bool {
         b"ToDense",
     ];
     op == b"For" || contains_any(op, &REPEATS) || contains_any(op, &GROWS) || may_wait(op)
+}
+
+/// Whether an operation's kernels may end the process over an input that is empty or of another
+/// rank: what works on pictures does so in TensorFlow 2.21 with oneDNN (failed checks, as that in
+/// `tensor_format.h`). Names are matched in part; one too many only refuses what would fail.
+fn trusts_rank(op: &[u8]) -> bool {
+    const PICTURES: [&[u8]; 4] = [b"Conv", b"Pool", b"BatchNorm", b"LRN"];
+    contains_any(op, &PICTURES)
 }
 
 /// Whether an operation may wait for what another one does; names are matched in part here, too.
@@ -278,14 +292,16 @@ mod tests {
             method_name: "tensorflow/serving/predict".to_owned(),
             ..pb::SignatureDef::default()
         };
-        for (op, in_function, has_variables, is_bounded, may_wait) in [
-            ("Add", "Mul", false, true, false),
-            ("VarHandleOp", "Add", true, true, false),
-            ("VariableV2", "Add", true, true, false),
-            ("StatelessWhile", "Add", false, false, false),
-            ("Add", "EagerPyFunc", false, false, true),
-            ("Stage", "Add", false, false, true),
-            ("Fill", "Add", false, false, false),
+        for (op, in_function, has_variables, is_bounded, may_wait, trusts_ranks) in [
+            ("Add", "Mul", false, true, false, false),
+            ("VarHandleOp", "Add", true, true, false, false),
+            ("VariableV2", "Add", true, true, false, false),
+            ("StatelessWhile", "Add", false, false, false, false),
+            ("Add", "EagerPyFunc", false, false, true, false),
+            ("Stage", "Add", false, false, true, false),
+            ("Fill", "Add", false, false, false, false),
+            ("Conv2D", "Add", false, true, false, true),
+            ("Add", "_FusedDepthwiseConv2dNative", false, true, false, true),
         ] {
             let function =
                 pb::FunctionDef { node_def: vec![node(in_function)], ..Default::default() };
@@ -303,6 +319,7 @@ mod tests {
             assert_eq!(read.has_variables, has_variables, "{op} {in_function}");
             assert_eq!(read.is_bounded, is_bounded, "{op} {in_function}");
             assert_eq!(read.may_wait, may_wait, "{op} {in_function}");
+            assert_eq!(read.trusts_ranks, trusts_ranks, "{op} {in_function}");
             assert_eq!(read.signatures["serving_default"].inputs["x"].name, "x:0");
         }
         assert!(MetaGraph::read(b"\x0a\xff").is_err());

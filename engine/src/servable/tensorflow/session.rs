@@ -20,7 +20,7 @@ use super::tensor::Owned;
 use crate::servable::cost::{Cost, Stopwatch};
 use crate::servable::{RunOptions, Servable, SessionRun, Signatures};
 use crate::status::{Result, Status};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 use crate::wire;
 
 /// How to open a SavedModel.
@@ -203,6 +203,9 @@ impl Servable for SavedModel {
             ));
         }
         let plan = self.plan(&feeds, fetches)?;
+        for (declared, (_, tensor)) in plan.declared.iter().zip(&feeds) {
+            declared.check(tensor)?;
+        }
         let inputs: Vec<Owned> = feeds
             .into_iter()
             .map(|(_, tensor)| Owned::lend(self.library, tensor))
@@ -351,8 +354,38 @@ impl Equivalent<PlanKey> for Names<'_> {
 struct Plan {
     feeds: Vec<TfOutput>,
     fetches: Vec<TfOutput>,
+    /// What feeds have to look like, one for each, where others could end the process.
+    declared: Vec<Declared>,
     cost: Cost,
 }
+
+/// An input by its signature.
+struct Declared {
+    alias: String,
+    /// `None` when its rank is not known.
+    shape: Option<Shape>,
+}
+
+impl Declared {
+    /// # Errors
+    /// INVALID_ARGUMENT when `tensor` is of another rank, or an empty picture.
+    fn check(&self, tensor: &Tensor) -> Result<()> {
+        let Some(declared) = &self.shape else { return Ok(()) };
+        let (rank, got) = (declared.len(), tensor.shape());
+        let wanted = if got.len() != rank {
+            format!("must have {rank} dimensions, as the signature's shape {declared:?} has")
+        } else if rank >= PICTURE_RANK && got.contains(&0) {
+            "must not be empty".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Status::invalid_argument(format!("input {} {wanted}; got shape {got:?}", self.alias)))
+    }
+}
+
+/// Dimensions of a row of samples, the least that a convolution takes: one of smaller inputs may
+/// well be empty.
+const PICTURE_RANK: usize = 3;
 
 /// Plans kept; requests can ask for more combinations of outputs than are worth keeping.
 const MAX_PLANS: usize = 512;
@@ -365,6 +398,11 @@ impl SavedModel {
         let plan = Arc::new(Plan {
             feeds: feeds.iter().map(|(name, _)| self.find(name)).collect::<Result<_>>()?,
             fetches: fetches.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
+            declared: if self.meta_graph.trusts_ranks {
+                feeds.iter().map(|(name, _)| self.declared(name)).collect()
+            } else {
+                Vec::new()
+            },
             cost: Cost::default(),
         });
         let mut plans = self.plans.write();
@@ -373,6 +411,15 @@ impl SavedModel {
             plans.insert(PlanKey { feeds, fetches: fetches.to_vec() }, plan.clone());
         }
         Ok(plan)
+    }
+
+    /// What the first signature that has it says of the input `name`.
+    fn declared(&self, name: &str) -> Declared {
+        let inputs = self.meta_graph.signatures.values().flat_map(|signature| &signature.inputs);
+        match inputs.into_iter().find(|(_, info)| info.name == name) {
+            Some((alias, info)) => Declared { alias: alias.clone(), shape: info.shape.clone() },
+            None => Declared { alias: name.to_owned(), shape: None },
+        }
     }
 
     /// The output that `name` (`operation:index`, or `operation` for the first) means.
