@@ -186,7 +186,7 @@ def test_what_fails_while_it_is_written_is_deleted(base: Path) -> None:
             (staging.path / "half").write_text("…")
             raise KeyboardInterrupt
 
-    base.mkdir()
+    base.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
         write()
 
