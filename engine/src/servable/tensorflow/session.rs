@@ -368,13 +368,15 @@ struct Declared {
 
 impl Declared {
     /// # Errors
-    /// INVALID_ARGUMENT when `tensor` is of another rank, or an empty picture.
+    /// INVALID_ARGUMENT when `tensor` is no picture where one is wanted, or an empty one.
     fn check(&self, tensor: &Tensor) -> Result<()> {
-        let Some(declared) = &self.shape else { return Ok(()) };
+        let Some(declared) = self.shape.as_ref().filter(|shape| shape.len() >= PICTURE_RANK) else {
+            return Ok(());
+        };
         let (rank, got) = (declared.len(), tensor.shape());
         let wanted = if got.len() != rank {
             format!("must have {rank} dimensions, as the signature's shape {declared:?} has")
-        } else if rank >= PICTURE_RANK && got.contains(&0) {
+        } else if got.contains(&0) {
             "must not be empty".to_owned()
         } else {
             return Ok(());
@@ -383,8 +385,8 @@ impl Declared {
     }
 }
 
-/// Dimensions of a row of samples, the least that a convolution takes: one of smaller inputs may
-/// well be empty.
+/// Dimensions of a row of samples, the least that a convolution takes: smaller inputs are for other
+/// operations, which are asked themselves.
 const PICTURE_RANK: usize = 3;
 
 /// Plans kept; requests can ask for more combinations of outputs than are worth keeping.
