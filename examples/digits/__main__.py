@@ -1,16 +1,18 @@
 """
 Train, serve, ask, replace: a model server from end to end in a minute.
 
-    python -m examples.digits [--directory DIR] [--stop]
+    python -m examples.digits [--directory DIR] [--stop] [--picture FILE.svg]
 
 Trains a classifier of handwritten digits with Keras, serves it, asks it over gRPC
 and REST, and publishes a better version while requests keep flowing.  The server is
-left running until Ctrl-C; with --stop, or where CI is set, it is not.
+left running until Ctrl-C; with --stop, or where CI is set, it is not.  With
+--picture, what was printed is kept as a picture as well.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -40,7 +42,8 @@ BATCH = 60
 AFTERWARDS_S = 1.0  # how long requests go on after the switch
 PATIENCE_S = 120.0
 
-console = Console()
+console = Console(record=True)
+passing = Console()  # what is seen only while it goes on, and in no picture
 
 
 def main() -> int:
@@ -48,11 +51,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="examples.digits", description=__doc__)
     parser.add_argument("--directory", type=Path, default=ROOT / "demo-data")
     parser.add_argument("--stop", action="store_true", help="leave nothing running")
+    parser.add_argument("--picture", type=Path, help="keep what is printed as SVG")
     arguments = parser.parse_args()
     stops = arguments.stop or os.environ.get("CI", "") not in ("", "false", "0")
     try:
         with ExitStack() as stack:
-            return Demo(arguments.directory, stack).run(stops=stops)
+            demo = Demo(arguments.directory, stack)
+            failed = demo.run()
+            if arguments.picture:
+                save_picture(arguments.picture)
+            if not stops:
+                demo.wait()
+            return 1 if failed else 0
     except KeyboardInterrupt:
         console.print("\nstopped")
         return 0
@@ -74,14 +84,15 @@ class Demo:
         self._stack = stack
         self._log = directory / "server.log"
 
-    def run(self, *, stops: bool) -> int:
-        """Run all of it; return 1 if a request failed, else 0."""
+    def run(self) -> int:
+        """Run all of it; return how many requests failed."""
         shutil.rmtree(self._directory / "models", ignore_errors=True)
         self._base_path.mkdir(parents=True)
         trainer = self._stack.enter_context(
             Trainer(self._base_path, self._directory / "trainer.log")
         )
         server = self._stack.enter_context(Server(self._base_path, self._log))
+        self._server = server
         with progress("reading the digits"):
             _, held_out = data.load()
         trainer.wait_until_ready()
@@ -92,10 +103,12 @@ class Demo:
         self._classify(server, client, held_out)
         failed = self._replace(server, client, trainer, held_out)
         self._print_commands(server)
-        if not stops:
-            console.print("The server is running; [bold]Ctrl-C[/bold] ends it.")
-            server.wait()
-        return 1 if failed else 0
+        return failed
+
+    def wait(self) -> None:
+        """Leave the server running until it is ended."""
+        console.print("The server is running; [bold]Ctrl-C[/bold] ends it.")
+        self._server.wait()
 
     def _classify(self, server: "Server", client: Client, digits: data.Digits) -> None:
         console.rule("held-out digits, version 1")
@@ -196,6 +209,12 @@ class Demo:
             console.print(command, soft_wrap=True, highlight=False)
 
 
+def save_picture(path: Path) -> None:
+    """Write what was printed as SVG, which fetches no fonts from elsewhere."""
+    picture = console.export_svg(title="make demo", clear=False)
+    path.write_text(re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL))
+
+
 def scores_of(
     client: Client, image: npt.NDArray[np.float32], version: int
 ) -> npt.NDArray[np.float32]:
@@ -246,7 +265,8 @@ class Trainer:
                 advance()
                 heard = self._heard()
         console.print(
-            f"published {heard['path']}; accuracy while training {accuracy:.1%}"
+            f"published {os.path.relpath(heard['path'])}; "
+            f"accuracy while training {accuracy:.1%}"
         )
 
     def _heard(self) -> dict[str, Any]:
@@ -325,7 +345,7 @@ def free_ports(count: int) -> list[int]:
 def progress(what: str) -> Iterator[None]:
     """Show that something is going on, and for how long."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), Elapsed())
-    with Progress(*columns, console=console, transient=True) as shown:
+    with Progress(*columns, console=passing, transient=True) as shown:
         shown.add_task(what, total=None)
         yield
 
@@ -334,7 +354,7 @@ def progress(what: str) -> Iterator[None]:
 def bar(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show how much of something is done; what is yielded advances it by one."""
     columns = (TextColumn("{task.description}"), BarColumn(), Elapsed())
-    with Progress(*columns, console=console, transient=True) as shown:
+    with Progress(*columns, console=passing, transient=True) as shown:
         task = shown.add_task(what, total=total)
         yield lambda: shown.advance(task)
 

@@ -24,9 +24,13 @@ NEEDS = ("tensorflow", "sklearn", "PIL", "httpx")
 )
 def test_a_second_version_takes_over_and_no_request_fails(tmp_path: Path) -> None:
     environment = {**os.environ, "CI": "true", "COLUMNS": "200"}
+    picture = tmp_path / "demo.svg"
 
     done = subprocess.run(
-        [sys.executable, "-m", "examples.digits", "--directory", str(tmp_path)],
+        [
+            *(sys.executable, "-m", "examples.digits"),
+            *("--directory", str(tmp_path), "--picture", str(picture)),
+        ],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -40,3 +44,7 @@ def test_a_second_version_takes_over_and_no_request_fails(tmp_path: Path) -> Non
     assert len(accuracies) >= 2
     assert all(float(accuracy) > 80 for accuracy in accuracies)
     assert (tmp_path / "digits.png").is_file()
+    drawn = picture.read_text()
+    assert drawn.startswith("<svg")
+    assert "accuracy" in drawn
+    assert "@font-face" not in drawn
