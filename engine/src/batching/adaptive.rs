@@ -133,7 +133,7 @@ impl Adaptive {
     const LEAP: usize = 8;
     /// Rows that may wait whatever it takes, where there is no target: clients that wait for their
     /// answers are not many more.
-    const ALWAYS_WELCOME: usize = 128;
+    const ALWAYS_WELCOME: usize = 96;
     /// The wait beyond which others are refused, where there is no target.
     const PATIENCE: Duration = Duration::from_millis(30);
 
@@ -374,13 +374,12 @@ mod tests {
 
     #[test]
     fn those_there_is_no_time_for_are_refused() {
-        let cost = |_: usize| 5_000.0;
+        let cost = |_: usize| 10_000.0;
         for (target, waiting, expected) in [
-            (None, 127, true),
-            (None, 128, true),
-            (None, 8 * 128, false),
-            (Some(Duration::from_millis(12)), 8, true),
-            (Some(Duration::from_millis(12)), 64, false),
+            (None, 95, true),
+            (None, 96, false),
+            (Some(Duration::from_millis(24)), 8, true),
+            (Some(Duration::from_millis(24)), 64, false),
             (Some(Duration::from_millis(1)), 0, true),
         ] {
             let mut policy = Adaptive::new(32, 1, target);
