@@ -23,7 +23,15 @@ from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import Pool, WorkerPool
-from servable.errors import Cancelled, NotFound, ServingError, from_code, from_exception
+from servable.errors import (
+    Cancelled,
+    Code,
+    NotFound,
+    ServingError,
+    Unavailable,
+    from_code,
+    from_exception,
+)
 from servable.sources.cache import Fetching, Lease, ModelCache
 from servable.sources.remote_versions import RemoteVersions, back_off_s
 from servable.sources.store import Content, Fetched, LocalContent, VersionStore
@@ -540,9 +548,17 @@ class _Fetch(Fetching):
 
 
 def _what_failed(exc: BaseException) -> ServingError:
-    """Return *exc* as what everybody may be told: one line, without secrets."""
+    """
+    Return *exc* as what everybody may be told: one line, without secrets.
+
+    Stores raise what their library does when they cannot be reached; only what Python
+    itself raises may be anything.
+    """
     while not str(exc) and exc.__cause__ is not None:
         exc = exc.__cause__  # fsspec says no more of what took too long
     error = from_exception(exc)
+    is_of_python = type(exc).__module__ == "builtins"
+    if error.code is Code.UNKNOWN and error is not exc and not is_of_python:
+        error = Unavailable(error.message)
     lines = redacted_text(error.message).splitlines() or [type(exc).__name__]
     return from_code(error.code, lines[0][:300])
