@@ -331,7 +331,7 @@ def test_models_are_changed_from_the_command_line(
         "FAILED_PRECONDITION: Model m has no candidate to roll back\n",
         "Model m is being unloaded\n",
         "No models.\n",
-        "No models.\nThere is no model m.\n",
+        "NOT_FOUND: There is no model m\n",
     ]
 
 

@@ -16,14 +16,13 @@ from servable.cli.client_options import client_options
 from servable.cli.status_line import StatusLine
 from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
-from servable.errors import Code
+from servable.errors import Code, NotFound
 
 if TYPE_CHECKING:
     from servable.client import Client
 
 Connect = Callable[[], "Client"]
 
-_FAILED: Final = 1
 _LOOK_S: Final = 0.1
 _TELL_AGAIN_S: Final = 10.0
 
@@ -47,14 +46,13 @@ def list_(*, name: str | None, as_json: bool, connect: Connect, **_: Any) -> Non
     """Show all models, or the one called NAME: versions, states, who answers."""
     with connect() as client:
         found = client.administration.models(name or "")
+        if name and not found:
+            raise NotFound(f"There is no model {name}")
     if as_json:
         response = administration_pb2.ListModelsResponse(models=found)
         click.echo(json_format.MessageToJson(response, descriptor_pool=POOL))
     else:
         _show(found)
-    if name and not found:
-        click.echo(f"There is no model {name}.", err=True)
-        sys.exit(_FAILED)
 
 
 @models.command()
