@@ -17,6 +17,7 @@ from servable.cli.status_line import StatusLine
 from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
 from servable.errors import Code, NotFound
+from servable.sources.urls import scheme_of
 
 if TYPE_CHECKING:
     from servable.client import Client
@@ -196,9 +197,8 @@ def _config(
         raise click.UsageError(
             "Of --version-policy, --pin, --canary and --shadow one can be given."
         )
-    path = base_path if "://" in base_path else os.path.abspath(base_path)  # noqa: PTH100
     config = model_server_config_pb2.ModelConfig(
-        name=name, base_path=path, model_platform=platform
+        name=name, base_path=_as_meant_here(base_path), model_platform=platform
     )
     if version_policy is not None:
         _set_version_policy(config, version_policy)
@@ -212,6 +212,16 @@ def _config(
     if shadow is not None:
         config.servable.shadow.percent = shadow
     return config
+
+
+def _as_meant_here(base_path: str) -> str:
+    """
+    Return *base_path* as the server is to take it, which runs in another directory.
+
+    One that is complete stays as it is written: what may be in it is for the server.
+    """
+    is_complete = scheme_of(base_path) != "file" or base_path.startswith("/")
+    return base_path if is_complete else os.path.abspath(base_path)  # noqa: PTH100
 
 
 def _set_version_policy(config: model_server_config_pb2.ModelConfig, text: str) -> None:
