@@ -347,6 +347,27 @@ def test_a_config_file_is_sent(serve: Serve, base: Path) -> None:
     assert [m.config.name for m in running.server.models()] == ["n"]
 
 
+def test_a_base_path_that_leads_up_is_refused_however_it_comes(
+    serve: Serve, base: Path
+) -> None:
+    running = serve(model_roots=(str(base),))
+    up = f"{base}/m/../n"
+    path = base / "n.config"
+    path.write_text(
+        f'model_config_list {{ config {{ name: "n" base_path: "{up}" '
+        'model_platform: "tensorflow" } }'
+    )
+    outputs = {
+        run(running, *arguments).output
+        for arguments in (("add", "n", up), ("reload", str(path)))
+    }
+
+    assert outputs == {
+        f"PERMISSION_DENIED: Base path {up} has a part `..`, and where there are "
+        "--model_roots it may not\n"
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
