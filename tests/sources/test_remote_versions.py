@@ -155,6 +155,20 @@ def test_while_versions_come_faster_than_looks_the_last_but_one_is_fetched() -> 
     assert fetched == [[], [1], [2], [3], [4]]
 
 
+def test_what_takes_the_place_of_a_newer_one_is_looked_into_again() -> None:
+    versions = RemoteVersions(Latest(1))
+    look(versions, {1: "a"})
+    look(versions, {1: "a", 2: "a"})
+    look(versions, {1: "a", 2: "a"})
+    found = [look(versions, {1: "b", 2: mark}) for mark in "bcd"]
+
+    assert [[file for _, c in each for file in c.files] for each in found] == [
+        [],
+        [],
+        list(content("b").files),
+    ]
+
+
 def test_a_version_that_is_served_is_left_alone() -> None:
     versions = RemoteVersions(Latest())
     fetch(versions, {1: "a"})
