@@ -49,6 +49,7 @@ def mlflow_source(options: SourceOptions) -> StoreSource:
         options.cache,
         options.poll_wait_s,
         is_available=options.is_available,
+        failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
         check=_check,

@@ -47,6 +47,11 @@ class _Version:
     retry_at: float = 0.0
 
     @property
+    def came_before(self) -> str:
+        """The identity of what was there when it did not load; "" if it has not."""
+        return self.content.instead_of if isinstance(self.content, Content) else ""
+
+    @property
     def is_fetched(self) -> bool:
         return self.content is not None and self.fetched == self.content.identity
 
@@ -110,6 +115,8 @@ class RemoteVersions:
     def content_found(self, number: int, content: Content | LocalContent) -> None:
         """Take *content* as what the version consists of now."""
         known = self._versions.setdefault(number, _Version())
+        if isinstance(content, Content) and known.came_before == content.identity:
+            content = content.afresh()
         is_same = known.content and known.content.identity == content.identity
         is_whole = isinstance(content, LocalContent) or content.is_whole
         known.is_claimed = isinstance(content, Content) and content.is_claimed
@@ -120,6 +127,22 @@ class RemoteVersions:
             known.failures, known.error, known.retry_at = 0, None, 0.0
         if isinstance(content, LocalContent):
             known.path, known.fetched = content.path, content.identity
+
+    def did_not_load(self, number: int, path: object) -> bool:
+        """
+        Note that what is at *path* does not load; return whether to fetch it again.
+
+        That is so where the store tells no hash of some file, which may have come
+        corrupt; and once, as what comes like that twice is like that.
+        """
+        known = self._versions.get(number)
+        if known is None or known.path != path or not known.is_fetched:
+            return False
+        content = known.content
+        if not isinstance(content, Content) or content.is_checked or content.instead_of:
+            return False
+        known.content = content.afresh()
+        return True
 
     def to_fetch(self, now: float) -> list[tuple[int, Content]]:
         """Return what is settled and wanted and was not fetched yet, best first."""
