@@ -129,7 +129,8 @@ def reload(*, config: str | None, connect: Connect, **_: Any) -> None:
         try:
             text = Path(config).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"{config}: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise click.UsageError(f"{config}: {why}") from None
         client.reload_config(text)
         click.echo(f"{config} is in force")
 
