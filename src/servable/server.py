@@ -6,7 +6,6 @@ takes new configurations in.  What decides is elsewhere: which configurations ar
 legal in `config`, what is loaded next in `core`, what is answered in the engine.
 """
 
-import dataclasses
 import functools
 import logging
 import threading
@@ -20,8 +19,7 @@ from servable import plugins
 from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
-from servable.config import channel_arguments, model_server_config
-from servable.config.model_options import ModelOptions
+from servable.config import channel_arguments, model_changes, model_server_config
 from servable.config.model_server_config import (
     TENSORFLOW,
     ModelConfig,
@@ -31,17 +29,14 @@ from servable.config.platform_config import TensorFlowConfig
 from servable.config.server_options import EngineOptions, ServerOptions
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState, ServableState
-from servable.core.served_versions import Pinned, ServedVersions
 from servable.core.storage_path import StoragePath
 from servable.credentials import Credentials
 from servable.engine import Engine
 from servable.errors import (
-    AlreadyExists,
     Cancelled,
     Code,
     FailedPrecondition,
     InvalidArgument,
-    NotFound,
     ServingError,
     from_exception,
 )
@@ -195,15 +190,7 @@ class Server:
         """
 
         def add(now: ModelServerConfig) -> ModelServerConfig:
-            if config.name not in now.names():
-                models = (*now.models, config)
-            elif replace:
-                models = tuple(
-                    config if m.name == config.name else m for m in now.models
-                )
-            else:
-                raise AlreadyExists(f"There is a model {config.name} already")
-            changed = ModelServerConfig(models)
+            changed = model_changes.added(now, config, replace=replace)
             model_server_config.check(changed, Platforms())
             return changed
 
@@ -218,12 +205,7 @@ class Server:
         Raises:
             NotFound: There is none of that name.
         """
-
-        def remove(now: ModelServerConfig) -> ModelServerConfig:
-            _model_of(now, name)
-            return ModelServerConfig(tuple(m for m in now.models if m.name != name))
-
-        self._change(remove, wait=False)
+        self._change(lambda now: model_changes.removed(now, name), wait=False)
 
     def set_labels(
         self, name: str, labels: Mapping[str, int], removed: Collection[str] = ()
@@ -235,15 +217,9 @@ class Server:
             NotFound: There is no such model.
             FailedPrecondition: A version is not available.
         """
-
-        def label(now: ModelServerConfig) -> ModelServerConfig:
-            model = _model_of(now, name)
-            kept = {k: v for k, v in model.version_labels.items() if k not in removed}
-            return _with(
-                now, dataclasses.replace(model, version_labels=kept | dict(labels))
-            )
-
-        self._change(label, wait=False)
+        self._change(
+            lambda now: model_changes.labelled(now, name, labels, removed), wait=False
+        )
 
     def promote(self, name: str, version: int | None = None) -> str:
         """
@@ -258,21 +234,14 @@ class Server:
             FailedPrecondition: There is nothing to promote.
         """
         core = self._running_core()
-        if not isinstance(_pin(_model_of(core.config, name)), Pinned):
+        if not model_changes.is_pinned(model_changes.model_of(core.config, name)):
             return core.rollouts.promote(name, version)
         if version is None:
             raise InvalidArgument(
                 f"Model {name} is pinned; say which version it is to be pinned to"
             )
 
-        def pin(now: ModelServerConfig) -> ModelServerConfig:
-            model = _model_of(now, name)
-            options = dataclasses.replace(
-                model.options or ModelOptions(), served_versions=Pinned(version)
-            )
-            return _with(now, dataclasses.replace(model, options=options))
-
-        self._change(pin, wait=False)
+        self._change(lambda now: model_changes.pinned(now, name, version), wait=False)
         is_there = any(
             (state.id.version, state.manager_state) == (version, ManagerState.AVAILABLE)
             for state in core.states().get(name, ())
@@ -289,7 +258,7 @@ class Server:
             FailedPrecondition: It has no candidate.
         """
         core = self._running_core()
-        _model_of(core.config, name)
+        model_changes.model_of(core.config, name)
         return core.rollouts.roll_back(name)
 
     def reload_config_file(self) -> None:
@@ -318,7 +287,7 @@ class Server:
         """
         core = self._running_core()
         for name in names:
-            _model_of(core.config, name)
+            model_changes.model_of(core.config, name)
         wanted = names or tuple(model.name for model in core.config.models)
         core.wait_until_available(core.addition_of(wanted), "model(s)", timeout_s)
 
@@ -658,20 +627,3 @@ class Server:
 
 def _warn(problem: str) -> None:
     _logger.warning("%s", problem)
-
-
-def _model_of(config: ModelServerConfig, name: str) -> ModelConfig:
-    for model in config.models:
-        if model.name == name:
-            return model
-    raise NotFound(f"There is no model {name}")
-
-
-def _with(config: ModelServerConfig, changed: ModelConfig) -> ModelServerConfig:
-    return ModelServerConfig(
-        tuple(changed if m.name == changed.name else m for m in config.models)
-    )
-
-
-def _pin(model: ModelConfig) -> ServedVersions | None:
-    return model.options.served_versions if model.options else None

@@ -158,6 +158,7 @@ class ServerCore:
                 options.model_roots,
                 self._record_fetch,
                 self._manager.progress,
+                self._manager.failed_load,
             )
         )
 

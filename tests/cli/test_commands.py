@@ -152,6 +152,8 @@ def test_serve_takes_a_directory_for_the_model_of_its_name(
         ("s3://bucket/models/half_plus_two/", "half_plus_two"),
         ("sqlite:////var/models.db#m", "m"),
         ("models:/m", "m"),
+        ("models:/m@champion", "m"),
+        ("mlflow://host:5000/m#model/data", "m"),
     ],
 )
 def test_serve_takes_a_url_for_a_directory(url: str, name: str) -> None:

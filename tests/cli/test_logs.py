@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import subprocess
 import sys
 import threading
 
@@ -38,6 +39,31 @@ def test_text_lines_begin_as_tensorflows_do(level: int, letter: str) -> None:
         + r" servable/server\.py:7\] model: m",
         line,
     )
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [
+        pytest.param("info", ["servable.server"], id="not for everybody"),
+        pytest.param(
+            "debug",
+            ["servable.server", "httpx", "httpx2", "azure.core"],
+            id="for those who look for a fault",
+        ),
+    ],
+)
+def test_libraries_tell_of_their_requests(level: str, told: list[str]) -> None:
+    script = (
+        "import logging, sys; from servable.cli import logs; "
+        "logs.set_up('json', sys.argv[1], sys.stdout); "
+        "[logging.getLogger(name).info('asked') for name in sys.argv[2:]]"
+    )
+    loggers = ["servable.server", "httpx", "httpx2", "azure.core"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, level, *loggers], capture_output=True, check=True
+    )
+
+    assert [json.loads(line)["logger"] for line in done.stdout.splitlines()] == told
 
 
 def with_traceback() -> logging.LogRecord:

@@ -1,9 +1,9 @@
-"""Which lines `servable models add` prints of what happens meanwhile."""
+"""What `servable models add` asks for, and what it prints of what happens meanwhile."""
 
 import pytest
 
 from servable.apis import administration_pb2
-from servable.cli.models import _News
+from servable.cli.models import _as_meant_here, _News
 
 
 def version(
@@ -13,6 +13,28 @@ def version(
     made.status.version = number
     made.status.state = state  # type: ignore[assignment]
     return made
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        pytest.param(
+            "m", "/here/m", id="one that is relative is below where it is typed"
+        ),
+        pytest.param("../m", "/m", id="so is one that leads up"),
+        pytest.param("/models/../m", "/models/../m", id="an absolute one stays"),
+        pytest.param("s3://bucket/m", "s3://bucket/m", id="so does a URL"),
+        pytest.param(
+            "models:/m@best", "models:/m@best", id="and MLflow's, with one slash"
+        ),
+    ],
+)
+def test_which_base_path_is_meant(
+    typed: str, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getcwd", lambda: "/here")
+
+    assert _as_meant_here(typed) == sent
 
 
 FETCHED = [version(10, f"is fetched: {part} of 9.0 MiB", part) for part in range(10)]

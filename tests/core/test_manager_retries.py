@@ -50,6 +50,36 @@ def test_a_retry_waits_for_its_time(new_manager: NewManager) -> None:
     assert (before, test.states()) == (0, ["1 AVAILABLE"])
 
 
+def test_a_source_may_ask_how_a_load_failed(new_manager: NewManager) -> None:
+    test = new_manager(retries=1)
+    first = ServableId("m", 1)
+    test.aspire(v1=FakeLoader("s", failures=[NotFound("not yet")]))
+    asked = [test.manager.failed_load(first)]
+    test.run()
+    asked.append(test.manager.failed_load(first))
+    test.advance(60)
+    test.run()
+    asked.append(test.manager.failed_load(first))
+
+    assert [failed and failed.error.message for failed in asked] == [
+        None,
+        "not yet",
+        None,
+    ]
+
+
+def test_how_a_load_failed_is_forgotten_with_its_version(
+    new_manager: NewManager,
+) -> None:
+    test = new_manager(retries=0)
+    test.aspire(v1=FakeLoader(failures=[NotFound("gone")]))
+    test.run()
+    test.aspire()
+    test.run()
+
+    assert test.manager.failed_load(ServableId("m", 1)) is None
+
+
 def test_who_waits_for_a_retry_is_told_what_went_wrong(new_manager: NewManager) -> None:
     test = new_manager(retries=1)
     test.aspire(v1=FakeLoader(failures=[NotFound("no graph\nand more in the log")]))

@@ -1,6 +1,7 @@
 """Models written in Python, on a real server, and what each of them may do wrong."""
 
 import dataclasses
+import logging
 import os
 import signal
 import textwrap
@@ -426,6 +427,54 @@ def test_a_model_that_cannot_be_loaded_says_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
     with pytest.raises(FailedPrecondition):
         loader.servable()
+
+
+VOCABULARY = """
+from servable.errors import InvalidArgument
+
+class Model:
+    def load(self, path):
+        {fails}
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "level", "told"),
+    [
+        pytest.param(
+            "raise InvalidArgument('no words')",
+            logging.INFO,
+            [],
+            id="in words: nothing",
+        ),
+        pytest.param(
+            "self.size = 1 / 0",
+            logging.INFO,
+            ["model.py, line 6, in load: ZeroDivisionError: division by zero"],
+            id="by a fault: where that is, in one line",
+        ),
+        pytest.param(
+            "raise InvalidArgument('no words')",
+            logging.DEBUG,
+            ["Traceback (most recent call last):"],
+            id="to who looks for it: the traceback",
+        ),
+    ],
+)
+def test_what_a_load_that_fails_writes(
+    fails: str,
+    level: int,
+    told: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "model.py").write_text(VOCABULARY.format(fails=fails))
+    loader = FROM_FILE.loader(ServableId("m", 1), StoragePath(str(tmp_path)))
+    with caplog.at_level(level, "servable"), pytest.raises(ServingError):
+        loader.load()
+
+    assert capfd.readouterr().err.splitlines()[: len(told) or 1] == told
 
 
 def test_a_run_that_wants_too_much_memory_fails_alone(client: Client) -> None:

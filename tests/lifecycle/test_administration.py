@@ -331,7 +331,7 @@ def test_models_are_changed_from_the_command_line(
         "FAILED_PRECONDITION: Model m has no candidate to roll back\n",
         "Model m is being unloaded\n",
         "No models.\n",
-        "No models.\nThere is no model m.\n",
+        "NOT_FOUND: There is no model m\n",
     ]
 
 
@@ -345,6 +345,27 @@ def test_a_config_file_is_sent(serve: Serve, base: Path) -> None:
 
     assert (done.exit_code, done.output) == (0, f"{path} is in force\n")
     assert [m.config.name for m in running.server.models()] == ["n"]
+
+
+def test_a_base_path_that_leads_up_is_refused_however_it_comes(
+    serve: Serve, base: Path
+) -> None:
+    running = serve(model_roots=(str(base),))
+    up = f"{base}/m/../n"
+    path = base / "n.config"
+    path.write_text(
+        f'model_config_list {{ config {{ name: "n" base_path: "{up}" '
+        'model_platform: "tensorflow" } }'
+    )
+    outputs = {
+        run(running, *arguments).output
+        for arguments in (("add", "n", up), ("reload", str(path)))
+    }
+
+    assert outputs == {
+        f"PERMISSION_DENIED: Base path {up} has a part `..`, and where there are "
+        "--model_roots it may not\n"
+    }
 
 
 @pytest.mark.parametrize(

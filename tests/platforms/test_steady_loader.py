@@ -107,11 +107,3 @@ def test_a_load_that_fails_fails_as_it_does(version: Path) -> None:
 
     with pytest.raises(NotFound, match="no graph"):
         SteadyLoader(lambda: inner, str(version)).load()
-
-
-def test_everything_else_is_the_loaders(version: Path) -> None:
-    loader = SteadyLoader(lambda: FakeLoader("s", size_bytes=7), str(version))
-
-    assert loader.estimate_resources() == 7
-    assert loader.shared_resources() == {}
-    assert loader.servable() == "s"

@@ -330,3 +330,16 @@ def test_a_version_that_another_server_uses_is_not_removed(tmp_path: Path) -> No
     cache.fetch(version(DATA[:5000]), Fetching())
 
     assert not path.exists()
+
+
+def test_what_was_corrupt_can_be_discarded_unless_it_is_used(cache: ModelCache) -> None:
+    content, counted = version(DATA), Counted()
+    lease = cache.fetch(content, counted)
+    cache.discard(content.identity)
+    was_kept = Path(lease.path).is_dir()
+    lease.release()
+    cache.discard(content.identity)
+    cache.fetch(content, counted).release()
+
+    assert was_kept
+    assert counted.came == 2 * len(DATA)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from servable.errors import Code
 from servable.sources import filesystems
 from servable.sources.object_store import ObjectStore
+from servable.sources.store_source import _what_failed
 
 pytestmark = pytest.mark.filterwarnings(
     # aiohttp's sessions live as long as fsspec's loop, which is as long as the process.
@@ -85,6 +87,21 @@ def test_a_store_that_ends_connections_is_not_asked_for_long(
         list(store.children())
     # aiohttp asks at once again where a connection ends.
     assert 1 <= len(line.asked) <= 4
+
+
+@pytest.mark.parametrize("fault", [{"refuses": 503}, {"is_cut": True}])
+def test_a_store_that_is_down_is_unavailable(
+    fault: dict[str, Any], asked: tuple[ObjectStore, Any]
+) -> None:
+    store, line = asked
+    for name, value in fault.items():
+        setattr(line, name, value)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - each library's own
+        list(store.children())
+    error = _what_failed(caught.value)
+
+    assert error.code is Code.UNAVAILABLE
+    assert len(error.message.splitlines()) == 1
 
 
 def test_looking_for_credentials_of_one_store_does_not_hold_up_another(

@@ -208,10 +208,11 @@ def test_another_directory_of_the_artifacts_may_be_the_version(
         MlflowStore(f"{base_path}#none").content("1")
 
 
-@pytest.mark.parametrize("name", ["none", "none@alias"])
-def test_a_model_that_is_not_registered_is_a_missing_base_path(
+@pytest.mark.parametrize("name", ["none", "none@alias", "known@alias"])
+def test_what_is_not_registered_is_a_missing_base_path(
     name: str, registry: Registry
 ) -> None:
+    registry.ask("POST", "registered-models/create", name="known")
     with pytest.raises(FileNotFoundError):
         MlflowStore(f"mlflow://{registry.address}/{name}").children()
 

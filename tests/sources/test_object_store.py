@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import http.server
 import importlib.util
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -257,6 +258,50 @@ def test_a_server_serves_from_a_bucket_and_takes_up_what_is_new(
         (1, [1]),
         (2, [2]),
     ]
+
+
+class Mended(logging.Handler):
+    """Makes a line a good one when a load has failed."""
+
+    def __init__(self, line: Any) -> None:
+        super().__init__()
+        self.told = ""
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "failed" in record.getMessage():
+            self.told = record.getMessage()
+            self._line.corrupts = ""
+
+
+def test_a_corrupt_download_that_nothing_tells_of_is_fetched_again_when_it_fails(
+    s3: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("servable._engine", reason="the engine is not built")
+    s3.line.corrupts = "table.jsonl"
+    table = b'{"word": "a", "id": 1' + b" " * (6 << 20) + b"}"
+    path = f"{s3.name}/models/m/1/table.jsonl"
+    with s3.direct.open(path, "wb", block_size=5 << 20) as file:  # in two parts
+        file.write(table)
+    options = ServerOptions(
+        models=(ModelConfig("m", s3.url, platform="hashmap"),),
+        model_cache_dir=str(tmp_path / "cache"),
+        file_system_poll_wait_s=0.1,
+        wait_for_models=False,
+        grpc_host="127.0.0.1",
+        grpc_port=0,
+    )
+
+    log = logging.getLogger("servable.core.aspired_versions_manager")
+    monkeypatch.setattr(log, "handlers", [mended := Mended(s3.line)])
+    with Server(options) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        client.wait_until_ready("m", timeout=30.0)
+        answer = client.predict("m", {"keys": ["a"]})
+        kept = list((tmp_path / "cache" / "blobs").iterdir())
+
+    assert mended.told
+    assert answer["id"].tolist() == [1]
+    assert [blob.read_bytes() == table for blob in kept] == [True]
 
 
 def test_what_a_store_says_of_bytes_is_right(bucket: Bucket) -> None:

@@ -12,7 +12,7 @@ from servable.sources.remote_versions import (
     RemoteVersions,
     back_off_s,
 )
-from servable.sources.store import Content, LocalContent, RemoteFile
+from servable.sources.store import Content, Digest, LocalContent, RemoteFile
 from servable.sources.versions import (
     All,
     Latest,
@@ -153,6 +153,78 @@ def test_while_versions_come_faster_than_looks_the_last_but_one_is_fetched() -> 
         fetched += [[n for n, _ in look(versions, there)]]
 
     assert fetched == [[], [1], [2], [3], [4]]
+
+
+def test_what_takes_the_place_of_a_newer_one_is_looked_into_again() -> None:
+    versions = RemoteVersions(Latest(1))
+    look(versions, {1: "a"})
+    look(versions, {1: "a", 2: "a"})
+    look(versions, {1: "a", 2: "a"})
+    found = [look(versions, {1: "b", 2: mark}) for mark in "bcd"]
+
+    assert [[file for _, c in each for file in c.files] for each in found] == [
+        [],
+        [],
+        list(content("b").files),
+    ]
+
+
+def test_what_does_not_load_is_fetched_again_once() -> None:
+    versions = RemoteVersions(Latest(1))
+    fetch(versions, {1: "one"})
+    (first,) = versions.aspire()
+    doubts = [versions.did_not_load(1, first.path)]
+    fetch(versions, {1: "one"})
+    (second,) = versions.aspire()
+    doubts.append(versions.did_not_load(1, second.path))
+    again = look(versions, {1: "one"})
+    fetch(versions, {1: "another"})
+    (third,) = versions.aspire()
+    doubts.append(versions.did_not_load(1, third.path))
+
+    assert doubts == [True, False, True]
+    assert len({first.path, second.path, third.path}) == 3
+    assert again == []
+
+
+def test_what_does_not_load_stays_until_it_has_come_again() -> None:
+    versions = RemoteVersions(Latest(1))
+    fetch(versions, {1: "one"})
+    before = versions.aspire()
+    versions.did_not_load(1, before[0].path)
+
+    assert versions.aspire() == before
+
+
+@pytest.mark.parametrize(
+    ("digest", "place"),
+    [
+        pytest.param(Digest("md5", "0"), "here", id="a hash has told that it is well"),
+        pytest.param(None, "elsewhere", id="it was another content that failed"),
+    ],
+)
+def test_what_need_not_be_fetched_again(digest: Digest | None, place: str) -> None:
+    versions = RemoteVersions(Latest(1))
+    file = RemoteFile("saved_model.pb", 3, "one", digest)
+    found = Content((file,), lambda _file, _start: iter(()), is_whole=True)
+    versions.list_found(versions_among(["1"]))
+    versions.content_found(1, found)
+    versions.fetched(1, found, "here")
+
+    assert not versions.did_not_load(1, place)
+
+
+def test_of_what_comes_again_the_files_with_a_hash_do_not() -> None:
+    files = (
+        RemoteFile("checked", 3, "one", Digest("md5", "0")),
+        RemoteFile("unchecked", 3, "two"),
+    )
+    first = Content(files, lambda _file, _start: iter(()))
+    again = first.afresh()
+
+    assert again.files[0] == first.files[0]
+    assert again.files[1].identity != first.files[1].identity
+    assert again.instead_of == first.identity
 
 
 def test_a_version_that_is_served_is_left_alone() -> None:

@@ -188,6 +188,39 @@ def test_what_cannot_be_fetched_is_told_of_without_secrets(bench: Bench) -> None
     assert told.status_text == "UNAVAILABLE: no route to https://me:…@a.net/c?…"
 
 
+class OfALibrary(Exception):
+    """What a store's library raises when it reaches nobody."""
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"),
+    [
+        pytest.param(
+            OfALibrary("no route"),
+            "UNAVAILABLE: OfALibrary: no route",
+            id="an error of its library is of the line to it",
+        ),
+        pytest.param(
+            KeyError("size"),
+            "UNKNOWN: KeyError: 'size'",
+            id="one of Python is anything",
+        ),
+    ],
+)
+def test_what_is_told_of_a_version_whose_store_is_down(
+    problem: Exception, status: str, bench: Bench
+) -> None:
+    bench.store().unreadable = [problem] * 100
+    bench.serve(monitor())
+    for _ in range(6):
+        bench.go_on()
+        bench.clock.advance(60.0)
+
+    (told,) = [data.error for data in bench.target.calls[-1][1]]
+    assert told
+    assert told.status_text == status
+
+
 def test_a_store_that_is_down_is_asked_less_and_less_often(bench: Bench) -> None:
     bench.store().broken = [ConnectionError("refused")] * 100
     bench.serve(monitor())

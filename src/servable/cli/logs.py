@@ -22,6 +22,8 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 _QUEUE_LINES: Final = 10_000
+# Libraries that stores are asked with, and that tell of each request they make.
+_TELL_OF_REQUESTS: Final = ("httpx", "httpx2", "azure")
 _LETTERS: Final = {
     logging.DEBUG: "D",
     logging.INFO: "I",
@@ -155,6 +157,9 @@ def set_up(log_format: str, log_level: str, stream: TextIO) -> QueueingHandler:
     """
     Send all logging of this process to *stream*; finished when the process ends.
 
+    Of what libraries tell of their requests it has only what is wrong, unless the level
+    is "debug".
+
     Raises:
         ValueError: There is no such format or level.
     """
@@ -167,6 +172,11 @@ def set_up(log_format: str, log_level: str, stream: TextIO) -> QueueingHandler:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[log_level])
+    if log_level != "debug":
+        for name in _TELL_OF_REQUESTS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        # It sets its own level, and writes of each new attempt past this log.
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     atexit.register(handler.finish, 2.0)
     return handler
 

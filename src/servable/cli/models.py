@@ -16,14 +16,14 @@ from servable.cli.client_options import client_options
 from servable.cli.status_line import StatusLine
 from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
-from servable.errors import Code
+from servable.errors import Code, NotFound
+from servable.sources.urls import scheme_of
 
 if TYPE_CHECKING:
     from servable.client import Client
 
 Connect = Callable[[], "Client"]
 
-_FAILED: Final = 1
 _LOOK_S: Final = 0.1
 _TELL_AGAIN_S: Final = 10.0
 
@@ -47,14 +47,13 @@ def list_(*, name: str | None, as_json: bool, connect: Connect, **_: Any) -> Non
     """Show all models, or the one called NAME: versions, states, who answers."""
     with connect() as client:
         found = client.administration.models(name or "")
+        if name and not found:
+            raise NotFound(f"There is no model {name}")
     if as_json:
         response = administration_pb2.ListModelsResponse(models=found)
         click.echo(json_format.MessageToJson(response, descriptor_pool=POOL))
     else:
         _show(found)
-    if name and not found:
-        click.echo(f"There is no model {name}.", err=True)
-        sys.exit(_FAILED)
 
 
 @models.command()
@@ -130,7 +129,8 @@ def reload(*, config: str | None, connect: Connect, **_: Any) -> None:
         try:
             text = Path(config).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"{config}: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise click.UsageError(f"{config}: {why}") from None
         client.reload_config(text)
         click.echo(f"{config} is in force")
 
@@ -198,9 +198,8 @@ def _config(
         raise click.UsageError(
             "Of --version-policy, --pin, --canary and --shadow one can be given."
         )
-    path = base_path if "://" in base_path else os.path.abspath(base_path)  # noqa: PTH100
     config = model_server_config_pb2.ModelConfig(
-        name=name, base_path=path, model_platform=platform
+        name=name, base_path=_as_meant_here(base_path), model_platform=platform
     )
     if version_policy is not None:
         _set_version_policy(config, version_policy)
@@ -214,6 +213,16 @@ def _config(
     if shadow is not None:
         config.servable.shadow.percent = shadow
     return config
+
+
+def _as_meant_here(base_path: str) -> str:
+    """
+    Return *base_path* as the server is to take it, which runs in another directory.
+
+    One that is complete stays as it is written: what may be in it is for the server.
+    """
+    is_complete = scheme_of(base_path) != "file" or base_path.startswith("/")
+    return base_path if is_complete else os.path.abspath(base_path)  # noqa: PTH100
 
 
 def _set_version_policy(config: model_server_config_pb2.ModelConfig, text: str) -> None:

@@ -17,6 +17,8 @@ _DEFAULTS: Final[dict[str, int | bool]] = {
     "rest_api_extensions": True,
     "wait_for_models": False,
 }
+# Whose base paths say behind the model's name which version or directory is meant.
+_MLFLOW: Final = frozenset({"models", "mlflow", "mlflow+https"})
 SERVE_FLAGS: Final[tuple[Flag, ...]] = tuple(
     dataclasses.replace(flag, default=_DEFAULTS[flag.name])
     if flag.name in _DEFAULTS
@@ -100,10 +102,16 @@ def with_directories(parsed: ParsedFlags) -> ParsedFlags:
 def _with_base_path(parsed: ParsedFlags, base_path: str) -> ParsedFlags:
     values = dict(parsed.values) | {"model_base_path": base_path}
     if "model_name" not in parsed.given:
-        last = base_path.partition("?")[0].rstrip("/").rpartition("/")[2]
-        # Behind `#` is the model in a database.
-        values["model_name"] = last.rpartition("#")[2]
+        values["model_name"] = _name_in(base_path)
     return dataclasses.replace(parsed, values=values)
+
+
+def _name_in(base_path: str) -> str:
+    place, _, behind = base_path.partition("?")[0].partition("#")
+    last = place.rstrip("/").rpartition("/")[2]
+    if scheme_of(base_path) in _MLFLOW:
+        return last.partition("@")[0]
+    return behind or last  # which in a database is the model
 
 
 @click.command(

@@ -29,7 +29,7 @@ from servable.core.loader import Loader, shared_resources
 from servable.core.loader_harness import RetryPolicy
 from servable.core.progress import ProgressBoard
 from servable.core.resources import ResourcePool
-from servable.core.servable_data import ServableData
+from servable.core.servable_data import FailedLoad, ServableData
 from servable.core.servable_id import ServableId
 from servable.core.servable_state import ManagerState, ServableState
 from servable.core.servable_stream import (
@@ -95,6 +95,8 @@ class AspiredVersionsManager:
         self._unload_pool = unload_pool or new_unload_pool(0)
         self._clock = clock
         self.progress = ProgressBoard(clock)
+        # Written by the manager's thread only.
+        self._failed_loads: dict[ServableId, FailedLoad] = {}
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         # By stream; what is aspired gets it before it is queued.
         self._generations: dict[str, int] = {}
@@ -116,6 +118,10 @@ class AspiredVersionsManager:
     def start(self) -> None:
         """Begin to act; what was aspired before is done now."""
         self._thread.start()
+
+    def failed_load(self, servable_id: ServableId) -> FailedLoad | None:
+        """Return how the last load of a version failed, None unless it did."""
+        return self._failed_loads.get(servable_id)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """
@@ -203,6 +209,7 @@ class AspiredVersionsManager:
                 self._holding.discard(servable_id)
                 manager_log.log_load(servable_id, error)
                 stream = self._stream(servable_id.name)
+                self._note_end(stream, servable_id, error)
                 self._carry_out(stream.load_finished(servable_id, error, now))
                 self._forget_if_empty(servable_id.name)
             case _UnloadFinished(servable_id, error):
@@ -259,8 +266,24 @@ class AspiredVersionsManager:
             self._streams[name] = stream
         return self._streams[name]
 
+    def _note_end(
+        self,
+        stream: ServableStream,
+        servable_id: ServableId,
+        error: ServingError | None,
+    ) -> None:
+        if error is None:
+            self._failed_loads.pop(servable_id, None)
+        else:
+            attempt = stream.attempt_of(servable_id)
+            self._failed_loads[servable_id] = FailedLoad(attempt, error)
+
     def _forget_if_empty(self, name: str) -> None:
-        if self._streams[name].is_empty:
+        stream = self._streams[name]
+        for failed in [i for i in self._failed_loads if i.name == name]:
+            if not stream.manages(failed):
+                del self._failed_loads[failed]
+        if stream.is_empty:
             del self._streams[name]
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:

@@ -32,3 +32,17 @@ class ServableData(Generic[T_co]):
     def __post_init__(self) -> None:
         if (self.data is None) == (self.error is None):
             raise ValueError(f"{self.id} needs either data or an error")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """
+    A load that failed last time, for the Source that the version comes from.
+
+    Attributes:
+        attempt: what the version was aspired with.
+        error: why it is not loaded.
+    """
+
+    attempt: Hashable
+    error: ServingError

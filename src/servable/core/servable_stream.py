@@ -6,7 +6,7 @@ knows of other streams; AspiredVersionsManager does all that.  The order of the
 effects is the order in which they must be carried out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -129,6 +129,14 @@ class ServableStream:
     def versions(self) -> list[VersionSnapshot]:
         """All versions that are managed, lowest first."""
         return [self._harnesses[i].snapshot for i in sorted(self._harnesses)]
+
+    def manages(self, servable_id: ServableId) -> bool:
+        """Return whether a version is managed."""
+        return servable_id in self._harnesses
+
+    def attempt_of(self, servable_id: ServableId) -> Hashable:
+        """Return what a managed version was aspired with; see ServableData."""
+        return self._harnesses[servable_id].attempt
 
     @property
     def is_empty(self) -> bool:

@@ -7,12 +7,12 @@ aspires it again when its files have come to rest.
 """
 
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from servable.core.loader import Loader, shared_resources
-from servable.core.progress import progress_of
+from servable.core.loader import Loader
 from servable.errors import Unavailable
+from servable.platforms.loader_around import LoaderAround
 
 _Files: TypeAlias = Mapping[str, tuple[int, int]]
 
@@ -22,7 +22,7 @@ _MAX_FILES: Final = 10_000
 _COMPILED: Final = "__pycache__"
 
 
-class SteadyLoader:
+class SteadyLoader(LoaderAround):
     """
     A Loader that fails when the files at a path change while it loads; see Loader.
 
@@ -32,21 +32,9 @@ class SteadyLoader:
     """
 
     def __init__(self, new_loader: Callable[[], Loader], path: str) -> None:
+        super().__init__(new_loader())
         self._new_loader = new_loader
-        self._loader = new_loader()
         self._path = path
-
-    def estimate_resources(self) -> int:
-        """Return what the loader estimates."""
-        return self._loader.estimate_resources()
-
-    def shared_resources(self) -> Mapping[Hashable, int]:
-        """Return what the loader has in common with others."""
-        return shared_resources(self._loader)
-
-    def progress(self) -> str:
-        """Return how far the loader says that it is."""
-        return progress_of(self._loader)
 
     def load(self) -> None:
         """
@@ -62,17 +50,6 @@ class SteadyLoader:
             self._loader.unload()
             self._loader = self._new_loader()
             raise Unavailable(f"The files at {self._path} changed while they were read")
-
-    def servable(self) -> object:
-        """Return what the loader has loaded."""
-        return self._loader.servable()
-
-    def unload(self) -> None:
-        """Unload."""
-        self._loader.unload()
-
-    def __repr__(self) -> str:
-        return f"<SteadyLoader {self._loader!r}>"
 
 
 def _files_below(path: str) -> _Files:

@@ -8,16 +8,16 @@ be loaded; should it succeed all the same, what it has loaded is let go of.
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 
-from servable.core.loader import Loader, shared_resources
-from servable.core.progress import progress_of
+from servable.core.loader import Loader
 from servable.errors import DeadlineExceeded
+from servable.platforms.loader_around import LoaderAround
 
 _logger = logging.getLogger(__name__)
 
 
-class TimedLoader:
+class TimedLoader(LoaderAround):
     """
     A Loader that fails when a load takes too long; see Loader.
 
@@ -27,21 +27,9 @@ class TimedLoader:
     """
 
     def __init__(self, new_loader: Callable[[], Loader], limit_s: float) -> None:
+        super().__init__(new_loader())
         self._new_loader = new_loader
-        self._loader = new_loader()
         self._limit_s = limit_s
-
-    def estimate_resources(self) -> int:
-        """Return what the loader estimates."""
-        return self._loader.estimate_resources()
-
-    def shared_resources(self) -> Mapping[Hashable, int]:
-        """Return what the loader has in common with others."""
-        return shared_resources(self._loader)
-
-    def progress(self) -> str:
-        """Return how far the loader says that it is."""
-        return progress_of(self._loader)
 
     def load(self) -> None:
         """
@@ -63,17 +51,6 @@ class TimedLoader:
         thread.join()
         if load.error is not None:
             raise load.error
-
-    def servable(self) -> object:
-        """Return what the loader has loaded."""
-        return self._loader.servable()
-
-    def unload(self) -> None:
-        """Unload."""
-        self._loader.unload()
-
-    def __repr__(self) -> str:
-        return f"<TimedLoader {self._loader!r}>"
 
 
 class _Load:

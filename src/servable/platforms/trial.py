@@ -15,15 +15,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from servable.core.loader import Loader, shared_resources
+from servable.core.loader import Loader
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import Code, DeadlineExceeded, Internal, from_code
+from servable.platforms.loader_around import LoaderAround
 from servable.platforms.platform import Platform
 
 _logger = logging.getLogger(__name__)
@@ -143,36 +144,17 @@ class TrialPlatform:
         )
 
 
-class TrialLoader:
+class TrialLoader(LoaderAround):
     """A Loader that loads only what another process has loaded; see Loader."""
 
     def __init__(self, loader: Loader, try_first: Callable[[], None]) -> None:
-        self._loader = loader
+        super().__init__(loader)
         self._try_first = try_first
-
-    def estimate_resources(self) -> int:
-        """Return what the loader estimates; the other process is gone by then."""
-        return self._loader.estimate_resources()
-
-    def shared_resources(self) -> Mapping[Hashable, int]:
-        """Return what the loader has in common with others."""
-        return shared_resources(self._loader)
 
     def load(self) -> None:
         """Try, and then load; raises what either fails with."""
         self._try_first()
         self._loader.load()
-
-    def servable(self) -> object:
-        """Return what the loader has loaded."""
-        return self._loader.servable()
-
-    def unload(self) -> None:
-        """Unload."""
-        self._loader.unload()
-
-    def __repr__(self) -> str:
-        return f"<TrialLoader {self._loader!r}>"
 
 
 def last_line(words: str) -> str:

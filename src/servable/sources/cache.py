@@ -108,6 +108,11 @@ class ModelCache:
                 raise ResourceExhausted(f"The model cache is full: {exc}") from exc
             raise
 
+    def discard(self, identity: str) -> None:
+        """Remove the version of that identity, unless somebody uses it; "" is none."""
+        if identity and os.path.exists(self._path("versions", identity)):
+            self._remove_unused("versions", identity)
+
     def used_bytes(self) -> int:
         """Return how many bytes it holds.  Reads directories."""
         sizes: dict[int, int] = {}

@@ -23,6 +23,7 @@ def database_source(options: SourceOptions) -> StoreSource:
         options.cache,
         options.poll_wait_s,
         is_available=options.is_available,
+        failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),

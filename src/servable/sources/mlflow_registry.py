@@ -38,6 +38,7 @@ _CHUNK_BYTES: Final = 4 << 20
 _SAVED_MODEL: Final = "saved_model.pb"
 _MAX_FILES: Final = 100_000
 _MISSING: Final = 404
+_BAD_REQUEST: Final = 400
 _PARTIAL_CONTENT: Final = 206
 _making: Final = threading.Lock()  # functools.cache may make two for two threads
 
@@ -49,6 +50,7 @@ def mlflow_source(options: SourceOptions) -> StoreSource:
         options.cache,
         options.poll_wait_s,
         is_available=options.is_available,
+        failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
         check=_check,
@@ -170,6 +172,8 @@ class MlflowStore:
         answer = self._get(
             f"{_API}/registered-models/alias",
             {"name": self._model.name, "alias": self._model.alias},
+            # The second is for a model that is there, and has no such alias.
+            missing=(_MISSING, _BAD_REQUEST),
         )
         return [answer["model_version"]]
 
@@ -210,9 +214,11 @@ class MlflowStore:
                     yield chunk[skip:]
                 skip = max(skip - len(chunk), 0)
 
-    def _get(self, url: str, parameters: dict[str, str]) -> dict[str, Any]:
+    def _get(
+        self, url: str, parameters: dict[str, str], missing: Sequence[int] = (_MISSING,)
+    ) -> dict[str, Any]:
         answer = self._client.get(url, params=parameters)
-        if answer.status_code == _MISSING:
+        if answer.status_code in missing:
             raise FileNotFoundError(self._model.name)
         if not answer.is_success:
             raise Unavailable(f"MLflow answered {answer.status_code} for {url}")

@@ -25,8 +25,12 @@ def check_base_path(base_path: str, roots: Sequence[str]) -> None:
     """
     if not roots:
         return
-    is_plain = ".." not in base_path.split("?")[0].split("/")
-    if not is_plain or not any(_is_below(base_path, root) for root in roots):
+    if ".." in base_path.split("?")[0].split("/"):
+        raise PermissionDenied(
+            f"Base path {redacted(base_path)} has a part `..`, and where there are "
+            "--model_roots it may not"
+        )
+    if not any(_is_below(base_path, root) for root in roots):
         raise PermissionDenied(
             f"Base path {redacted(base_path)} is not below one of --model_roots"
         )

@@ -32,6 +32,7 @@ def object_store_source(options: SourceOptions) -> StoreSource:
         options.cache,
         options.poll_wait_s,
         is_available=options.is_available,
+        failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),

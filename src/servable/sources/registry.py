@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from servable import plugins
 from servable.core.loader import Loader
 from servable.core.progress import ProgressBoard
+from servable.core.servable_data import FailedLoad
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
@@ -32,6 +33,7 @@ class SourceOptions:
             configuration, and less than 0 never.
         cache: where what is not on this machine is fetched to.
         is_available: whether requests can be sent to a version.
+        failed_load: how the last load of a version failed, None unless it did.
         model_roots: below which of them local files may be; anywhere if empty.
         record_fetch: is told of what was fetched, for metrics.
         progress: is told of what is being fetched, for people.
@@ -43,6 +45,7 @@ class SourceOptions:
     model_roots: tuple[str, ...] = ()
     record_fetch: Callable[[Fetched], None] = lambda _: None
     progress: ProgressBoard = field(default_factory=ProgressBoard)
+    failed_load: Callable[[ServableId], FailedLoad | None] = lambda _: None
 
 
 class ServableSource(Protocol):

@@ -26,6 +26,7 @@ class _Version:
 
     Attributes:
         content: what it consisted of at the last look into it.
+        looked_at: the number of that look.
         is_settled: nobody is writing it any more.
         is_claimed: a publisher has said that it is not done with it.
         path: where it was fetched to, None while it was not.
@@ -36,6 +37,7 @@ class _Version:
     """
 
     content: Content | LocalContent | None = None
+    looked_at: int = 0
     is_settled: bool = False
     is_claimed: bool = False
     path: str | None = None
@@ -43,6 +45,11 @@ class _Version:
     failures: int = 0
     error: ServingError | None = None
     retry_at: float = 0.0
+
+    @property
+    def came_before(self) -> str:
+        """The identity of what was there when it did not load; "" if it has not."""
+        return self.content.instead_of if isinstance(self.content, Content) else ""
 
     @property
     def is_fetched(self) -> bool:
@@ -73,6 +80,7 @@ class RemoteVersions:
     _versions: dict[int, _Version] = field(default_factory=dict)
     _listed: tuple[int, ...] = ()
     _told: tuple[int, ...] = ()
+    _looks: int = 0
 
     def list_found(self, listing: Listing) -> None:
         """
@@ -83,20 +91,21 @@ class RemoteVersions:
         """
         self.policy.choose(listing.versions)
         self._listed = tuple(sorted(listing.versions))
+        self._looks += 1
 
     def to_look_into(self, is_available: Callable[[int], bool]) -> list[int]:
         """
         Return the versions whose content matters now.
 
-        Those are the ones that are wanted, and those that are not settled; one that
-        is served is left alone.
+        Those are the ones that are wanted, also in place of others that are not
+        settled, and those that are not; one that is served is left alone.
         """
         unsettled = {
             number
             for number, version in self._versions.items()
             if number in self._listed and not version.is_settled
         }
-        wanted = {*self._choose(self._published()), *unsettled}
+        wanted = {*self._choose(self._published()), *self._wanted(), *unsettled}
         return sorted(
             number
             for number in wanted
@@ -106,15 +115,34 @@ class RemoteVersions:
     def content_found(self, number: int, content: Content | LocalContent) -> None:
         """Take *content* as what the version consists of now."""
         known = self._versions.setdefault(number, _Version())
+        if isinstance(content, Content) and known.came_before == content.identity:
+            content = content.afresh()
         is_same = known.content and known.content.identity == content.identity
         is_whole = isinstance(content, LocalContent) or content.is_whole
         known.is_claimed = isinstance(content, Content) and content.is_claimed
-        known.is_settled = (is_whole or bool(is_same)) and not known.is_claimed
-        known.content = content
+        is_at_rest = is_same and known.looked_at == self._looks - 1
+        known.is_settled = (is_whole or bool(is_at_rest)) and not known.is_claimed
+        known.content, known.looked_at = content, self._looks
         if not is_same:
             known.failures, known.error, known.retry_at = 0, None, 0.0
         if isinstance(content, LocalContent):
             known.path, known.fetched = content.path, content.identity
+
+    def did_not_load(self, number: int, path: object) -> bool:
+        """
+        Note that what is at *path* does not load; return whether to fetch it again.
+
+        That is so where the store tells no hash of some file, which may have come
+        corrupt; and once, as what comes like that twice is like that.
+        """
+        known = self._versions.get(number)
+        if known is None or known.path != path or not known.is_fetched:
+            return False
+        content = known.content
+        if not isinstance(content, Content) or content.is_checked or content.instead_of:
+            return False
+        known.content = content.afresh()
+        return True
 
     def to_fetch(self, now: float) -> list[tuple[int, Content]]:
         """Return what is settled and wanted and was not fetched yet, best first."""
@@ -123,6 +151,7 @@ class RemoteVersions:
             for number in self._wanted()
             if isinstance(content := self._versions[number].content, Content)
             and not self._versions[number].is_fetched
+            and self._versions[number].looked_at == self._looks
             and self._versions[number].retry_at <= now
         ]
 

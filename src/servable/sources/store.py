@@ -5,6 +5,7 @@ A store lists, and reads what is listed.  When that is done, what is fetched and
 it is kept is decided elsewhere: in `remote_versions`, `store_source` and `cache`.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -71,12 +72,29 @@ class Content:
         read: how to read one.
         is_whole: it was published at once, so that one look is enough.
         is_archive: the one file is a tar archive of the version.
+        instead_of: the identity of the same content, as it came before; see `afresh`.
     """
 
     files: tuple[RemoteFile, ...]
     read: Read
     is_whole: bool = False
     is_archive: bool = False
+    instead_of: str = ""
+
+    def afresh(self) -> "Content":
+        """Return the same as another content, of which nothing unchecked came yet."""
+        files = (
+            file
+            if file.digest
+            else dataclasses.replace(file, identity=f"{file.identity} afresh")
+            for file in self.files
+        )
+        return dataclasses.replace(self, files=tuple(files), instead_of=self.identity)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the store tells a hash of every file."""
+        return all(file.digest for file in self.files)
 
     @property
     def identity(self) -> str:

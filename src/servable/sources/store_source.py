@@ -18,12 +18,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from servable.core.progress import ProgressBoard
-from servable.core.servable_data import ServableData
+from servable.core.servable_data import FailedLoad, ServableData
 from servable.core.servable_id import ServableId
 from servable.core.source import Target
 from servable.core.storage_path import StoragePath
 from servable.core.worker_pool import Pool, WorkerPool
-from servable.errors import Cancelled, NotFound, ServingError, from_code, from_exception
+from servable.errors import (
+    Cancelled,
+    Code,
+    NotFound,
+    ServingError,
+    Unavailable,
+    from_code,
+    from_exception,
+)
 from servable.sources.cache import Fetching, Lease, ModelCache
 from servable.sources.remote_versions import RemoteVersions, back_off_s
 from servable.sources.store import Content, Fetched, LocalContent, VersionStore
@@ -41,6 +49,16 @@ _LOOKS_AT_A_TIME: Final = 4  # in one place, and in all together
 _FETCHES_AT_A_TIME: Final = 4
 _PROGRESS_EVERY_S: Final = 10.0
 _MIB: Final = 1 << 20
+# What loads fail with, whatever is in the files.
+_NOT_OF_THE_FILES: Final = frozenset(
+    {
+        Code.CANCELLED,
+        Code.DEADLINE_EXCEEDED,
+        Code.PERMISSION_DENIED,
+        Code.RESOURCE_EXHAUSTED,
+        Code.UNAVAILABLE,
+    }
+)
 
 
 class StoreSource:
@@ -57,6 +75,7 @@ class StoreSource:
         poll_wait_s: seconds between two looks; 0 looks until what is wanted was
             fetched, and again after each change of the config; less than 0 never.
         is_available: whether requests can be sent to a version.
+        failed_load: how the last load of a version failed, None unless it did.
         check: raises a ServingError for a servable that can never be looked at.
         record: is told of what became of each fetch.
         progress: is told of what is being fetched.
@@ -71,6 +90,7 @@ class StoreSource:
         poll_wait_s: float = 1.0,
         *,
         is_available: Callable[[ServableId], bool] = lambda _: False,
+        failed_load: Callable[[ServableId], FailedLoad | None] = lambda _: None,
         check: Callable[[ServableToMonitor], None] = lambda _: None,
         record: Callable[[Fetched], None] = lambda _: None,
         progress: ProgressBoard | None = None,
@@ -83,6 +103,7 @@ class StoreSource:
         self._cache = cache
         self._poll_wait_s = poll_wait_s
         self._is_available = is_available
+        self._failed_load = failed_load
         self._check = check
         self._record = record
         self._progress = progress or ProgressBoard()
@@ -280,6 +301,7 @@ class StoreSource:
             monitor.failed_looks = 0
             for number, content in found.contents.items():
                 monitor.versions.content_found(number, content)
+                self._doubt_what_failed(monitor, number)
             for number, error in found.errors.items():
                 if monitor.versions.failed(number, error, now) == 1:
                     self._log_failure(monitor, number, error)
@@ -288,6 +310,20 @@ class StoreSource:
             if found.listing.versions or not self._always_present:
                 self._announce(monitor)
             monitor.look_at = self._next_look(monitor, now)
+
+    def _doubt_what_failed(self, monitor: "_Monitor", number: int) -> None:
+        """Have a version fetched again if it does not load and may be corrupt."""
+        name = monitor.servable.servable_name
+        failed = self._failed_load(ServableId(name, number))
+        if failed is None or failed.error.code in _NOT_OF_THE_FILES:
+            return
+        if monitor.versions.did_not_load(number, failed.attempt):
+            _log.warning(
+                "Version %d of servable %s does not load, and may have come corrupt: "
+                "its store tells no hash of some of its files. It is fetched once more",
+                number,
+                name,
+            )
 
     def _next_look(self, monitor: "_Monitor", now: float) -> float | None:
         if not self._poll_wait_s and monitor.versions.is_done:
@@ -347,6 +383,8 @@ class StoreSource:
                 monitor.versions.put_off(number, retry_at)
                 self._log_failure(monitor, number, error)
             self._announce(monitor)
+        if lease:  # and what it was fetched instead of is let go
+            self._cache.discard(fetch.content.instead_of)
 
     def _log_failure(
         self, monitor: "_Monitor", number: int, error: ServingError
@@ -540,9 +578,17 @@ class _Fetch(Fetching):
 
 
 def _what_failed(exc: BaseException) -> ServingError:
-    """Return *exc* as what everybody may be told: one line, without secrets."""
+    """
+    Return *exc* as what everybody may be told: one line, without secrets.
+
+    Stores raise what their library does when they cannot be reached; only what Python
+    itself raises may be anything.
+    """
     while not str(exc) and exc.__cause__ is not None:
         exc = exc.__cause__  # fsspec says no more of what took too long
     error = from_exception(exc)
+    is_of_python = type(exc).__module__ == "builtins"
+    if error.code is Code.UNKNOWN and error is not exc and not is_of_python:
+        error = Unavailable(error.message)
     lines = redacted_text(error.message).splitlines() or [type(exc).__name__]
     return from_code(error.code, lines[0][:300])

@@ -119,7 +119,8 @@ def load(payload: Mapping[str, Any]) -> tuple[Hosted, int]:
         payload: `factory` ("module:attribute") makes the model of `arguments`, `path`
             is its version directory, and `import_path` has where else to import
             from; `memory_limit_bytes` holds from here on; with `inner`, a
-            SignatureDefMap in hexadecimal, it is a Transform.
+            SignatureDefMap in hexadecimal, it is a Transform.  `is_debugged` says
+            that the traceback of a load that fails is to be written.
 
     Raises:
         ServingError: it cannot be loaded.
@@ -189,11 +190,12 @@ def main(arguments: list[str]) -> None:
     hello = frames.read(stream)
     if hello is None:
         return
+    payload = json.loads(bytes(hello))
     try:
-        hosted, threads = load(json.loads(bytes(hello)))
+        hosted, threads = load(payload)
         pieces = frames.ready(to_signature_def_map(hosted.signatures), threads)
     except BaseException as error:  # noqa: BLE001 - models raise what they like
-        traceback.print_exc()
+        _tell_why_not_loaded(error, payload)
         failure = _load_error(error)
         pieces = frames.not_ready(failure.code, failure.message)
         hosted = None
@@ -211,6 +213,23 @@ def _limit_memory(limit_bytes: int) -> None:
         if hard != resource.RLIM_INFINITY:
             limit_bytes = min(limit_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def _tell_why_not_loaded(error: BaseException, payload: Mapping[str, Any]) -> None:
+    """
+    Write where a load failed, which the status does not tell.
+
+    Who refuses with an error of this package has said all in words.
+    """
+    if payload["is_debugged"]:
+        traceback.print_exc()
+    elif not isinstance(error, ServingError):
+        found = traceback.extract_tb(error.__traceback__)
+        of_model = [f for f in found if f.filename.startswith(payload["path"])]
+        last = (of_model or found)[-1]
+        place = f"{os.path.basename(last.filename)}, line {last.lineno}, in {last.name}"
+        # What is written there is in the server's log.
+        print(f"{place}: {described(error)}", file=sys.stderr)  # noqa: T201
 
 
 def _load_error(error: BaseException) -> ServingError:

@@ -6,6 +6,7 @@ one whose models bring their code along, and needs the server's leave.
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, NotFound, from_exception
 from servable.platforms.platform import ChoosesBatching, PlatformOptions
 from servable.platforms.warmup import ModelWarmup
+
+_logger = logging.getLogger(__name__)
 
 MODEL_FILE: Final = "model.py"
 # The package may be where an interpreter does not look by itself.
@@ -149,6 +152,7 @@ def start_worker(
         "path": path,
         "arguments": dict(arguments),
         "memory_limit_bytes": memory_limit_bytes,
+        "is_debugged": _logger.isEnabledFor(logging.DEBUG),
         # What this process can import, that one can; but not from where it was started.
         "import_path": [os.path.abspath(entry) for entry in sys.path if entry],
     }
