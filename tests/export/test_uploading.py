@@ -1,7 +1,7 @@
 """Versions in object stores and databases."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,6 +133,38 @@ def test_what_killed_publishers_left_is_deleted_after_a_day(
         store.store[claim].modified = datetime.now(UTC) - age
 
     assert upload(model, URL) == f"{URL}/3"
+
+    names = sorted(Path(path).name for path in store.ls("/bucket/models/m", False))
+    assert names == ["2", "3"]
+
+
+@pytest.mark.parametrize("deletions", [0, 1, 2, 3])
+def test_a_version_half_deleted_is_none_and_goes_after_a_day(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
+) -> None:
+    """Whatever a publisher that was killed has deleted of an old version."""
+    upload(model, URL)
+    left = iter(range(deletions))
+
+    def until_killed(delete: Callable[..., None]) -> Callable[..., None]:
+        def remove(self: Any, path: str, **options: Any) -> None:
+            if "/m/1" in path and next(left, None) is None:
+                raise KeyboardInterrupt
+            delete(self, path, **options)
+
+        return remove
+
+    with monkeypatch.context() as killed:
+        for name in ("rm_file", "rm"):
+            killed.setattr(type(store), name, until_killed(getattr(type(store), name)))
+        with pytest.raises(KeyboardInterrupt):
+            upload(model, URL, keep=1)
+
+    assert ObjectStore(URL).content("1").is_claimed
+
+    for path in store.glob("/bucket/models/m/1/.servable-*"):
+        store.store[path].modified -= timedelta(hours=25)
+    upload(model, URL, keep=2)
 
     names = sorted(Path(path).name for path in store.ls("/bucket/models/m", False))
     assert names == ["2", "3"]

@@ -8,8 +8,9 @@ its claim, where the version will be, and then looks whether it is alone there. 
 the later one sees the other, in stores that list what has been written; who is not
 alone takes its claim back, and looks for a number again a little later.
 
-The claim goes when the version is whole.  Servers take none up that is claimed, and
-what a publisher that was killed has left is claimed until a later one deletes it.
+The claim goes when the version is whole, and who deletes a version claims it first.
+Servers take none up that is claimed, and what a publisher that was killed has left,
+half written or half deleted, is claimed until a later one deletes it.
 
 TensorFlow is not needed; fsspec and the package of the store's scheme are.
 """
@@ -146,11 +147,7 @@ def _claim(
 
 
 def _versions(filesystem: Any, root: str) -> dict[int, str]:
-    try:
-        paths = filesystem.ls(root, detail=False)
-    except FileNotFoundError:
-        return {}
-    names = [PurePosixPath(path).name for path in paths]
+    names = _names(filesystem, root)
     return {int(n): n for n in names if n.isascii() and n.isdecimal()}
 
 
@@ -176,12 +173,12 @@ def _put(filesystem: Any, source: Path, target: str, claim: str) -> None:
 
 
 def _delete_all_but(keep: int, filesystem: Any, root: str, published: int) -> None:
-    """Delete old versions; those without a graph may be somebody's who is at it."""
-    whole = [
-        (number, f"{root}/{name}")
-        for number, name in sorted(_versions(filesystem, root).items())
-        if any(filesystem.exists(f"{root}/{name}/{graph}") for graph in GRAPH_FILES)
-    ]
+    """Delete old versions; those that are claimed are somebody's who is at it."""
+    whole = []
+    for number, name in sorted(_versions(filesystem, root).items()):
+        names = _names(filesystem, f"{root}/{name}")
+        if names & set(GRAPH_FILES) and not any(n.startswith(_CLAIM) for n in names):
+            whole.append((number, f"{root}/{name}"))
     for number, path in whole[:-keep]:
         if number != published:
             _delete(filesystem, path)
@@ -200,9 +197,19 @@ def _delete_abandoned(filesystem: Any, root: str) -> None:
 
 
 def _delete(filesystem: Any, version: str) -> None:
-    """Delete a version, its graph first, so that nobody takes the rest for one."""
-    for name in GRAPH_FILES:
-        if filesystem.exists(f"{version}/{name}"):
-            filesystem.rm_file(f"{version}/{name}")
-    if filesystem.exists(version):
+    """Delete a version, claimed until nothing else is left of it."""
+    filesystem.pipe_file(f"{version}/{_CLAIM}{uuid.uuid4().hex}", b"")
+    for path in filesystem.find(version):
+        if not PurePosixPath(path).name.startswith(_CLAIM):
+            with contextlib.suppress(FileNotFoundError):  # another publisher did
+                filesystem.rm_file(path)
+    with contextlib.suppress(FileNotFoundError):
         filesystem.rm(version, recursive=True)
+
+
+def _names(filesystem: Any, directory: str) -> set[str]:
+    try:
+        paths = filesystem.ls(directory, detail=False)
+    except FileNotFoundError:
+        return set()
+    return {PurePosixPath(path).name for path in paths}
