@@ -465,6 +465,7 @@ def test_a_signature_that_cannot_be_run_is_no_difference(made: Any, base: Path) 
 
     assert run_diff(base / "from_graph", broken) == (
         2,
+        "no answers were compared: there are no requests\n"
         f"{broken}: signature 'serving_default', output 'y': "
         "tensor 'nowhere:0' is not in the graph\n",
     )
@@ -489,6 +490,21 @@ def test_what_is_no_model_has_no_difference(tmp_path: Path) -> None:
         saved_model_pb2.SavedModel().SerializeToString()
     )
 
-    code, output = run_diff(tmp_path / "nowhere", tmp_path)
+    nowhere = tmp_path / "nowhere"
 
-    assert (code, output) == (2, f"{tmp_path / 'nowhere'} does not exist\n")
+    assert run_diff(nowhere, tmp_path) == (2, f"{nowhere} does not exist\n")
+    assert run_diff(tmp_path, tmp_path, "--requests", nowhere) == (
+        2,
+        f"{nowhere} cannot be read: No such file or directory\n",
+    )
+    assert run_diff(tmp_path, tmp_path, "--atol", "nan") == (
+        2,
+        "atol must be 0 or more: nan\n",
+    )
+
+
+def test_that_nothing_was_asked_is_told(made: Any, base: Path) -> None:
+    del made
+    model, told = base / "from_graph", "no answers were compared: there are no requests"
+
+    assert run_diff(model, model) == (0, f"{told}\n")

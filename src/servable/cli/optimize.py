@@ -24,7 +24,9 @@ _FAILED: Final = 1
     help="Requests that both have to answer the same, in a TFRecord file as warm-up "
     "has it; by default those that come with MODEL.",
 )
-@click.option("--rtol", default=1e-3, show_default=True, help="Relative tolerance.")
+@click.option(
+    "--rtol", default=1e-3, show_default=True, help="Relative tolerance, for floats."
+)
 @click.option("--atol", default=1e-4, show_default=True, help="Absolute tolerance.")
 def optimize(
     model: Path, out: Path, requests: Path | None, rtol: float, atol: float

@@ -14,7 +14,7 @@ from servable.apis import prediction_log_pb2
 from servable.client.examples import make_examples
 from servable.client.signatures import shape_text
 from servable.client.tensors import make_tensor_proto
-from servable.errors import DataLoss, InvalidArgument, from_exception
+from servable.errors import DataLoss, InvalidArgument, NotFound
 from servable.platforms.tfrecord import frame, read_records
 from servable.platforms.warmup import FILE as WARMUP_FILE
 from servable.platforms.warmup import MAX_RECORDS
@@ -118,7 +118,7 @@ def read_logs(path: Path) -> list[Log]:
 
     Raises:
         DataLoss: it is no such file.
-        ServingError: it cannot be read.
+        NotFound: it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -128,7 +128,7 @@ def read_logs(path: Path) -> list[Log]:
     except DataLoss as exc:
         raise DataLoss(f"{path} is no TFRecord file: {exc.message}") from None
     except OSError as exc:
-        raise from_exception(exc) from exc
+        raise NotFound(f"{path} cannot be read: {exc.strerror}") from exc
 
 
 def read_warmup(model: Path) -> list[Log]:
