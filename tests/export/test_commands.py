@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from servable.apis import saved_model_pb2
+from servable.cli import waiting
 from servable.cli.diff import diff
 from servable.cli.saved_model_summary import summarize
 from servable.client import make_ndarray
@@ -105,9 +106,25 @@ def raising():
 
 def wants(data):
     return data
+
+class Adds(tf.Module):
+    @tf.function(input_signature=[{"a": tf.TensorSpec([None], tf.float32),
+                                   "b": tf.TensorSpec([None], tf.float32)}])
+    def __call__(self, features):
+        return {"sum": features["a"] + features["b"]}
+
+def of_features():
+    return {"model": Adds(), "samples": {"serving_default": [{"a": [1.0], "b": [2.0]}]}}
+
+def misspelled():
+    return {"model": Adds(), "sample": {}}
 ''')
 (base / "unparsable.py").write_text("def (")
-for name in ("mine:raising", "mine:wants", "unparsable:f"):
+run("of_features", "export", "mine:of_features", base / "of_features")
+(base / "numbers.json").write_text('{"serving_default": [5]}')
+run("numbers", "export", base / "keras" / "1", base / "none", "--samples",
+    base / "numbers.json")
+for name in ("mine:raising", "mine:wants", "mine:misspelled", "unparsable:f"):
     run(name, "export", name, base / "none")
 (base / "flat.json").write_text(json.dumps({"serving_default": [{"image": [1.0]}]}))
 run("model_fails", "export", base / "m.keras", base / "none", "--samples",
@@ -295,6 +312,21 @@ def predict(model: Path, **inputs: Any) -> Any:
             "positional argument: 'data'\n",
             id="a function that wants something",
         ),
+        pytest.param(
+            "mine:misspelled",
+            1,
+            "INVALID_ARGUMENT: mine:misspelled: export has no argument 'sample'\n",
+            id="an argument that export does not have",
+        ),
+        pytest.param(
+            "of_features", 0, "/of_features/1\n", id="a function of a dict of features"
+        ),
+        pytest.param(
+            "numbers",
+            1,
+            "it must have values by the names of inputs, and is 5\n",
+            id="a sample that is no dict",
+        ),
         pytest.param("unparsable:f", 1, "unparsable:f: SyntaxError: ", id="no module"),
         pytest.param(
             "model_fails",
@@ -381,6 +413,12 @@ def test_a_faster_model_has_no_variables_and_the_same_signatures(
         pytest.param("from_graph", {"x": [1.0]}, {"y": [4.0]}, id="a frozen graph"),
         pytest.param("named", {"a": [1.0]}, {"b": [4.0]}, id="with other names"),
         pytest.param(
+            "of_features/1",
+            {name: np.array([at], np.float32) for at, name in enumerate("ab", 1)},
+            {"sum": [3.0]},
+            id="a function of a dict of features",
+        ),
+        pytest.param(
             "from_bundle",
             {"x": [1.0, 7.0]},
             {"y": [4.0, 28.0], "word": [b"one", b"?"]},
@@ -417,6 +455,12 @@ def test_samples_go_along_with_a_saved_model(made: Any, base: Path) -> None:
     image = make_ndarray(log.predict_log.request.inputs["image"])
 
     assert (image.shape, str(image.dtype)) == ((2, 6, 6, 2), "float32")
+
+
+@pytest.fixture(autouse=True)
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine has more to tell."""
+    monkeypatch.setattr(waiting, "_TOLD_EVERY_S", 3600.0)
 
 
 def run_diff(*arguments: Any) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from servable.cli.saved_model_summary import MetaGraph, Summary, summarize
+from servable.cli.waiting import shown_steps
 from servable.client.signatures import Signature
 from servable.errors import ServingError, from_code
 from servable.export.answers import (
@@ -20,6 +21,7 @@ from servable.export.answers import (
 )
 from servable.export.replay import Answer, replay
 from servable.export.requests import Log, read_logs, read_warmup, request_of
+from servable.export.steps import begin
 
 _DIFFERENT: Final = 1
 _TROUBLE: Final = 2
@@ -72,7 +74,8 @@ def diff(
     olds, news = (summary.path for summary in summaries)
     try:
         asked = _warmup(olds, news) if logs is None else logs
-        found["answers"] += answers(olds, news, asked, tolerance)
+        with shown_steps():
+            found["answers"] += answers(olds, news, asked, tolerance)
         if not asked and not as_json:
             click.echo("no answers were compared: there are no requests", err=True)
     except ServingError as exc:
@@ -162,6 +165,7 @@ def _warmup(old: Path, new: Path) -> list[Log]:
 
 
 def _replay(model: Path, logs: list[Log]) -> list[Answer]:
+    begin(f"asking {model}")
     try:
         return replay(model, logs)
     except ServingError as exc:

@@ -58,7 +58,7 @@ def request_log(
             request.input.example_list.examples.extend(_examples(sample))
         else:
             request = log.predict_log.request
-            for name, value in dict(sample).items():
+            for name, value in _by_input(sample).items():
                 tensor = make_tensor_proto(value, (dtypes or {}).get(name))
                 _check_shape(name, tensor, (shapes or {}).get(name))
                 request.inputs[name].CopyFrom(tensor)
@@ -68,6 +68,14 @@ def request_log(
         ) from exc
     request.model_spec.signature_name = signature_name
     return log
+
+
+def _by_input(sample: Any) -> Mapping[str, Any]:
+    if isinstance(sample, Mapping):
+        return sample
+    raise InvalidArgument(
+        f"it must have values by the names of inputs, and is {sample!r:.80}"
+    )
 
 
 def _check_shape(name: str, tensor: Any, wanted: Sequence[int | None] | None) -> None:

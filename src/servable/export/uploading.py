@@ -36,6 +36,7 @@ from servable.export.publishing import (
     check_complete,
     check_numbers,
 )
+from servable.export.steps import begin, bytes_in
 from servable.platforms.saved_model_files import GRAPH_FILES
 
 _CLAIM: Final = ".servable-"
@@ -161,15 +162,28 @@ def _make_directory(filesystem: Any, path: str) -> None:
 def _put(filesystem: Any, source: Path, target: str, claim: str) -> None:
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     files.sort(key=lambda path: path.parent == source and path.name in GRAPH_FILES)
+    sent = _sent()
+    begin("uploading", lambda: sent.value, bytes_in(source))
     try:
         for file in files:
             name = f"{target}/{file.relative_to(source).as_posix()}"
             _make_directory(filesystem, name.rpartition("/")[0])
-            filesystem.put_file(str(file), name)
+            filesystem.put_file(str(file), name, callback=sent)
         filesystem.rm_file(claim)
     except BaseException:
         _delete(filesystem, target)
         raise
+
+
+def _sent() -> Any:
+    """Return what counts the bytes that file systems say they have sent."""
+    from fsspec.callbacks import Callback  # noqa: PLC0415 - an extra
+
+    class Sent(Callback):  # type: ignore[misc]
+        def set_size(self, size: int) -> None:
+            """Ignore the size of one file."""
+
+    return Sent()
 
 
 def _delete_all_but(keep: int, filesystem: Any, root: str, published: int) -> None:
