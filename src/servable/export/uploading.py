@@ -208,6 +208,21 @@ def _delete_abandoned(filesystem: Any, root: str) -> None:
             with contextlib.suppress(FileNotFoundError, NotImplementedError):
                 if filesystem.modified(path).timestamp() < too_old:
                     _delete(filesystem, f"{root}/{name}")
+    if hasattr(filesystem, "call_s3"):
+        _abort_uploads(filesystem, root, too_old)
+
+
+def _abort_uploads(filesystem: Any, root: str, too_old: float) -> None:
+    """Have S3 drop the parts of large files that nobody will complete any more."""
+    bucket, below, _ = filesystem.split_path(root)
+    where = {"Bucket": bucket, "Prefix": f"{below}/"}
+    # Not all who may write may list them, and not all stores like S3 have such a list.
+    with contextlib.suppress(OSError):
+        found = filesystem.call_s3("list_multipart_uploads", **where)
+        for begun in found.get("Uploads", []):
+            if begun["Initiated"].timestamp() < too_old:
+                which = {"Key": begun["Key"], "UploadId": begun["UploadId"]}
+                filesystem.call_s3("abort_multipart_upload", Bucket=bucket, **which)
 
 
 def _delete(filesystem: Any, version: str) -> None:
