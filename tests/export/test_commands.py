@@ -38,10 +38,12 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from click.testing import CliRunner
 from servable.apis import saved_model_pb2
+from servable.cli import waiting
 from servable.cli.commands import servable
 from servable.export.session_bundle import message_class
 
 base, ran = Path(sys.argv[1]), {}
+waiting._TOLD_EVERY_S = 3600.0  # a slow machine has more to tell
 v1 = tf.compat.v1
 sys.path.insert(0, str(base))
 
@@ -86,6 +88,15 @@ for output in signature.outputs.values():
     output.name = "nowhere:0"
 graph_file.write_bytes(of_nothing.SerializeToString())
 run("optimize_broken", "optimize", broken, base / "fast_broken")
+run("export_broken", "export", broken, base / "none")
+untried = base / "untried"
+shutil.copytree(base / "keras" / "1", untried)
+graph_file = untried / "saved_model.pb"
+renamed = saved_model_pb2.SavedModel.FromString(graph_file.read_bytes())
+inputs = renamed.meta_graphs[0].signature_def["serving_default"].inputs
+inputs["picture"].CopyFrom(inputs.pop("image"))
+graph_file.write_bytes(renamed.SerializeToString())
+run("export_untried", "export", untried, base / "none")
 run("optimize_again", "optimize", base / "keras" / "1", base / "fast")
 run("convert_keras", "convert", base / "m.keras", base / "from_keras")
 run("republish", "export", base / "keras" / "1", base / "copies", "--samples",
@@ -290,6 +301,21 @@ def predict(model: Path, **inputs: Any) -> Any:
             1,
             "that are not in its graph: nowhere\n",
             id="a signature of nothing",
+        ),
+        pytest.param(
+            "export_broken",
+            1,
+            "FAILED_PRECONDITION: {base}/broken cannot be served: signature "
+            "'serving_default', output 'output_0': tensor 'nowhere:0' is not in the "
+            "graph\n",
+            id="a SavedModel with a signature of nothing",
+        ),
+        pytest.param(
+            "export_untried",
+            1,
+            "FAILED_PRECONDITION: the model fails a sample for signature "
+            "'serving_default': ",
+            id="a SavedModel that does not answer what comes with it",
         ),
         pytest.param("optimize_again", 1, "fast exists already\n", id="over another"),
         pytest.param("not_keras", 1, "and no MODULE:NAME\n", id="another file"),

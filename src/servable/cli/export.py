@@ -26,7 +26,12 @@ from servable.errors import (
 from servable.export.publishing import check_complete, staged
 from servable.export.reasons import reason_of
 from servable.export.replay import replay
-from servable.export.requests import request_log, request_of, write_warmup
+from servable.export.requests import (
+    read_warmup,
+    request_log,
+    request_of,
+    write_warmup,
+)
 from servable.export.steps import begin
 
 _FAILED: Final = 1
@@ -125,13 +130,19 @@ def export_saved_model(
     keep: int | None = None,
     check: bool = True,
 ) -> Path:
-    """Publish a SavedModel, if it can be opened and answers the samples at all."""
+    """
+    Publish a SavedModel, if it can be opened and answers the samples at all.
+
+    Without samples those count that come with it, as its warm-up requests.
+    """
     check_complete(source)
     given = {} if samples is None else read_samples(samples)
+    graphs = [g for g in summarize(source).meta_graphs if "serve" in g.tags]
+    if check and (faults := [fault for graph in graphs for fault in graph.faults]):
+        raise FailedPrecondition(f"{source} cannot be served: {faults[0]}")
     signatures = {
         name: signature
-        for graph in summarize(source).meta_graphs
-        if "serve" in graph.tags
+        for graph in graphs
         for name, signature in graph.signatures.items()
     }
     unknown = sorted(given.keys() - signatures.keys())
@@ -154,14 +165,19 @@ def export_saved_model(
             write_warmup(staging.path, logs)
         if check:
             begin("trying the model in another process")
-            for log, answer in zip(logs, replay(staging.path, logs), strict=True):
-                if answer.error is not None:
-                    name = request_of(log).model_spec.signature_name
-                    raise FailedPrecondition(
-                        f"the model fails a sample for signature {name!r}: "
-                        f"{reason_of(answer.error)}"
-                    )
+            _check_that_it_answers(staging.path)
         return staging.publish(version=version, keep=keep)
+
+
+def _check_that_it_answers(model: Path) -> None:
+    logs = read_warmup(model)
+    for log, answer in zip(logs, replay(model, logs), strict=True):
+        if answer.error is not None:
+            name = request_of(log).model_spec.signature_name
+            raise FailedPrecondition(
+                f"the model fails a sample for signature {name!r}: "
+                f"{reason_of(answer.error)}"
+            )
 
 
 def read_samples(path: Path) -> Mapping[str, Any]:
