@@ -250,6 +250,33 @@ def test_arrays_cross_the_ends_of_epochs() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["cat", "dog"], id="texts"),
+        pytest.param(np.array(["cat", "dog"]), id="an array of texts"),
+        pytest.param(np.array([b"cat", b"dog"]), id="an array of bytes"),
+        pytest.param(np.array(["cat", "dog"], object), id="an array of objects"),
+    ],
+)
+@pytest.mark.parametrize("source", ["numpy", "pandas"])
+def test_features_may_be_texts(words: Any, source: str) -> None:
+    if source == "pandas":
+        pandas = pytest.importorskip("pandas", reason="needs pandas")
+        frame = pandas.DataFrame({"word": list(words), "count": [1, 2]})
+        fn = inputs.pandas_input_fn(frame, shuffle=False)
+    else:
+        fn = inputs.numpy_input_fn(
+            {"word": np.asarray(words), "count": np.array([1, 2])}, shuffle=False
+        )
+
+    with tf.Session() as session:
+        features = session.run(fn())
+
+    assert features["word"].tolist() == [b"cat", b"dog"]
+    assert features["count"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         pytest.param(

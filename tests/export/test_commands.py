@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from servable.apis import saved_model_pb2
+from servable.cli import waiting
 from servable.cli.diff import diff
 from servable.cli.saved_model_summary import summarize
 from servable.client import make_ndarray
@@ -37,10 +38,12 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 from click.testing import CliRunner
 from servable.apis import saved_model_pb2
+from servable.cli import waiting
 from servable.cli.commands import servable
 from servable.export.session_bundle import message_class
 
 base, ran = Path(sys.argv[1]), {}
+waiting._TOLD_EVERY_S = 3600.0  # a slow machine has more to tell
 v1 = tf.compat.v1
 sys.path.insert(0, str(base))
 
@@ -85,6 +88,15 @@ for output in signature.outputs.values():
     output.name = "nowhere:0"
 graph_file.write_bytes(of_nothing.SerializeToString())
 run("optimize_broken", "optimize", broken, base / "fast_broken")
+run("export_broken", "export", broken, base / "none")
+untried = base / "untried"
+shutil.copytree(base / "keras" / "1", untried)
+graph_file = untried / "saved_model.pb"
+renamed = saved_model_pb2.SavedModel.FromString(graph_file.read_bytes())
+inputs = renamed.meta_graphs[0].signature_def["serving_default"].inputs
+inputs["picture"].CopyFrom(inputs.pop("image"))
+graph_file.write_bytes(renamed.SerializeToString())
+run("export_untried", "export", untried, base / "none")
 run("optimize_again", "optimize", base / "keras" / "1", base / "fast")
 run("convert_keras", "convert", base / "m.keras", base / "from_keras")
 run("republish", "export", base / "keras" / "1", base / "copies", "--samples",
@@ -105,9 +117,25 @@ def raising():
 
 def wants(data):
     return data
+
+class Adds(tf.Module):
+    @tf.function(input_signature=[{"a": tf.TensorSpec([None], tf.float32),
+                                   "b": tf.TensorSpec([None], tf.float32)}])
+    def __call__(self, features):
+        return {"sum": features["a"] + features["b"]}
+
+def of_features():
+    return {"model": Adds(), "samples": {"serving_default": [{"a": [1.0], "b": [2.0]}]}}
+
+def misspelled():
+    return {"model": Adds(), "sample": {}}
 ''')
 (base / "unparsable.py").write_text("def (")
-for name in ("mine:raising", "mine:wants", "unparsable:f"):
+run("of_features", "export", "mine:of_features", base / "of_features")
+(base / "numbers.json").write_text('{"serving_default": [5]}')
+run("numbers", "export", base / "keras" / "1", base / "none", "--samples",
+    base / "numbers.json")
+for name in ("mine:raising", "mine:wants", "mine:misspelled", "unparsable:f"):
     run(name, "export", name, base / "none")
 (base / "flat.json").write_text(json.dumps({"serving_default": [{"image": [1.0]}]}))
 run("model_fails", "export", base / "m.keras", base / "none", "--samples",
@@ -274,6 +302,21 @@ def predict(model: Path, **inputs: Any) -> Any:
             "that are not in its graph: nowhere\n",
             id="a signature of nothing",
         ),
+        pytest.param(
+            "export_broken",
+            1,
+            "FAILED_PRECONDITION: {base}/broken cannot be served: signature "
+            "'serving_default', output 'output_0': tensor 'nowhere:0' is not in the "
+            "graph\n",
+            id="a SavedModel with a signature of nothing",
+        ),
+        pytest.param(
+            "export_untried",
+            1,
+            "FAILED_PRECONDITION: the model fails a sample for signature "
+            "'serving_default': ",
+            id="a SavedModel that does not answer what comes with it",
+        ),
         pytest.param("optimize_again", 1, "fast exists already\n", id="over another"),
         pytest.param("not_keras", 1, "and no MODULE:NAME\n", id="another file"),
         pytest.param("broken", 1, "INVALID_ARGUMENT: Keras cannot read", id="no model"),
@@ -294,6 +337,21 @@ def predict(model: Path, **inputs: Any) -> Any:
             "INVALID_ARGUMENT: mine:wants: TypeError: wants() missing 1 required "
             "positional argument: 'data'\n",
             id="a function that wants something",
+        ),
+        pytest.param(
+            "mine:misspelled",
+            1,
+            "INVALID_ARGUMENT: mine:misspelled: export has no argument 'sample'\n",
+            id="an argument that export does not have",
+        ),
+        pytest.param(
+            "of_features", 0, "/of_features/1\n", id="a function of a dict of features"
+        ),
+        pytest.param(
+            "numbers",
+            1,
+            "it must have values by the names of inputs, and is 5\n",
+            id="a sample that is no dict",
         ),
         pytest.param("unparsable:f", 1, "unparsable:f: SyntaxError: ", id="no module"),
         pytest.param(
@@ -381,6 +439,12 @@ def test_a_faster_model_has_no_variables_and_the_same_signatures(
         pytest.param("from_graph", {"x": [1.0]}, {"y": [4.0]}, id="a frozen graph"),
         pytest.param("named", {"a": [1.0]}, {"b": [4.0]}, id="with other names"),
         pytest.param(
+            "of_features/1",
+            {name: np.array([at], np.float32) for at, name in enumerate("ab", 1)},
+            {"sum": [3.0]},
+            id="a function of a dict of features",
+        ),
+        pytest.param(
             "from_bundle",
             {"x": [1.0, 7.0]},
             {"y": [4.0, 28.0], "word": [b"one", b"?"]},
@@ -417,6 +481,12 @@ def test_samples_go_along_with_a_saved_model(made: Any, base: Path) -> None:
     image = make_ndarray(log.predict_log.request.inputs["image"])
 
     assert (image.shape, str(image.dtype)) == ((2, 6, 6, 2), "float32")
+
+
+@pytest.fixture(autouse=True)
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine has more to tell."""
+    monkeypatch.setattr(waiting, "_TOLD_EVERY_S", 3600.0)
 
 
 def run_diff(*arguments: Any) -> tuple[int, str]:
@@ -465,6 +535,7 @@ def test_a_signature_that_cannot_be_run_is_no_difference(made: Any, base: Path) 
 
     assert run_diff(base / "from_graph", broken) == (
         2,
+        "no answers were compared: there are no requests\n"
         f"{broken}: signature 'serving_default', output 'y': "
         "tensor 'nowhere:0' is not in the graph\n",
     )
@@ -489,6 +560,21 @@ def test_what_is_no_model_has_no_difference(tmp_path: Path) -> None:
         saved_model_pb2.SavedModel().SerializeToString()
     )
 
-    code, output = run_diff(tmp_path / "nowhere", tmp_path)
+    nowhere = tmp_path / "nowhere"
 
-    assert (code, output) == (2, f"{tmp_path / 'nowhere'} does not exist\n")
+    assert run_diff(nowhere, tmp_path) == (2, f"{nowhere} does not exist\n")
+    assert run_diff(tmp_path, tmp_path, "--requests", nowhere) == (
+        2,
+        f"{nowhere} cannot be read: No such file or directory\n",
+    )
+    assert run_diff(tmp_path, tmp_path, "--atol", "nan") == (
+        2,
+        "atol must be 0 or more: nan\n",
+    )
+
+
+def test_that_nothing_was_asked_is_told(made: Any, base: Path) -> None:
+    del made
+    model, told = base / "from_graph", "no answers were compared: there are no requests"
+
+    assert run_diff(model, model) == (0, f"{told}\n")

@@ -19,6 +19,7 @@ from servable.errors import (
 )
 from servable.export import publishing
 from servable.export.publishing import publish, staged
+from servable.export.steps import Step, heard_by
 
 
 @pytest.fixture
@@ -202,6 +203,18 @@ def test_nothing_is_seen_before_it_is_published(model: Path, base: Path) -> None
     assert before == {}
     assert names(base) == [published.name]
     assert model.exists()
+
+
+def test_how_far_it_is_can_be_told(model: Path, base: Path) -> None:
+    steps: list[Step] = []
+    with heard_by(steps.append), staged(base) as staging:
+        staging.copy(model)
+        copying = steps[0]
+        assert copying.done is not None
+        assert (copying.done(), copying.total) == (14, 14)
+        staging.publish()
+
+    assert [step.what for step in steps] == ["copying", "writing to disk"]
 
 
 def test_what_killed_publishers_left_is_deleted_after_a_day(

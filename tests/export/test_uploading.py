@@ -1,7 +1,8 @@
 """Versions in object stores and databases."""
 
+import importlib.util
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from servable.errors import (
     Unavailable,
 )
 from servable.export import uploading
+from servable.export.steps import Step, heard_by
 from servable.export.uploading import upload
 from servable.sources import filesystems
 from servable.sources.database import ModelDatabase
@@ -136,6 +138,68 @@ def test_what_killed_publishers_left_is_deleted_after_a_day(
 
     names = sorted(Path(path).name for path in store.ls("/bucket/models/m", False))
     assert names == ["2", "3"]
+
+
+@pytest.mark.parametrize("deletions", [0, 1, 2, 3])
+def test_a_version_half_deleted_is_none_and_goes_after_a_day(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
+) -> None:
+    """Whatever a publisher that was killed has deleted of an old version."""
+    upload(model, URL)
+    left = iter(range(deletions))
+
+    def until_killed(delete: Callable[..., None]) -> Callable[..., None]:
+        def remove(self: Any, path: str, **options: Any) -> None:
+            if "/m/1" in path and next(left, None) is None:
+                raise KeyboardInterrupt
+            delete(self, path, **options)
+
+        return remove
+
+    with monkeypatch.context() as killed:
+        for name in ("rm_file", "rm"):
+            killed.setattr(type(store), name, until_killed(getattr(type(store), name)))
+        with pytest.raises(KeyboardInterrupt):
+            upload(model, URL, keep=1)
+
+    assert ObjectStore(URL).content("1").is_claimed
+
+    for path in store.glob("/bucket/models/m/1/.servable-*"):
+        store.store[path].modified -= timedelta(hours=25)
+    upload(model, URL, keep=2)
+
+    names = sorted(Path(path).name for path in store.ls("/bucket/models/m", False))
+    assert names == ["2", "3"]
+
+
+def test_how_far_it_is_can_be_told(store: Any, model: Path) -> None:
+    steps: list[Step] = []
+    with heard_by(steps.append):
+        upload(model, URL)
+
+    assert store.exists("/bucket/models/m/1")
+    (step,) = steps
+    assert step.done is not None
+    assert (step.what, step.done(), step.total) == ("uploading", 14, 14)
+
+
+def test_who_publishes_is_told_what_to_install(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "gcsfs" else find_spec(name),
+    )
+
+    result = CliRunner().invoke(servable, ["publish", str(model), "gs://bucket/m"])
+
+    assert result.exit_code == 1
+    assert result.output == (
+        "FAILED_PRECONDITION: Base paths with gs:// need the package gcsfs; "
+        "install it with: pip install 'servable[gcs]'\n"
+    )
 
 
 def test_a_package_that_is_missing_is_named_by_its_extra(

@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from servable.client import Client
+from servable.export import uploading
+from servable.export.uploading import upload
 
 parser = pytest.importorskip("prometheus_client.parser")
 
@@ -137,3 +139,27 @@ def test_a_model_is_served_from_a_bucket_and_when_the_bucket_is_gone(
         samples["servable_model_cache_bytes",]
         >= samples["servable_fetch_bytes_total", "s3", "store"]
     )
+
+
+def test_parts_that_nobody_completes_are_dropped_after_a_day(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher that was killed in a large file has left some; S3 bills for them."""
+    assert bucket.port
+    s3 = pytest.importorskip("s3fs").S3FileSystem(skip_instance_cache=True)
+    s3.mkdir("parts")
+    for key in ("m/7/large", "other/large"):
+        s3.call_s3("create_multipart_upload", Bucket="parts", Key=key)
+    (tmp_path / "saved_model.pb").write_bytes(b"graph")
+
+    def begun() -> list[str]:
+        found = s3.call_s3("list_multipart_uploads", Bucket="parts")
+        return [upload["Key"] for upload in found.get("Uploads", [])]
+
+    with monkeypatch.context() as patched:  # this S3 says 2010 for all of them
+        patched.setattr(uploading, "ABANDONED_AFTER_S", 1e10)
+        upload(tmp_path, "s3://parts/m", filesystem=s3)
+    assert begun() == ["m/7/large", "other/large"]
+
+    upload(tmp_path, "s3://parts/m", filesystem=s3)
+    assert begun() == ["other/large"]

@@ -7,8 +7,10 @@ from typing import Final
 
 import click
 
-from servable.cli.quiet import quiet_tensorflow
+from servable.cli.quiet import quiet_import, quiet_tensorflow
+from servable.cli.waiting import shown_steps
 from servable.errors import InvalidArgument, ServingError
+from servable.export.steps import begin
 
 _FAILED: Final = 1
 
@@ -41,10 +43,12 @@ def convert(
     """
     quiet_tensorflow()
     try:
-        # TensorFlow takes seconds to import.
-        from servable.export.converting import convert as run  # noqa: PLC0415
+        with shown_steps():
+            begin("importing TensorFlow")
+            with quiet_import():  # which takes seconds
+                from servable.export.converting import convert as run  # noqa: PLC0415
 
-        made = run(source, out, inputs=_named(inputs), outputs=_named(outputs))
+            made = run(source, out, inputs=_named(inputs), outputs=_named(outputs))
     except (ServingError, ModuleNotFoundError) as error:
         click.echo(getattr(error, "status_text", error), err=True)
         sys.exit(_FAILED)

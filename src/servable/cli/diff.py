@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from servable.cli.saved_model_summary import MetaGraph, Summary, summarize
+from servable.cli.waiting import shown_steps
 from servable.client.signatures import Signature
 from servable.errors import ServingError, from_code
 from servable.export.answers import (
@@ -20,6 +21,7 @@ from servable.export.answers import (
 )
 from servable.export.replay import Answer, replay
 from servable.export.requests import Log, read_logs, read_warmup, request_of
+from servable.export.steps import begin
 
 _DIFFERENT: Final = 1
 _TROUBLE: Final = 2
@@ -34,7 +36,7 @@ _TROUBLE: Final = 2
     help="Requests to ask both, in a TFRecord file as warm-up has it; by default the "
     "warm-up requests of A and B.",
 )
-@click.option("--rtol", default=RTOL, show_default=True, help="Relative.")
+@click.option("--rtol", default=RTOL, show_default=True, help="Relative, for floats.")
 @click.option("--atol", default=ATOL, show_default=True, help="Absolute.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def diff(
@@ -56,8 +58,9 @@ def diff(
     in its graph.
     """
     try:
-        summaries = summarize(old), summarize(new)
+        tolerance = Tolerance(rtol, atol)
         logs = None if requests is None else read_logs(requests)
+        summaries = summarize(old), summarize(new)
     except (ServingError, OSError) as exc:
         click.echo(getattr(exc, "message", exc), err=True)
         sys.exit(_TROUBLE)
@@ -70,7 +73,11 @@ def diff(
     ]
     olds, news = (summary.path for summary in summaries)
     try:
-        found["answers"] += answers(olds, news, logs, Tolerance(rtol, atol))
+        asked = _warmup(olds, news) if logs is None else logs
+        with shown_steps():
+            found["answers"] += answers(olds, news, asked, tolerance)
+        if not asked and not as_json:
+            click.echo("no answers were compared: there are no requests", err=True)
     except ServingError as exc:
         troubles.append(exc.message)
     if as_json:
@@ -131,18 +138,14 @@ def _keys(old: Mapping[Any, Any], new: Mapping[Any, Any]) -> Iterator[tuple[Any,
 
 
 def answers(
-    old: Path, new: Path, logs: list[Log] | None, tolerance: Tolerance
+    old: Path, new: Path, logs: list[Log], tolerance: Tolerance
 ) -> Iterator[str]:
     """
     Yield which requests are answered otherwise, for people.
 
     Raises:
-        ServingError: the requests cannot be read, or one of the two cannot be opened.
+        ServingError: one of the two cannot be opened.
     """
-    if logs is None:
-        unique = {log.SerializeToString(): log for log in read_warmup(old)}
-        unique.update((log.SerializeToString(), log) for log in read_warmup(new))
-        logs = list(unique.values())
     if not logs:
         return
     olds, news = _replay(old, logs), _replay(new, logs)
@@ -154,7 +157,15 @@ def answers(
             yield f"request {number}, signature {name!r}: {text}"
 
 
+def _warmup(old: Path, new: Path) -> list[Log]:
+    """Return the requests that come with the two, each once."""
+    unique = {log.SerializeToString(): log for log in read_warmup(old)}
+    unique.update((log.SerializeToString(), log) for log in read_warmup(new))
+    return list(unique.values())
+
+
 def _replay(model: Path, logs: list[Log]) -> list[Answer]:
+    begin(f"asking {model}")
     try:
         return replay(model, logs)
     except ServingError as exc:

@@ -2,9 +2,8 @@
 
 import base64
 import importlib
+import inspect
 import json
-import os
-import shutil
 import sys
 import tempfile
 import traceback
@@ -15,7 +14,9 @@ from typing import Any, Final
 import click
 
 from servable.cli.publish import check_target, local_path, publish_version
+from servable.cli.quiet import quiet_import, quiet_tensorflow
 from servable.cli.saved_model_summary import summarize
+from servable.cli.waiting import shown_steps
 from servable.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -25,7 +26,13 @@ from servable.errors import (
 from servable.export.publishing import check_complete, staged
 from servable.export.reasons import reason_of
 from servable.export.replay import replay
-from servable.export.requests import request_log, request_of, write_warmup
+from servable.export.requests import (
+    read_warmup,
+    request_log,
+    request_of,
+    write_warmup,
+)
+from servable.export.steps import begin
 
 _FAILED: Final = 1
 _KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
@@ -76,11 +83,11 @@ def export(
     try:
         check_target(base_path, keep, as_version, model)
         folder = local_path(base_path)
-        if folder is not None:
-            options = {"version": as_version, "keep": keep, "check": check}
-            done = str(_export(source, folder, samples, options))
-        else:
-            with tempfile.TemporaryDirectory() as beside:
+        with shown_steps(), tempfile.TemporaryDirectory() as beside:
+            if folder is not None:
+                options = {"version": as_version, "keep": keep, "check": check}
+                done = str(_export(source, folder, samples, options))
+            else:
                 made = _export(source, Path(beside), samples, {"check": check})
                 done = publish_version(str(made), base_path, keep, as_version, model)
     except ServingError as error:
@@ -106,13 +113,12 @@ def export_model(
     source: str, base_path: Path, samples: Path | None, **options: Any
 ) -> Path:
     """Export a Keras file, or what a name in a module stands for."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = {} if samples is None else {"samples": read_samples(samples)}
     arguments = {**_arguments(source), **given}
-    # TensorFlow takes seconds to import, and not every source needs it.
-    from servable.export.exporting import export as export_object  # noqa: PLC0415
-
-    return export_object(**{**arguments, "base_path": base_path, **options})
+    export_object = _exporting().export
+    for name in arguments.keys() - inspect.signature(export_object).parameters.keys():
+        raise InvalidArgument(f"{source}: export has no argument {name!r}")
+    return Path(export_object(**{**arguments, "base_path": base_path, **options}))
 
 
 def export_saved_model(
@@ -124,13 +130,19 @@ def export_saved_model(
     keep: int | None = None,
     check: bool = True,
 ) -> Path:
-    """Publish a SavedModel, if it can be opened and answers the samples at all."""
+    """
+    Publish a SavedModel, if it can be opened and answers the samples at all.
+
+    Without samples those count that come with it, as its warm-up requests.
+    """
     check_complete(source)
     given = {} if samples is None else read_samples(samples)
+    graphs = [g for g in summarize(source).meta_graphs if "serve" in g.tags]
+    if check and (faults := [fault for graph in graphs for fault in graph.faults]):
+        raise FailedPrecondition(f"{source} cannot be served: {faults[0]}")
     signatures = {
         name: signature
-        for graph in summarize(source).meta_graphs
-        if "serve" in graph.tags
+        for graph in graphs
         for name, signature in graph.signatures.items()
     }
     unknown = sorted(given.keys() - signatures.keys())
@@ -148,18 +160,24 @@ def export_saved_model(
         for sample in given[name]
     ]
     with staged(base_path) as staging:
-        shutil.copytree(source, staging.path, dirs_exist_ok=True)
+        staging.copy(source)
         if logs:
             write_warmup(staging.path, logs)
         if check:
-            for log, answer in zip(logs, replay(staging.path, logs), strict=True):
-                if answer.error is not None:
-                    name = request_of(log).model_spec.signature_name
-                    raise FailedPrecondition(
-                        f"the model fails a sample for signature {name!r}: "
-                        f"{reason_of(answer.error)}"
-                    )
+            begin("trying the model in another process")
+            _check_that_it_answers(staging.path)
         return staging.publish(version=version, keep=keep)
+
+
+def _check_that_it_answers(model: Path) -> None:
+    logs = read_warmup(model)
+    for log, answer in zip(logs, replay(model, logs), strict=True):
+        if answer.error is not None:
+            name = request_of(log).model_spec.signature_name
+            raise FailedPrecondition(
+                f"the model fails a sample for signature {name!r}: "
+                f"{reason_of(answer.error)}"
+            )
 
 
 def read_samples(path: Path) -> Mapping[str, Any]:
@@ -192,14 +210,18 @@ def _arguments(source: str) -> dict[str, Any]:
     if source.endswith(_KERAS_FILES):
         if not Path(source).is_file():
             raise NotFound(f"there is no file {source}")
-        from servable.export.keras_files import load_keras  # noqa: PLC0415 - as above
+        _exporting()
+        from servable.export.keras_files import load_keras  # noqa: PLC0415 - as there
 
+        begin("reading the model")
         return {"model": load_keras(source)}
     module, colon, name = source.partition(":")
     if not colon:
         raise NotFound(
             f"{source} is no file of Keras, no SavedModel, and no MODULE:NAME"
         )
+    _exporting()
+    begin(f"running {source}")
     sys.path.insert(0, "")
     try:
         value = importlib.import_module(module)
@@ -213,6 +235,15 @@ def _arguments(source: str) -> dict[str, Any]:
         return _made(value)
     except Exception as exc:  # whatever the function raises
         raise InvalidArgument(f"{source}: {_told(exc)}") from exc
+
+
+def _exporting() -> Any:
+    """Import what exports objects: TensorFlow, for seconds, if not every source."""
+    begin("importing TensorFlow")
+    quiet_tensorflow()
+    with quiet_import():
+        from servable.export import exporting  # noqa: PLC0415
+    return exporting
 
 
 def _told(exc: Exception) -> str:

@@ -6,11 +6,13 @@ from typing import Final
 
 import click
 
-from servable.cli.quiet import quiet_tensorflow
+from servable.cli.quiet import quiet_import, quiet_tensorflow
 from servable.cli.saved_model_summary import find_version
+from servable.cli.waiting import shown_steps
 from servable.errors import ServingError
 from servable.export.answers import Tolerance
 from servable.export.requests import read_logs
+from servable.export.steps import begin
 
 _FAILED: Final = 1
 
@@ -24,7 +26,9 @@ _FAILED: Final = 1
     help="Requests that both have to answer the same, in a TFRecord file as warm-up "
     "has it; by default those that come with MODEL.",
 )
-@click.option("--rtol", default=1e-3, show_default=True, help="Relative tolerance.")
+@click.option(
+    "--rtol", default=1e-3, show_default=True, help="Relative tolerance, for floats."
+)
 @click.option("--atol", default=1e-4, show_default=True, help="Absolute tolerance.")
 def optimize(
     model: Path, out: Path, requests: Path | None, rtol: float, atol: float
@@ -41,10 +45,13 @@ def optimize(
     try:
         source, _, _ = find_version(model)
         logs = None if requests is None else read_logs(requests)
-        # TensorFlow takes seconds to import.
-        from servable.export.optimizing import optimize as run  # noqa: PLC0415
+        tolerance = Tolerance(rtol, atol)
+        with shown_steps():
+            begin("importing TensorFlow")
+            with quiet_import():  # which takes seconds
+                from servable.export.optimizing import optimize as run  # noqa: PLC0415
 
-        made = run(source, out, logs=logs, tolerance=Tolerance(rtol, atol))
+            made = run(source, out, logs=logs, tolerance=tolerance)
     except (ServingError, ModuleNotFoundError) as error:
         click.echo(getattr(error, "status_text", error), err=True)
         sys.exit(_FAILED)

@@ -7,9 +7,11 @@ from typing import Final
 
 import click
 
+from servable.cli.waiting import shown_steps
 from servable.errors import InvalidArgument, NotFound, ServingError
 from servable.export.publishing import check_complete, check_numbers
 from servable.export.publishing import publish as publish_directory
+from servable.export.steps import begin
 from servable.export.uploading import store_errors, upload
 from servable.sources import database, filesystems
 from servable.sources.urls import redacted, scheme_of
@@ -44,10 +46,12 @@ def publish(
     What was published is printed.  The exit status is 1 if nothing was.
     """
     try:
-        click.echo(publish_version(directory, base_path, keep, as_version, model))
+        with shown_steps():
+            done = publish_version(directory, base_path, keep, as_version, model)
     except ServingError as error:
         click.echo(error.status_text, err=True)
         sys.exit(_FAILED)
+    click.echo(done)
 
 
 def publish_version(
@@ -64,15 +68,16 @@ def publish_version(
     if (folder := local_path(base_path)) is not None:
         return str(publish_directory(directory, folder, version=version, keep=keep))
     if scheme_of(base_path) not in _DATABASES:
-        known = scheme_of(base_path) in filesystems.KINDS
-        store = (
-            filesystems.filesystem(base_path, filesystems.WRITING) if known else None
-        )
+        store = None
+        if scheme_of(base_path) in filesystems.KINDS:
+            filesystems.check_installed(scheme_of(base_path))
+            store = filesystems.filesystem(base_path, filesystems.WRITING)
         return upload(
             directory, base_path, version=version, keep=keep, filesystem=store
         )
     check_complete(directory)
     with store_errors(redacted(base_path)):
+        begin("writing to the database")
         number = database.publish(base_path, model, directory, version)
         if keep is not None:
             _remove_all_but(keep, base_path, model, number)

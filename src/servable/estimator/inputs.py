@@ -143,7 +143,8 @@ def _batches(
     rows = rows.repeat(num_epochs).batch(batch_size)
     chosen = tf.data.make_one_shot_iterator(rows).get_next()
     types = [
-        tf.as_dtype(array.dtype if array.dtype != object else str) for array in arrays
+        tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+        for array in arrays
     ]
     # The arrays stay in Python: as constants they would be part of the graph.
     columns = tf.numpy_function(

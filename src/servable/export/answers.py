@@ -2,7 +2,8 @@
 Whether two answers say the same.
 
 Numbers may differ by a tolerance, since compilers and threads may add in another
-order; everything else must be equal.
+order; everything else must be equal.  Of integers, which may be ids, only the absolute
+tolerance is one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from servable.apis import classification_pb2, predict_pb2, regression_pb2
 from servable.client.tensors import make_ndarray
-from servable.errors import Unimplemented
+from servable.errors import InvalidArgument, Unimplemented
 from servable.export.requests import Log
 
 RTOL: Final = 1e-4
@@ -25,10 +26,20 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far numbers may be apart: `atol + rtol * |expected|`."""
+    """
+    How far numbers may be apart: `atol + rtol * |expected|`, and integers `atol`.
+
+    Raises:
+        InvalidArgument: one of the two is negative or no number.
+    """
 
     rtol: float = RTOL
     atol: float = ATOL
+
+    def __post_init__(self) -> None:
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if not value >= 0:
+                raise InvalidArgument(f"{name} must be 0 or more: {value}")
 
 
 def arrays_of(log: Log, response: bytes) -> Arrays:
@@ -102,19 +113,34 @@ def _difference_of_texts(expected: Any, actual: Any) -> str:
 
 
 def _difference_of_numbers(expected: Any, actual: Any, tolerance: Tolerance) -> str:
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    expected, actual = expected.astype(wide), actual.astype(wide)
-    alike = np.isclose(
-        actual, expected, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
-    )
+    if expected.dtype.kind in "biu":
+        apart = _distance_of_integers(expected, actual)
+        alike = apart <= tolerance.atol
+    else:
+        wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+        expected, actual = expected.astype(wide), actual.astype(wide)
+        alike = np.isclose(
+            actual, expected, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True
+        )
+        with np.errstate(invalid="ignore"):  # of what is not finite
+            apart = np.nan_to_num(np.abs(actual - expected), nan=np.inf)
     if alike.all():
         return ""
-    apart = np.where(alike, 0.0, np.abs(actual - expected))
-    at = np.unravel_index(np.nanargmax(apart), apart.shape)
+    at = np.unravel_index(np.argmax(np.where(alike, 0, apart)), apart.shape)
     return (
         f"{np.count_nonzero(~alike)} of {alike.size} numbers differ, most "
-        f"{expected[at]:.6g} became {actual[at]:.6g}"
+        f"{_number(expected[at])} became {_number(actual[at])}"
     )
+
+
+def _distance_of_integers(expected: Any, actual: Any) -> Any:
+    """Return how far they are apart, to the last bit."""
+    ahead, behind = np.maximum(expected, actual), np.minimum(expected, actual)
+    return np.subtract(ahead.astype(np.uint64), behind.astype(np.uint64))
+
+
+def _number(value: Any) -> str:
+    return str(value) if value.dtype.kind in "biu" else f"{value:.6g}"
 
 
 def _text(value: Any) -> str:

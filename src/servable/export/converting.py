@@ -19,6 +19,7 @@ from servable.export.publishing import written_beside
 from servable.export.saved_model_builder import SavedModelBuilder
 from servable.export.session_bundle import META_GRAPH, convert_session_bundle
 from servable.export.signatures import DEFAULT
+from servable.export.steps import begin
 
 KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
 _GRAPH_FILES: Final = (".pb", ".pbtxt")
@@ -53,6 +54,7 @@ def convert(
     """
     if not source.exists():
         raise NotFound(f"{source} does not exist")
+    begin("converting")
     with written_beside(target) as path:
         if (source / META_GRAPH).is_file():
             convert_session_bundle(source, path)

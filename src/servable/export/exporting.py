@@ -32,7 +32,8 @@ from servable.export.signatures import (
     served_predict,
     served_regress,
 )
-from servable.export.sources import Source, source_of
+from servable.export.sources import Source, by_name, source_of
+from servable.export.steps import begin
 from servable.platforms.unrestored_variables import read_object_graph_model
 
 _SERVE: Final = ("serve",)
@@ -112,6 +113,7 @@ def write(model: Any, path: Path) -> None:
 
 
 def _write(source: Source, served: Sequence[Served], path: Path) -> None:
+    begin("writing the model")
     try:
         source.write(path, served)
     except ServingError:
@@ -130,9 +132,8 @@ def _served(name: str, signature: Any, source: Source) -> Served:
     match signature:
         case Predict(function, inputs, preprocess):
             known = inputs or source.inputs_of(function)
-            return served_predict(
-                name, Predict(function, known, preprocess), function or source.call
-            )
+            call = by_name(function) if function is not None else source.call
+            return served_predict(name, Predict(function, known, preprocess), call)
         case Classify(function=function):
             return served_classify(name, signature, function or source.call_features)
         case Regress(function=function):
@@ -149,6 +150,7 @@ def _ask(
 ) -> tuple[list[Log], list[Arrays]]:
     """Return the samples as requests, and what the model itself answers to each."""
     by_name = {signature.name: signature for signature in served}
+    begin("asking the model")
     logs, answers = [], []
     for name, given in samples.items():
         if name not in by_name:
@@ -297,6 +299,7 @@ def check_answers(
             "and there is none where it will run"
         )
     try:
+        begin("trying the model in another process")
         answers = replay(path, logs)
     except ServingError as error:
         raise FailedPrecondition(

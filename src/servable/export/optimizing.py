@@ -23,6 +23,7 @@ from servable.export.reasons import reason_of
 from servable.export.replay import replay
 from servable.export.requests import Log, read_warmup, request_of
 from servable.export.saved_model_builder import SavedModelBuilder
+from servable.export.steps import begin
 
 _SERVE: Final = ("serve",)
 _INIT_COLLECTIONS: Final = ("saved_model_main_op", "legacy_init_op")
@@ -82,6 +83,7 @@ def optimize(
 
 
 def _write(source: Path, target: Path) -> tuple[tuple[int, int], int]:
+    begin("loading the model")
     with tf.Graph().as_default(), tf.Session() as session:
         try:
             loaded = tf.saved_model.loader.load(session, _SERVE, str(source))
@@ -106,6 +108,7 @@ def _write(source: Path, target: Path) -> tuple[tuple[int, int], int]:
             before,
             names,
         )
+    begin("simplifying the graph")
     signatures = _usable(loaded.signature_def)
     simplified = _grappler(frozen, names)
     folded = fold(simplified, names)
@@ -263,6 +266,7 @@ def _compare(
 ) -> int:
     """Compare answers; return how many there were."""
     compared = 0
+    begin("asking both models")
     before, after = replay(source, logs), replay(made, logs)
     for log, old, new in zip(logs, before, after, strict=True):
         name = request_of(log).model_spec.signature_name or "serving_default"

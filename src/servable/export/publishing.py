@@ -30,6 +30,7 @@ from servable.errors import (
     from_exception,
 )
 from servable.export.files import sync, sync_tree
+from servable.export.steps import begin, bytes_in
 from servable.platforms.saved_model_files import Completeness, judge_directory
 
 _PREFIX: Final = ".servable-"
@@ -53,6 +54,17 @@ class Staging:
         self.path = base_path / f"{_PREFIX}{uuid.uuid4().hex}"
         self.path.mkdir(parents=True)
 
+    def copy(self, source: str | os.PathLike[str]) -> None:
+        """
+        Copy what is in the directory *source*.  Links are followed.
+
+        Raises:
+            ServingError: a file cannot be read or written.
+        """
+        begin("copying", lambda: bytes_in(self.path), bytes_in(Path(source)))
+        with _os_errors():
+            shutil.copytree(source, self.path, dirs_exist_ok=True)
+
     def publish(self, *, version: int | None = None, keep: int | None = None) -> Path:
         """
         Make what has been written a version; return its directory.  Blocks on disks.
@@ -69,6 +81,7 @@ class Staging:
         """
         check_numbers(version, keep)
         with _os_errors():
+            begin("writing to disk")
             sync_tree(self.path)
             published = self._rename(version)
             sync(self.base_path)
@@ -142,6 +155,7 @@ def written_beside(target: Path) -> Iterator[Path]:
     try:
         yield staging.path
         with _os_errors():
+            begin("writing to disk")
             sync_tree(staging.path)
             rename_exclusively(staging.path, target)
             sync(parent)
@@ -176,8 +190,8 @@ def publish(
     """
     check_numbers(version, keep)
     check_complete(source)
-    with staged(base_path) as staging, _os_errors():
-        shutil.copytree(source, staging.path, dirs_exist_ok=True)
+    with staged(base_path) as staging:
+        staging.copy(source)
         return staging.publish(version=version, keep=keep)
 
 

@@ -14,7 +14,7 @@ from servable.apis import prediction_log_pb2
 from servable.client.examples import make_examples
 from servable.client.signatures import shape_text
 from servable.client.tensors import make_tensor_proto
-from servable.errors import DataLoss, InvalidArgument, from_exception
+from servable.errors import DataLoss, InvalidArgument, NotFound
 from servable.platforms.tfrecord import frame, read_records
 from servable.platforms.warmup import FILE as WARMUP_FILE
 from servable.platforms.warmup import MAX_RECORDS
@@ -58,7 +58,7 @@ def request_log(
             request.input.example_list.examples.extend(_examples(sample))
         else:
             request = log.predict_log.request
-            for name, value in dict(sample).items():
+            for name, value in _by_input(sample).items():
                 tensor = make_tensor_proto(value, (dtypes or {}).get(name))
                 _check_shape(name, tensor, (shapes or {}).get(name))
                 request.inputs[name].CopyFrom(tensor)
@@ -68,6 +68,14 @@ def request_log(
         ) from exc
     request.model_spec.signature_name = signature_name
     return log
+
+
+def _by_input(sample: Any) -> Mapping[str, Any]:
+    if isinstance(sample, Mapping):
+        return sample
+    raise InvalidArgument(
+        f"it must have values by the names of inputs, and is {sample!r:.80}"
+    )
 
 
 def _check_shape(name: str, tensor: Any, wanted: Sequence[int | None] | None) -> None:
@@ -118,7 +126,7 @@ def read_logs(path: Path) -> list[Log]:
 
     Raises:
         DataLoss: it is no such file.
-        ServingError: it cannot be read.
+        NotFound: it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -128,7 +136,7 @@ def read_logs(path: Path) -> list[Log]:
     except DataLoss as exc:
         raise DataLoss(f"{path} is no TFRecord file: {exc.message}") from None
     except OSError as exc:
-        raise from_exception(exc) from exc
+        raise NotFound(f"{path} cannot be read: {exc.strerror}") from exc
 
 
 def read_warmup(model: Path) -> list[Log]:

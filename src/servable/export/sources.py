@@ -140,10 +140,7 @@ class ModuleSource:
         self, function: Callable[..., Any] | None
     ) -> Mapping[str, Any] | None:
         """See Source."""
-        function = function or self._model
-        if isinstance(function, tf2.Module) and callable(function):
-            return function_inputs(function.__call__)
-        return function_inputs(function)
+        return function_inputs(function or self._model)
 
     def call(self, *args: Any, **inputs: Any) -> Any:
         """See Source."""
@@ -151,7 +148,7 @@ class ModuleSource:
             raise InvalidArgument(
                 f"{type(self._model).__name__} cannot be called: give its signatures"
             )
-        return self._model(*args, **inputs)
+        return by_name(self._model)(*args, **inputs)
 
     def call_features(self, features: Mapping[str, Any]) -> Any:
         """See Source."""
@@ -177,10 +174,17 @@ class ModuleSource:
 
 
 def function_inputs(function: Any) -> Mapping[str, Any] | None:
-    """Return what a tf.function has for its input_signature, by argument name."""
+    """
+    Return what a tf.function has for its input_signature, by argument name.
+
+    If that is one dict, it has names itself.
+    """
+    function = _traced(function)
     signature = getattr(function, "input_signature", None)
     if signature is None:
         return None
+    if (features := _only_dict(signature)) is not None:
+        return features
     python_function = getattr(function, "python_function", function)
     names = [
         name
@@ -196,3 +200,31 @@ def function_inputs(function: Any) -> Mapping[str, Any] | None:
             f"signature and {len(names)} arguments: give Predict(inputs=…)"
         )
     return dict(zip(names, specs, strict=False))
+
+
+def by_name(function: Any) -> Callable[..., Any]:
+    """Return *function* as one that takes its inputs by name, if it wants a dict."""
+    if _only_dict(getattr(_traced(function), "input_signature", None)) is None:
+        return function  # type: ignore[no-any-return]
+
+    def call(*args: Any, **inputs: Any) -> Any:
+        return function(*args) if args else function(inputs)
+
+    return call
+
+
+def _traced(function: Any) -> Any:
+    """Return the function that TensorFlow traces when *function* is called."""
+    is_module = isinstance(function, tf2.Module) and callable(function)
+    return function.__call__ if is_module else function
+
+
+def _only_dict(signature: Any) -> dict[str, Any] | None:
+    """Return the specs in *signature* by name, if all it has is a dict of them."""
+    if isinstance(signature, list | tuple) and len(signature) == 1:
+        (only,) = signature
+        if isinstance(only, Mapping) and not any(
+            map(tf2.nest.is_nested, only.values())
+        ):
+            return dict(only)
+    return None

@@ -8,8 +8,9 @@ its claim, where the version will be, and then looks whether it is alone there. 
 the later one sees the other, in stores that list what has been written; who is not
 alone takes its claim back, and looks for a number again a little later.
 
-The claim goes when the version is whole.  Servers take none up that is claimed, and
-what a publisher that was killed has left is claimed until a later one deletes it.
+The claim goes when the version is whole, and who deletes a version claims it first.
+Servers take none up that is claimed, and what a publisher that was killed has left,
+half written or half deleted, is claimed until a later one deletes it.
 
 TensorFlow is not needed; fsspec and the package of the store's scheme are.
 """
@@ -35,6 +36,7 @@ from servable.export.publishing import (
     check_complete,
     check_numbers,
 )
+from servable.export.steps import begin, bytes_in
 from servable.platforms.saved_model_files import GRAPH_FILES
 
 _CLAIM: Final = ".servable-"
@@ -146,11 +148,7 @@ def _claim(
 
 
 def _versions(filesystem: Any, root: str) -> dict[int, str]:
-    try:
-        paths = filesystem.ls(root, detail=False)
-    except FileNotFoundError:
-        return {}
-    names = [PurePosixPath(path).name for path in paths]
+    names = _names(filesystem, root)
     return {int(n): n for n in names if n.isascii() and n.isdecimal()}
 
 
@@ -164,24 +162,37 @@ def _make_directory(filesystem: Any, path: str) -> None:
 def _put(filesystem: Any, source: Path, target: str, claim: str) -> None:
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     files.sort(key=lambda path: path.parent == source and path.name in GRAPH_FILES)
+    sent = _sent()
+    begin("uploading", lambda: sent.value, bytes_in(source))
     try:
         for file in files:
             name = f"{target}/{file.relative_to(source).as_posix()}"
             _make_directory(filesystem, name.rpartition("/")[0])
-            filesystem.put_file(str(file), name)
+            filesystem.put_file(str(file), name, callback=sent)
         filesystem.rm_file(claim)
     except BaseException:
         _delete(filesystem, target)
         raise
 
 
+def _sent() -> Any:
+    """Return what counts the bytes that file systems say they have sent."""
+    from fsspec.callbacks import Callback  # noqa: PLC0415 - an extra
+
+    class Sent(Callback):  # type: ignore[misc]
+        def set_size(self, size: int) -> None:
+            """Ignore the size of one file."""
+
+    return Sent()
+
+
 def _delete_all_but(keep: int, filesystem: Any, root: str, published: int) -> None:
-    """Delete old versions; those without a graph may be somebody's who is at it."""
-    whole = [
-        (number, f"{root}/{name}")
-        for number, name in sorted(_versions(filesystem, root).items())
-        if any(filesystem.exists(f"{root}/{name}/{graph}") for graph in GRAPH_FILES)
-    ]
+    """Delete old versions; those that are claimed are somebody's who is at it."""
+    whole = []
+    for number, name in sorted(_versions(filesystem, root).items()):
+        names = _names(filesystem, f"{root}/{name}")
+        if names & set(GRAPH_FILES) and not any(n.startswith(_CLAIM) for n in names):
+            whole.append((number, f"{root}/{name}"))
     for number, path in whole[:-keep]:
         if number != published:
             _delete(filesystem, path)
@@ -197,12 +208,37 @@ def _delete_abandoned(filesystem: Any, root: str) -> None:
             with contextlib.suppress(FileNotFoundError, NotImplementedError):
                 if filesystem.modified(path).timestamp() < too_old:
                     _delete(filesystem, f"{root}/{name}")
+    if hasattr(filesystem, "call_s3"):
+        _abort_uploads(filesystem, root, too_old)
+
+
+def _abort_uploads(filesystem: Any, root: str, too_old: float) -> None:
+    """Have S3 drop the parts of large files that nobody will complete any more."""
+    bucket, below, _ = filesystem.split_path(root)
+    where = {"Bucket": bucket, "Prefix": f"{below}/"}
+    # Not all who may write may list them, and not all stores like S3 have such a list.
+    with contextlib.suppress(OSError):
+        found = filesystem.call_s3("list_multipart_uploads", **where)
+        for begun in found.get("Uploads", []):
+            if begun["Initiated"].timestamp() < too_old:
+                which = {"Key": begun["Key"], "UploadId": begun["UploadId"]}
+                filesystem.call_s3("abort_multipart_upload", Bucket=bucket, **which)
 
 
 def _delete(filesystem: Any, version: str) -> None:
-    """Delete a version, its graph first, so that nobody takes the rest for one."""
-    for name in GRAPH_FILES:
-        if filesystem.exists(f"{version}/{name}"):
-            filesystem.rm_file(f"{version}/{name}")
-    if filesystem.exists(version):
+    """Delete a version, claimed until nothing else is left of it."""
+    filesystem.pipe_file(f"{version}/{_CLAIM}{uuid.uuid4().hex}", b"")
+    for path in filesystem.find(version):
+        if not PurePosixPath(path).name.startswith(_CLAIM):
+            with contextlib.suppress(FileNotFoundError):  # another publisher did
+                filesystem.rm_file(path)
+    with contextlib.suppress(FileNotFoundError):
         filesystem.rm(version, recursive=True)
+
+
+def _names(filesystem: Any, directory: str) -> set[str]:
+    try:
+        paths = filesystem.ls(directory, detail=False)
+    except FileNotFoundError:
+        return set()
+    return {PurePosixPath(path).name for path in paths}
