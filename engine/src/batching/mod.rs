@@ -249,7 +249,7 @@ impl Queues {
         let priority = if options.is_low_priority { Priority::Low } else { Priority::High };
         match &queue.line {
             Line::Fixed(ids, pool) => pool.submit(ids[priority as usize], task.clone())?,
-            Line::Dynamic(line) => line.submit(task.clone(), priority)?,
+            Line::Dynamic(line) => line.submit(task.clone(), priority, options.client)?,
         }
         Ok(Admitted::Queued(Ticket { task, answer, order }))
     }

@@ -234,7 +234,7 @@ impl Runner<'_> {
             group.iter().map(|member| member.task.deadline).collect();
         let options = RunOptions {
             deadline: deadlines.and_then(|all| all.into_iter().max()),
-            is_low_priority: false,
+            ..RunOptions::default()
         };
         let feeds = signature.feeds.iter().cloned().zip(feeds).collect();
         let began = Instant::now();

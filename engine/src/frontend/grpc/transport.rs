@@ -34,6 +34,7 @@ use super::service::{self, Limits};
 use super::{find, unary};
 use crate::app::App;
 use crate::frontend::peer::Peer;
+use crate::turns::Client;
 
 /// How connections are kept; none of these has a limit where it is `None`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +82,7 @@ async fn connect(
     dispatch: Dispatch,
     mut ends: watch::Receiver<bool>,
 ) {
-    let peer = stream.connect_info();
+    let peer = Peer { client: Client::connected(), ..stream.connect_info() };
     let has_asked = Arc::new(AtomicBool::new(false));
     let asks = has_asked.clone();
     let answer = service_fn(move |request| {
