@@ -287,7 +287,7 @@ impl Queues {
         let resized: Vec<Vec<Tensor>> = sizes
             .iter()
             .map(|&size| feeds.iter().map(|feed| tensors::resized(feed, rows, size)).collect())
-            .collect();
+            .collect::<Result<_>>()?;
         let outputs = self.run_whole(&signature, feeds, rows)?;
         for (feeds, size) in resized.into_iter().zip(sizes) {
             self.run_whole(&signature, feeds, size)?;

@@ -178,7 +178,7 @@ struct Decoded<'t>(&'t Tensor);
 
 impl inference::Input for Decoded<'_> {
     fn to_tensor(&self) -> Result<Tensor> {
-        Ok(self.0.copied())
+        self.0.try_copied()
     }
 }
 
