@@ -5,16 +5,14 @@
 //! What is for one client keeps its order. Pure: what waits is anything, and who takes it decides
 //! when.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use hashbrown::HashMap;
 
 /// Whom something is done for: a connection.
 ///
 /// Not an address, which may be that of a proxy with thousands behind it, who would share the turns
 /// of one. Who opens many connections has as many turns, and may open so many and no more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Client(u64);
 
 impl Client {
@@ -28,15 +26,25 @@ impl Client {
     }
 }
 
-/// A queue whose clients take turns. It keeps nothing of a client of whom nothing waits.
+/// A queue whose clients take turns. It knows nothing of a client of whom nothing waits.
+///
+/// Of few clients, or of many who ask for one thing each, what comes goes to the end; where a client
+/// asks for a lot, others are put in before.
 #[derive(Debug)]
 pub struct Turns<T> {
-    waiting: BTreeMap<Turn, (Client, T)>,
-    clients: HashMap<Client, Share>,
+    /// In order.
+    waiting: VecDeque<Place<T>>,
+    /// In order.
+    clients: Vec<Share>,
     /// The round of what was taken last.
     round: u64,
-    /// How much has come.
-    came: u64,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    turn: Turn,
+    client: Client,
+    item: T,
 }
 
 /// When it is something's turn, in order.
@@ -45,19 +53,19 @@ struct Turn {
     round: u64,
     /// Whether something of the same client waited when it came.
     follows: bool,
-    came: u64,
 }
 
 /// What waits of one client: one turn in each of as many rounds, one after the other.
 #[derive(Clone, Copy, Debug)]
 struct Share {
+    client: Client,
     waiting: usize,
     last_round: u64,
 }
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), clients: HashMap::new(), round: 0, came: 0 }
+        Self { waiting: VecDeque::new(), clients: Vec::new(), round: 0 }
     }
 }
 
@@ -71,29 +79,41 @@ impl<T> Turns<T> {
     }
 
     pub fn push(&mut self, client: Client, item: T) {
-        let next_round = self.round + 1;
-        let share = self.clients.entry(client).or_insert(Share { waiting: 0, last_round: 0 });
-        let follows = share.waiting > 0;
-        share.waiting += 1;
-        share.last_round = if follows { share.last_round + 1 } else { next_round };
-        let turn = Turn { round: share.last_round, follows, came: self.came };
-        self.came += 1;
-        self.waiting.insert(turn, (client, item));
+        let turn = match self.find(client) {
+            Ok(at) => {
+                let share = &mut self.clients[at];
+                share.waiting += 1;
+                share.last_round += 1;
+                Turn { round: share.last_round, follows: true }
+            }
+            Err(at) => {
+                let last_round = self.round + 1;
+                self.clients.insert(at, Share { client, waiting: 1, last_round });
+                Turn { round: last_round, follows: false }
+            }
+        };
+        let place = Place { turn, client, item };
+        if self.waiting.back().is_none_or(|last| last.turn <= turn) {
+            self.waiting.push_back(place);
+        } else {
+            let at = self.waiting.partition_point(|other| other.turn <= turn);
+            self.waiting.insert(at, place);
+        }
     }
 
     /// What is next.
     pub fn front(&self) -> Option<&T> {
-        self.waiting.first_key_value().map(|(_, (_, item))| item)
+        self.waiting.front().map(|place| &place.item)
     }
 
     /// All that waits, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.waiting.values().map(|(_, item)| item)
+        self.waiting.iter().map(|place| &place.item)
     }
 
     /// Take what is next.
     pub fn pop(&mut self) -> Option<T> {
-        let (turn, (client, item)) = self.waiting.pop_first()?;
+        let Place { turn, client, item } = self.waiting.pop_front()?;
         self.round = turn.round;
         self.left(client, 0);
         Some(item)
@@ -103,9 +123,8 @@ impl<T> Turns<T> {
     /// something to [`Turns::give_up_for`] it.
     pub fn has_greedier(&self, client: Client) -> bool {
         // Whoever has a turn in the last round has one in each before.
-        let most = self.waiting.last_key_value().map(|(_, (most, _))| *most);
-        most.is_some_and(|most| {
-            most != Client::NOBODY && self.waiting_of(most) > self.waiting_of(client) + 1
+        self.waiting.back().is_some_and(|Place { client: most, .. }| {
+            *most != Client::NOBODY && self.waiting_of(*most) > self.waiting_of(client) + 1
         })
     }
 
@@ -114,13 +133,13 @@ impl<T> Turns<T> {
         if !self.has_greedier(client) {
             return None;
         }
-        let (_, (most, item)) = self.waiting.pop_last()?;
+        let Place { client: most, item, .. } = self.waiting.pop_back()?;
         self.left(most, 1);
         Some(item)
     }
 
     fn waiting_of(&self, client: Client) -> usize {
-        self.clients.get(&client).map_or(0, |share| share.waiting)
+        self.find(client).map_or(0, |at| self.clients[at].waiting)
     }
 
     /// How much goes before what would come now for a client, at most.
@@ -132,13 +151,18 @@ impl<T> Turns<T> {
 
     /// One less of a client waits, which had its turn in so many rounds of its last ones.
     fn left(&mut self, client: Client, rounds: u64) {
-        if let Some(share) = self.clients.get_mut(&client) {
-            share.waiting -= 1;
-            share.last_round -= rounds;
-            if share.waiting == 0 {
-                self.clients.remove(&client);
-            }
+        let Ok(at) = self.find(client) else { return };
+        let share = &mut self.clients[at];
+        share.waiting -= 1;
+        share.last_round -= rounds;
+        if share.waiting == 0 {
+            self.clients.remove(at);
         }
+    }
+
+    /// The place of a client, or the one that it would have.
+    fn find(&self, client: Client) -> Result<usize, usize> {
+        self.clients.binary_search_by_key(&client, |share| share.client)
     }
 }
 
