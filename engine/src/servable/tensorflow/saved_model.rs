@@ -81,10 +81,8 @@ impl MetaGraph {
             return Ok(None);
         };
         let writing_signatures = writing_signatures(bytes, graph.clone(), &signatures)?;
-        let pictures = match trusts_ranks {
-            true => pictures(bytes, graph, &signatures)?,
-            false => BTreeMap::new(),
-        };
+        let pictures =
+            if trusts_ranks { pictures(bytes, graph, &signatures)? } else { BTreeMap::new() };
         Ok(Some(Self {
             signatures,
             signature_def_map,
