@@ -183,6 +183,13 @@ impl Permit {
         Ok(())
     }
 
+    /// Count so many bytes more that are there already, however many there are: others are refused
+    /// while they are too many.
+    pub fn hold(&self, bytes: usize) {
+        self.admission.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Count as a request that is to be run.
     ///
     /// # Errors
@@ -278,6 +285,18 @@ mod tests {
         assert_eq!(other.charge(1).unwrap_err().code, Code::ResourceExhausted);
         drop(alone);
         other.charge(1).unwrap();
+    }
+
+    #[test]
+    fn what_is_held_in_any_case_keeps_others_out() {
+        let admission = of(Limits { bytes: 100, ..Limits::NONE });
+        let (one, other) = (admission.permit(), admission.permit());
+        one.hold(150);
+
+        assert_eq!(other.charge(1).unwrap_err().code, Code::ResourceExhausted);
+        drop(one);
+        other.charge(1).unwrap();
+        assert_eq!(admission.bytes(), 1);
     }
 
     #[test]

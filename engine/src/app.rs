@@ -22,6 +22,7 @@ use crate::serving_map::{ServableHandle, ServingMap, Snapshot};
 use crate::shadow::{Copy, Shadows};
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
+use crate::turns::Client;
 
 /// What the engine is told once, when it is made; see `ServerOptions` in `_engine.pyi`.
 #[derive(Clone, Debug)]
@@ -355,7 +356,7 @@ impl App {
         let (outputs, run) = if at_once.is_some() {
             run()?
         } else {
-            Box::pin(self.run_on_thread(handle, options.deadline, run)).await?
+            Box::pin(self.run_on_thread(handle, options.client, options.deadline, run)).await?
         };
         let resumed = if at_once.is_some() { run.ended } else { Instant::now() };
         exchange.ran(run, resumed);
@@ -370,6 +371,7 @@ impl App {
     pub async fn run_on_thread<T: Send + 'static>(
         &self,
         handle: Arc<ServableHandle>,
+        client: Client,
         deadline: Option<Instant>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -381,7 +383,7 @@ impl App {
         let watched = Arc::downgrade(&going);
         let mut awaited = self.awaited(&handle, threads, move || Some(watched.clone()));
         let held = handle.clone();
-        let ran = compute.run_in(&handle.name, deadline, move || {
+        let ran = compute.run_in(&handle.name, client, deadline, move || {
             going.begin();
             let done = work();
             drop((held, going));

@@ -18,9 +18,7 @@ use crate::servable::aliases::{declared_shape, fits, gather, Aliases, Call};
 use crate::servable::{RunOptions, Servable, Signature, Signatures};
 use crate::serving_map::{ModelSpec, ServableHandle, VersionChoice};
 use crate::status::{Result, Status};
-use crate::tensor::{
-    shape_text, Buffer, DType, Data, StringArray, Strings, StringsBuilder, Tensor,
-};
+use crate::tensor::{shape_text, Buffer, DType, Data, StringArray, Strings, Tensor};
 
 /// Runs at a time: they mostly wait for parts, which have threads of their own.
 const THREADS: usize = 16;
@@ -111,7 +109,7 @@ impl Composite {
         let handles = self.resolve()?;
         let mut tensors: HashMap<String, Arc<Tensor>> = HashMap::new();
         for (alias, tensor) in &call.inputs {
-            tensors.insert((*alias).to_owned(), Arc::new(copy_of(tensor)));
+            tensors.insert((*alias).to_owned(), Arc::new(tensor.try_copied()?));
         }
         for (part, handles) in self.recipe.parts.iter().zip(&handles) {
             let mut inputs = BTreeMap::new();
@@ -299,10 +297,12 @@ fn ask_shards(
     };
     let depth = Depth::current();
     let ask_one = |shard: usize| {
-        let inputs =
-            inputs.iter().map(|(alias, tensor)| (*alias, Arc::new(take(tensor, &rows[shard]))));
-        let inputs: Inputs = inputs.collect();
-        let outputs = ask(part, &shards[shard], &inputs, options);
+        let inputs = inputs
+            .iter()
+            .map(|(alias, tensor)| Ok((*alias, Arc::new(take(tensor, &rows[shard])?))));
+        let outputs = inputs
+            .collect::<Result<Inputs>>()
+            .and_then(|inputs| ask(part, &shards[shard], &inputs, options));
         outputs.map_err(|status| {
             Status::new(status.code, format!("shard {}: {}", shards[shard].name, status.message))
         })
@@ -329,8 +329,8 @@ fn ask_shards(
     (0..part.outputs.len())
         .map(|at| {
             let pieces: Vec<&Tensor> = answers.iter().map(|outputs| &outputs[at]).collect();
-            merge(&pieces, &order, keys.num_elements())
-                .ok_or_else(|| Status::internal(format!("shards differ in {}", part.outputs[at])))
+            let merged = merge(&pieces, &order, keys.num_elements())?;
+            merged.ok_or_else(|| Status::internal(format!("shards differ in {}", part.outputs[at])))
         })
         .collect()
 }
@@ -353,44 +353,48 @@ fn element(tensor: &Tensor, at: usize) -> &[u8] {
 }
 
 /// Some rows of a tensor.
-fn take(tensor: &Tensor, rows: &[usize]) -> Tensor {
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there is no memory for them.
+fn take(tensor: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let mut shape = tensor.shape().to_vec();
     let width = tensor.num_elements() / (shape[0].max(1) as usize);
     shape[0] = rows.len() as i64;
     match tensor.data() {
         Data::Strings(strings) => {
-            let mut taken = StringsBuilder::default();
-            for at in rows.iter().flat_map(|row| row * width..(row + 1) * width) {
-                taken.push(strings.get(at));
-            }
-            Tensor::strings(shape, taken.build())
+            let taken = rows.iter().flat_map(|row| row * width..(row + 1) * width);
+            let taken = Strings::try_copies(taken.map(|at| strings.get(at)))?;
+            Ok(Tensor::strings(shape, taken))
         }
         Data::Dense(buffer) => {
             let bytes = width * tensor.dtype().size().unwrap_or_default();
-            let mut taken = Buffer::zeroed(rows.len() * bytes);
+            let mut taken = Buffer::try_zeroed(rows.len() * bytes)?;
             if bytes > 0 {
                 let targets = taken.as_mut_slice().chunks_exact_mut(bytes);
                 for (target, row) in targets.zip(rows) {
                     target.copy_from_slice(&buffer.as_slice()[row * bytes..(row + 1) * bytes]);
                 }
             }
-            Tensor::dense(tensor.dtype(), shape, taken)
+            Ok(Tensor::dense(tensor.dtype(), shape, taken))
         }
     }
 }
 
 /// Rows of several tensors in the order that `rows` gives them; `None` when they do not go
 /// together.
-fn merge(pieces: &[&Tensor], rows: &[&[usize]], count: usize) -> Option<Tensor> {
-    let first = pieces.first()?;
-    let row_shape = first.shape().get(1..)?;
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there is no memory for them.
+fn merge(pieces: &[&Tensor], rows: &[&[usize]], count: usize) -> Result<Option<Tensor>> {
+    let Some(first) = pieces.first() else { return Ok(None) };
+    let Some(row_shape) = first.shape().get(1..) else { return Ok(None) };
     let fit = pieces.iter().zip(rows).all(|(piece, rows)| {
         piece.dtype() == first.dtype()
             && piece.shape().get(1..) == Some(row_shape)
             && piece.shape()[0] == rows.len() as i64
     });
     if !fit {
-        return None;
+        return Ok(None);
     }
     let mut places = vec![(0, 0); count];
     for (piece, rows) in rows.iter().enumerate() {
@@ -399,27 +403,25 @@ fn merge(pieces: &[&Tensor], rows: &[&[usize]], count: usize) -> Option<Tensor> 
         }
     }
     let shape = [&[count as i64], row_shape].concat();
-    let width = crate::tensor::num_elements(row_shape)?;
-    if first.dtype() == DType::String {
-        let mut merged = StringsBuilder::default();
-        for (piece, row) in places {
-            let strings = pieces[piece].as_strings()?;
-            for at in row * width..(row + 1) * width {
-                merged.push(strings.get(at));
-            }
-        }
-        return Some(Tensor::strings(shape, merged.build()));
-    }
-    let bytes = width * first.dtype().size()?;
-    let mut merged = Buffer::zeroed(count * bytes);
+    let Some(width) = crate::tensor::num_elements(row_shape) else { return Ok(None) };
+    let Some(size) = first.dtype().size() else {
+        let merged = places.iter().flat_map(|&(piece, row)| {
+            let strings = pieces[piece].as_strings();
+            (row * width..(row + 1) * width).filter_map(move |at| Some(strings?.get(at)))
+        });
+        return Ok(Some(Tensor::strings(shape, Strings::try_copies(merged)?)));
+    };
+    let bytes = width * size;
+    let mut merged = Buffer::try_zeroed(count * bytes)?;
     if bytes > 0 {
         let targets = merged.as_mut_slice().chunks_exact_mut(bytes);
         for (target, (piece, row)) in targets.zip(places) {
-            let source = pieces[piece].buffer()?.as_slice();
+            let Some(source) = pieces[piece].buffer() else { return Ok(None) };
+            let source = source.as_slice();
             target.copy_from_slice(&source[row * bytes..(row + 1) * bytes]);
         }
     }
-    Some(Tensor::dense(first.dtype(), shape, merged))
+    Ok(Some(Tensor::dense(first.dtype(), shape, merged)))
 }
 
 fn missing(part: &Part, source: &str) -> Status {
@@ -455,16 +457,6 @@ impl StringArray for SharedStrings {
     }
 }
 
-fn copy_of(tensor: &Tensor) -> Tensor {
-    let shape = tensor.shape().to_vec();
-    match tensor.data() {
-        Data::Dense(buffer) => {
-            Tensor::dense(tensor.dtype(), shape, Buffer::copy_of(buffer.as_slice()))
-        }
-        Data::Strings(strings) => Tensor::strings(shape, strings.iter().collect()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,11 +475,11 @@ mod tests {
     fn rows_that_were_taken_apart_come_together_again() {
         let whole = int32s(&[4, 2], &[0, 1, 10, 11, 20, 21, 30, 31]);
         let rows = [vec![3, 0], vec![1, 2]];
-        let pieces = rows.each_ref().map(|rows| take(&whole, rows));
+        let pieces = rows.each_ref().map(|rows| take(&whole, rows).unwrap());
         assert_eq!(pieces[0].buffer().unwrap().elements::<u32>(), [30, 31, 0, 1]);
 
         let order = rows.each_ref().map(Vec::as_slice);
-        let merged = merge(&pieces.each_ref(), &order, 4).unwrap();
+        let merged = merge(&pieces.each_ref(), &order, 4).unwrap().unwrap();
 
         assert_eq!(merged.shape(), [4, 2]);
         assert_eq!(merged.buffer().unwrap().as_slice(), whole.buffer().unwrap().as_slice());
@@ -497,9 +489,10 @@ mod tests {
     fn texts_that_were_taken_apart_come_together_again() {
         let whole = strings(&["a", "b", "c"]);
         let rows = [vec![2], vec![0, 1]];
-        let pieces = rows.each_ref().map(|rows| take(&whole, rows));
+        let pieces = rows.each_ref().map(|rows| take(&whole, rows).unwrap());
 
-        let merged = merge(&pieces.each_ref(), &rows.each_ref().map(Vec::as_slice), 3).unwrap();
+        let order = rows.each_ref().map(Vec::as_slice);
+        let merged = merge(&pieces.each_ref(), &order, 3).unwrap().unwrap();
 
         let texts: Vec<_> = merged.as_strings().unwrap().iter().collect();
         assert_eq!(texts, [b"a", b"b", b"c"]);
@@ -509,8 +502,22 @@ mod tests {
     fn pieces_that_differ_do_not_go_together() {
         let one = int32s(&[1, 2], &[0, 1]);
         for other in [int32s(&[1, 1], &[0]), int32s(&[2, 2], &[0; 4]), strings(&["a"])] {
-            assert!(merge(&[&one, &other], &[&[0], &[1]], 2).is_none(), "{other:?}");
+            let merged = merge(&[&one, &other], &[&[0], &[1]], 2).unwrap();
+            assert!(merged.is_none(), "{other:?}");
         }
+    }
+
+    #[test]
+    fn rows_there_is_no_memory_for_are_refused() {
+        // Nobody touches it; so many of them are more than addresses there are.
+        let wide = Tensor::dense(DType::UInt8, vec![1, 1 << 28], Buffer::zeroed(1 << 28));
+        let count = 1 << 20;
+        let no_memory = Status::no_memory(1 << 48);
+        assert_eq!(take(&wide, &vec![0; count]).map(drop), Err(no_memory.clone()));
+
+        let rows: Vec<usize> = (0..count).collect();
+        let order: Vec<&[usize]> = rows.chunks(1).collect();
+        assert_eq!(merge(&vec![&wide; count], &order, count).map(drop), Err(no_memory));
     }
 
     #[test]

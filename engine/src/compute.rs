@@ -5,7 +5,8 @@
 //! fall idle is the first to be woken, so that a lightly loaded server keeps one warm thread.
 //!
 //! Work waits in a lane for each model. Lanes take turns, so that a model that is asked for a lot
-//! holds up itself, and a lane holds so much and no more.
+//! holds up itself, and a lane holds so much and no more. In a lane its clients take turns, and
+//! where it is full, room is made where most waits of one client.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -16,8 +17,10 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::status::{Result, Status};
+use crate::turns::{Client, Turns};
 
-pub type Job = Box<dyn FnOnce() + Send>;
+/// Work that waits; it is told when it is refused after all.
+type Job = Box<dyn FnOnce(std::result::Result<(), Full>) + Send>;
 
 /// A pool of threads for work that blocks.
 pub struct Compute {
@@ -58,7 +61,7 @@ struct State {
 /// What waits for a thread, of one kind.
 #[derive(Default)]
 struct Lane {
-    jobs: VecDeque<Job>,
+    jobs: Turns<Job>,
     running: usize,
     /// How long work took of late, in seconds; 0 before the first.
     average_s: f64,
@@ -106,7 +109,7 @@ impl State {
                 self.turns.push_back(at);
                 continue;
             }
-            let job = lane.jobs.pop_front()?;
+            let job = lane.jobs.pop()?;
             lane.running += 1;
             if !lane.jobs.is_empty() {
                 self.turns.push_back(at);
@@ -118,6 +121,13 @@ impl State {
         None
     }
 
+    /// Take from a lane what is to make room for a client that has less than others.
+    fn give_up_for(&mut self, at: usize, client: Client) -> Option<Job> {
+        let given_up = self.lanes[at].jobs.give_up_for(client)?;
+        self.waiting -= 1;
+        Some(given_up)
+    }
+
     fn ended(&mut self, at: usize, took: Duration) {
         self.running -= 1;
         let lane = &mut self.lanes[at];
@@ -127,14 +137,16 @@ impl State {
             if lane.average_s == 0.0 { took } else { lane.average_s * 0.75 + took * 0.25 };
     }
 
-    /// About how long what comes now would wait in a lane; `None` while that is anybody's guess.
-    fn expected_wait(&self, at: usize, limit: usize) -> Option<Duration> {
+    /// About how long what comes now for a client would wait in a lane; `None` while that is
+    /// anybody's guess.
+    fn expected_wait(&self, at: usize, client: Client, limit: usize) -> Option<Duration> {
         let lane = &self.lanes[at];
-        if lane.average_s == 0.0 || lane.jobs.len() <= limit {
+        let ahead = lane.jobs.ahead_of(client);
+        if lane.average_s == 0.0 || ahead <= limit {
             return None;
         }
         let lanes = self.turns.len().max(1);
-        let wait_s = lane.average_s * (lane.jobs.len() * lanes) as f64 / limit as f64;
+        let wait_s = lane.average_s * (ahead * lanes) as f64 / limit as f64;
         Duration::try_from_secs_f64(wait_s).ok()
     }
 }
@@ -184,10 +196,11 @@ impl Compute {
     /// INTERNAL when the work panics, UNAVAILABLE when too much waits already, DEADLINE_EXCEEDED.
     pub async fn run<T: Send + 'static>(
         &self,
+        client: Client,
         deadline: Option<Instant>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.run_in(OWN, deadline, work).await.unwrap_or_else(|full| Err(full.status()))
+        self.run_in(OWN, client, deadline, work).await.unwrap_or_else(|full| Err(full.status()))
     }
 
     /// As [`Compute::run`], in the lane of a model.
@@ -197,26 +210,30 @@ impl Compute {
     pub async fn run_in<T: Send + 'static>(
         &self,
         lane: &str,
+        client: Client,
         deadline: Option<Instant>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> std::result::Result<Result<T>, Full> {
         let (done, result) = oneshot::channel();
-        let job: Job = Box::new(move || {
+        let job: Job = Box::new(move |taken| {
             if done.is_closed() {
                 return;
             }
             let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            let _ = done.send(if is_late { Err(Status::timed_out()) } else { work() });
+            let _ = done.send(match taken {
+                _ if is_late => Ok(Err(Status::timed_out())),
+                taken => taken.map(|()| work()),
+            });
         });
-        self.offer(lane, deadline, job)?;
-        let lost = |_| Err(Status::internal("The request could not be run."));
-        Ok(match deadline {
+        self.offer(lane, client, deadline, job)?;
+        let lost = |_| Ok(Err(Status::internal("The request could not be run.")));
+        match deadline {
             None => result.await.unwrap_or_else(lost),
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), result).await {
                 Ok(result) => result.unwrap_or_else(lost),
-                Err(_) => Err(Status::timed_out()),
+                Err(_) => Ok(Err(Status::timed_out())),
             },
-        })
+        }
     }
 
     /// How much work waits for a thread.
@@ -236,16 +253,22 @@ impl Compute {
     }
 
     /// Do work for a model on a thread of the pool some time.
-    pub fn spawn(&self, lane: &str, job: Job) {
+    pub fn spawn(&self, lane: &str, work: impl FnOnce() + Send + 'static) {
+        // What is for nobody is never refused.
+        let job: Job = Box::new(move |_| work());
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
-        self.push(state, at, job);
+        self.push(state, at, Client::NOBODY, job);
     }
 
-    /// As [`Compute::spawn`], if there is room, and time before the deadline.
+    /// Have a job of a client done some time, if there is room, and time before the deadline.
+    ///
+    /// # Errors
+    /// [`Full`], which may also come later, when others need the room.
     fn offer(
         &self,
         lane: &str,
+        client: Client,
         deadline: Option<Instant>,
         job: Job,
     ) -> std::result::Result<(), Full> {
@@ -254,23 +277,36 @@ impl Compute {
         // What a thread is about to take does not wait.
         let free = self.shared.limit - state.running;
         let waiting = state.lanes[at].jobs.len().saturating_sub(free);
-        if waiting >= self.max_waiting {
-            return Err(Full::Waiting(waiting));
+        let full = Full::Waiting(waiting);
+        let is_full = waiting >= self.max_waiting;
+        if is_full && !state.lanes[at].jobs.has_greedier(client) {
+            return Err(full);
         }
-        if let (Some(deadline), Some(wait)) = (deadline, state.expected_wait(at, self.shared.limit))
+        if let (Some(deadline), Some(wait)) =
+            (deadline, state.expected_wait(at, client, self.shared.limit))
         {
             // Who begins just before the deadline ends after it, and was run for nobody.
             if wait > deadline.saturating_duration_since(Instant::now()) / 2 {
                 return Err(Full::Late(wait));
             }
         }
-        self.push(state, at, job);
+        let given_up = if is_full { state.give_up_for(at, client) } else { None };
+        self.push(state, at, client, job);
+        if let Some(given_up) = given_up {
+            given_up(Err(full));
+        }
         Ok(())
     }
 
-    fn push(&self, mut state: parking_lot::MutexGuard<'_, State>, at: usize, job: Job) {
+    fn push(
+        &self,
+        mut state: parking_lot::MutexGuard<'_, State>,
+        at: usize,
+        client: Client,
+        job: Job,
+    ) {
         let lane = &mut state.lanes[at];
-        lane.jobs.push_back(job);
+        lane.jobs.push(client, job);
         if lane.jobs.len() == 1 {
             state.turns.push_back(at);
         }
@@ -338,7 +374,7 @@ impl Shared {
                 Some((at, job)) => {
                     let began = Instant::now();
                     // A panic ends the job, which its waiter sees as an error, and nothing else.
-                    drop(catch_unwind(AssertUnwindSafe(job)));
+                    drop(catch_unwind(AssertUnwindSafe(|| job(Ok(())))));
                     ended = Some((at, began.elapsed()));
                 }
                 None => waker.sleep(),
@@ -356,13 +392,15 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
+    const ME: Client = Client::NOBODY;
+
     #[test]
     fn work_is_done_and_a_panic_ends_only_its_own_request() {
         let pool = Compute::new(1);
 
-        let panicked = block_on(pool.run::<()>(None, || panic!("on purpose")));
+        let panicked = block_on(pool.run::<()>(ME, None, || panic!("on purpose")));
         assert_eq!(panicked.unwrap_err().code, crate::status::Code::Internal);
-        assert_eq!(block_on(pool.run(None, || Ok(7))), Ok(7));
+        assert_eq!(block_on(pool.run(ME, None, || Ok(7))), Ok(7));
     }
 
     #[test]
@@ -372,11 +410,11 @@ mod tests {
         let (ran, was_run) = mpsc::channel::<&str>();
         let also_ran = ran.clone();
         block_on(async {
-            let mut blocker = Box::pin(pool.run(None, move || {
+            let mut blocker = Box::pin(pool.run(ME, None, move || {
                 held.recv().unwrap();
                 Ok(())
             }));
-            let mut abandoned = Box::pin(pool.run(None, move || {
+            let mut abandoned = Box::pin(pool.run(ME, None, move || {
                 ran.send("abandoned").unwrap();
                 Ok(())
             }));
@@ -385,7 +423,7 @@ mod tests {
             drop(abandoned);
             release.send(()).unwrap();
             blocker.await.unwrap();
-            pool.run(None, move || {
+            pool.run(ME, None, move || {
                 also_ran.send("kept").unwrap();
                 Ok(())
             })
@@ -408,13 +446,10 @@ mod tests {
     fn held(pool: &Compute) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel::<()>();
         let (began, has_begun) = mpsc::channel();
-        pool.spawn(
-            OWN,
-            Box::new(move || {
-                began.send(()).unwrap();
-                let _ = held.recv();
-            }),
-        );
+        pool.spawn(OWN, move || {
+            began.send(()).unwrap();
+            let _ = held.recv();
+        });
         has_begun.recv().unwrap();
         release
     }
@@ -426,7 +461,7 @@ mod tests {
         let (ran, order) = mpsc::channel();
         for model in ["hot", "hot", "hot", "cold", "cool", "cold"] {
             let ran = ran.clone();
-            pool.spawn(model, Box::new(move || ran.send(model).unwrap()));
+            pool.spawn(model, move || ran.send(model).unwrap());
         }
         assert_eq!(
             pool.queue_depths(),
@@ -439,17 +474,51 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_a_model_take_turns_and_have_room_made_by_who_has_most() {
+        let pool = Compute::bounded(1, 4);
+        let release = held(&pool);
+        let [greedy, polite] = [Client::connected(), Client::connected()];
+        let (ran, order) = mpsc::channel();
+        let ask = |client, name: &'static str| {
+            let ran = ran.clone();
+            let work = move || ran.send(name).map_err(|_| Status::timed_out());
+            Box::pin(pool.run_in("m", client, None, work))
+        };
+        block_on(async {
+            let mut waits: Vec<_> =
+                ["greedy 1", "greedy 2", "greedy 3", "greedy 4"].map(|n| ask(greedy, n)).into();
+            assert!(waits.iter_mut().all(|wait| futures_poll(wait).is_none()));
+            assert_eq!(ask(greedy, "too many").await, Err(Full::Waiting(4)));
+
+            let mut first = ask(polite, "polite");
+            assert!(futures_poll(&mut first).is_none());
+            let newest = waits.pop().unwrap();
+            assert_eq!(newest.await, Err(Full::Waiting(4)));
+            assert_eq!(pool.queue_depth(), 4);
+
+            drop(release);
+            for wait in waits.into_iter().chain([first]) {
+                assert_eq!(wait.await, Ok(Ok(())));
+            }
+        });
+        drop(ran);
+
+        let order: Vec<&str> = order.iter().collect();
+        assert_eq!(order, ["greedy 1", "polite", "greedy 2", "greedy 3"]);
+    }
+
+    #[test]
     fn a_lane_holds_so_much_and_another_has_room_of_its_own() {
         let nothing: fn() -> Result<()> = || Ok(());
         let pool = Compute::bounded(1, 2);
         let release = held(&pool);
         block_on(async {
             let mut waits: Vec<_> =
-                (0..2).map(|_| Box::pin(pool.run_in("m", None, nothing))).collect();
+                (0..2).map(|_| Box::pin(pool.run_in("m", ME, None, nothing))).collect();
             assert!(waits.iter_mut().all(|wait| futures_poll(wait).is_none()));
 
-            assert_eq!(pool.run_in("m", None, nothing).await, Err(Full::Waiting(2)));
-            let mut other = Box::pin(pool.run_in("n", None, nothing));
+            assert_eq!(pool.run_in("m", ME, None, nothing).await, Err(Full::Waiting(2)));
+            let mut other = Box::pin(pool.run_in("n", ME, None, nothing));
             assert!(futures_poll(&mut other).is_none());
 
             drop(release);
@@ -465,13 +534,15 @@ mod tests {
         let at = state.lane("m");
         let mut wait = |average_s: f64, jobs: usize| {
             state.lanes[at].average_s = average_s;
-            state.lanes[at].jobs = (0..jobs).map(|_| Box::new(|| {}) as Job).collect();
-            state.expected_wait(at, 4).map(|wait| wait.as_millis())
+            state.lanes[at].jobs = Turns::default();
+            (0..jobs).for_each(|_| state.lanes[at].jobs.push(ME, Box::new(|_| {})));
+            state.expected_wait(at, ME, 4).map(|wait| wait.as_millis())
         };
 
         assert_eq!(wait(0.0, 100), None, "nothing has run yet");
         assert_eq!(wait(1.0, 4), None, "a few always may wait");
         assert_eq!(wait(0.1, 40), Some(1000));
+        assert_eq!(state.expected_wait(at, Client::connected(), 4), None, "others wait by turns");
     }
 
     #[test]
@@ -483,10 +554,10 @@ mod tests {
         let (ran, was_run) = mpsc::channel::<()>();
 
         let waited = runtime
-            .block_on(pool.run(soon(), move || ran.send(()).map_err(|_| Status::timed_out())));
+            .block_on(pool.run(ME, soon(), move || ran.send(()).map_err(|_| Status::timed_out())));
         assert_eq!(waited, Err(Status::timed_out()));
         drop(release);
-        assert_eq!(block_on(pool.run(None, || Ok(()))), Ok(()));
+        assert_eq!(block_on(pool.run(ME, None, || Ok(()))), Ok(()));
         assert!(was_run.try_iter().next().is_none());
     }
 

@@ -74,7 +74,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// A server of one model for each type of tensor, which answers with what it is asked.
-fn app() -> &'static Arc<App> {
+pub fn app() -> &'static Arc<App> {
     static APP: OnceLock<Arc<App>> = OnceLock::new();
     APP.get_or_init(|| {
         let options = Options {

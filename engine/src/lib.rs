@@ -31,6 +31,7 @@ pub mod serving_map;
 pub mod shadow;
 pub mod status;
 pub mod tensor;
+pub mod turns;
 pub mod wire;
 
 /// Small allocations are a tenth of the time of a small request with the system's allocator.

@@ -26,6 +26,7 @@ from servable.apis import (
     types_pb2,
 )
 from servable.client import Client, VersionStatus, make_ndarray, make_tensor_proto
+from servable.errors import InvalidArgument
 
 COUNT = int(os.environ.get("SERVABLE_FUZZ_MODELS", "48"))
 
@@ -257,3 +258,58 @@ def test_what_is_no_picture_does_not_end_the_server(
         pictures(shape)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert pictures((2, 6, 6, 2)).shape == (2, 4, 4, 4)
+
+
+def unranked() -> bytes:
+    """Return a SavedModel that convolves, or gives back, what has no rank."""
+    model = saved_model_pb2.SavedModel(saved_model_schema_version=1)
+    meta_graph = model.meta_graphs.add()
+    meta_graph.meta_info_def.tags.append("serve")
+    graph = meta_graph.graph_def
+    graph.versions.producer = 1882
+    picture = graph.node.add(name="picture", op="Placeholder")
+    picture.attr["dtype"].type = types_pb2.DT_FLOAT
+    kernel = graph.node.add(name="kernel", op="Const")
+    kernel.attr["dtype"].type = types_pb2.DT_FLOAT
+    ones = make_tensor_proto(np.ones((3, 3, 2, 4), np.float32))
+    kernel.attr["value"].tensor.MergeFromString(ones.SerializeToString())
+    convolved = graph.node.add(name="convolved", op="Conv2D")
+    convolved.input.extend(["picture", "kernel"])
+    convolved.attr["T"].type = types_pb2.DT_FLOAT
+    convolved.attr["strides"].list.i.extend([1] * 4)
+    convolved.attr["padding"].s = b"VALID"
+    same = graph.node.add(name="same", op="Identity", input=["picture"])
+    same.attr["T"].type = types_pb2.DT_FLOAT
+    signature = meta_graph.signature_def["serving_default"]
+    signature.method_name = "tensorflow/serving/predict"
+    for infos, name in (
+        (signature.inputs, "picture"),
+        (signature.outputs, "convolved"),
+        (signature.outputs, "same"),
+    ):
+        infos[name].name, infos[name].dtype = f"{name}:0", types_pb2.DT_FLOAT
+        infos[name].tensor_shape.unknown_rank = True
+    return model.SerializeToString()
+
+
+def test_what_no_rank_is_said_of_is_judged_by_where_it_goes(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").write_bytes(unranked())
+    server = start(str(version.parent), "--wait_for_models")
+
+    def ask(shape: tuple[int, ...], output: str) -> tuple[int, ...]:
+        with Client(server.grpc) as client:
+            picture = np.ones(shape, np.float32)
+            answer = client.predict("m", {"picture": picture}, outputs=[output])
+            return np.shape(answer[output])
+
+    for shape in ((), (2,), (6, 6), (6, 6, 2), (0, 2)):
+        with pytest.raises(
+            InvalidArgument, match="input picture must have 4 dimensions"
+        ):
+            ask(shape, "convolved")
+        assert ask(shape, "same") == shape
+    assert ask((1, 6, 6, 2), "convolved") == (1, 4, 4, 4)

@@ -329,6 +329,36 @@ def test_a_model_has_so_many_waiting_and_others_have_a_queue_of_their_own(
     assert refused(server, "queued_requests") == 1
 
 
+def test_where_a_queue_is_full_room_is_made_by_who_has_most(
+    serve: Any, pipes: Pipes, wait_until: Any
+) -> None:
+    server = serve("--max_queued_requests=2")
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+
+    def ask(channel: grpc.Channel) -> Any:
+        return predict(channel).future(message(pipes.make(), "read", "first"))
+
+    with (
+        grpc.insecure_channel(server.grpc, own_connection) as greedy,
+        grpc.insecure_channel(server.grpc, own_connection) as polite,
+    ):
+        calls = [ask(greedy) for _ in range(THREADS + 2)]
+        wait_until(
+            lambda: metric(server, "servable_compute_queue_depth") == 2, "full queue"
+        )
+        asked = ask(polite)
+        wait_until(lambda: any(call.done() for call in calls), "room")
+        (given_up,) = (call for call in calls if call.done())
+        while not all(call.done() for call in (*calls, asked)):
+            pipes.release()
+
+    assert given_up.code() is UNAVAILABLE
+    assert "2 requests for first wait for a compute thread" in given_up.details()
+    calls.remove(given_up)
+    assert {call.code() for call in (*calls, asked)} == {RELEASED}
+    assert refused(server, "queued_requests") == 1
+
+
 @pytest.mark.parametrize("api", ["grpc", "rest"])
 def test_so_many_requests_are_answered_at_one_time(
     api: str, serve: Any, pipes: Pipes, wait_until: Any

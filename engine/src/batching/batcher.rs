@@ -198,7 +198,8 @@ mod tests {
                     Fault::GroupsOneTwice => places.extend(places.first().copied()),
                     _ => {}
                 }
-                let of_rows = |tensor: &Tensor| tensors::join(&[Part::new(tensor, &(0..rows))], 0);
+                let of_rows =
+                    |tensor: &Tensor| tensors::join(&[Part::new(tensor, &(0..rows))], 0).unwrap();
                 let inputs = places.iter().map(|&at| of_rows(requests[at].inputs[0].1)).collect();
                 if !places.is_empty() {
                     groups.push(Box::new(SameSize { fault: self.0, places, inputs }));
@@ -218,7 +219,7 @@ mod tests {
             let parts: Vec<Part<'_>> = self.inputs.iter().map(whole).collect();
             let rows: usize = self.inputs.iter().map(|one| tensors::rows(one).unwrap()).sum();
             let name = if self.fault == Fault::LeavesOutTheInput { "other" } else { "x:0" };
-            Ok(vec![(name.to_owned(), tensors::join(&parts, size - rows))])
+            Ok(vec![(name.to_owned(), tensors::join(&parts, size - rows)?)])
         }
 
         fn split(&self, outputs: &[(&str, &Tensor)]) -> Result<Vec<Vec<(String, Tensor)>>> {
@@ -227,7 +228,7 @@ mod tests {
             let left_out = usize::from(self.fault == Fault::LeavesOutAPart);
             let parts = (0..self.inputs.len() - left_out).map(|at| {
                 let part = Part::new(outputs[0].1, &(at * rows..(at + 1) * rows));
-                vec![(name.to_owned(), tensors::join(&[part], 0))]
+                vec![(name.to_owned(), tensors::join(&[part], 0).unwrap())]
             });
             Ok(parts.collect())
         }

@@ -26,6 +26,7 @@ use crate::promptness;
 use crate::servable::RunOptions;
 use crate::status::{Result, Status};
 use crate::tensor::Tensor;
+use crate::turns::Client;
 
 type Formed = super::waiting::Formed<Arc<Task>>;
 
@@ -145,12 +146,17 @@ impl Dynamic {
         })
     }
 
-    /// Put a task into the queue.
+    /// Put a task of a client into the queue.
     ///
     /// # Errors
     /// INVALID_ARGUMENT when it is larger than any task may be; UNAVAILABLE when there is no time
     /// for it, or no room.
-    pub fn submit(self: &Arc<Self>, task: Arc<Task>, priority: Priority) -> Result<()> {
+    pub fn submit(
+        self: &Arc<Self>,
+        task: Arc<Task>,
+        priority: Priority,
+        client: Client,
+    ) -> Result<()> {
         let limits = self.signature.parameters.limits();
         let rows = task.rows;
         limits.check_size(rows)?;
@@ -162,7 +168,7 @@ impl Dynamic {
             promptness::refused();
             return Err(status);
         }
-        state.waiting.push(&task, rows, limits.max_batch_size, priority, now);
+        state.waiting.push(&task, rows, limits.max_batch_size, (priority, client), now);
         let decision = state.waiting.decision();
         if state.is_awaited {
             if !decision.wait.is_zero() && state.waiting.rows() >= decision.size {
@@ -296,7 +302,7 @@ impl Dynamic {
                 continue;
             }
             let queue = self.clone();
-            self.compute().spawn(&self.signature.model, Box::new(move || queue.work(formed)));
+            self.compute().spawn(&self.signature.model, move || queue.work(formed));
         }
         inline
     }
@@ -376,7 +382,7 @@ mod tests {
         let (signature, now) = (queue.signature.clone(), Instant::now());
         let (task, answer) =
             Task::new(signature, vec![tensor], rows as usize, now, None, Arc::new(()));
-        queue.submit(task, priority).map(|()| answer)
+        queue.submit(task, priority, Client::NOBODY).map(|()| answer)
     }
 
     async fn rows(answer: Receiver<Answer>) -> i64 {

@@ -249,7 +249,7 @@ impl Queues {
         let priority = if options.is_low_priority { Priority::Low } else { Priority::High };
         match &queue.line {
             Line::Fixed(ids, pool) => pool.submit(ids[priority as usize], task.clone())?,
-            Line::Dynamic(line) => line.submit(task.clone(), priority)?,
+            Line::Dynamic(line) => line.submit(task.clone(), priority, options.client)?,
         }
         Ok(Admitted::Queued(Ticket { task, answer, order }))
     }
@@ -287,7 +287,7 @@ impl Queues {
         let resized: Vec<Vec<Tensor>> = sizes
             .iter()
             .map(|&size| feeds.iter().map(|feed| tensors::resized(feed, rows, size)).collect())
-            .collect();
+            .collect::<Result<_>>()?;
         let outputs = self.run_whole(&signature, feeds, rows)?;
         for (feeds, size) in resized.into_iter().zip(sizes) {
             self.run_whole(&signature, feeds, size)?;

@@ -68,9 +68,9 @@ pub fn padded(group: Vec<Member>, parameters: &Parameters) -> Vec<Member> {
         let feeds = member.feeds.iter().zip(&largest).map(|(tensor, row)| {
             let rows = Part::new(tensor, &member.fed);
             if tensors::row_shape(tensor) == &row[..] {
-                return Ok(tensors::join(&[rows], 0));
+                return tensors::join(&[rows], 0);
             }
-            tensors::pad(&tensors::join(&[rows], 0), row, parameters.fill())
+            tensors::pad(&tensors::join(&[rows], 0)?, row, parameters.fill())
         });
         match feeds.collect::<Result<Vec<Tensor>>>() {
             Ok(feeds) => {
@@ -88,11 +88,14 @@ pub fn padded(group: Vec<Member>, parameters: &Parameters) -> Vec<Member> {
 }
 
 /// The tensors to feed. Those of a task that runs alone are not copied.
-pub fn joined(group: &mut [Member], extra: usize) -> Vec<Tensor> {
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there is no memory for them.
+pub fn joined(group: &mut [Member], extra: usize) -> Result<Vec<Tensor>> {
     if let ([member], 0) = (&mut *group, extra) {
         if member.task.is_whole(&member.rows) {
             match Arc::try_unwrap(std::mem::take(&mut member.feeds)) {
-                Ok(feeds) => return feeds,
+                Ok(feeds) => return Ok(feeds),
                 Err(shared) => member.feeds = shared,
             }
         }
@@ -140,17 +143,20 @@ pub fn deliver(group: &[Member], outputs: Vec<Tensor>, largest: &[Shape], run: R
             let part = tensors::part(output, start..end);
             match own {
                 Some(own) => unpadded(part, largest, own),
-                None => part,
+                None => Ok(part),
             }
         });
-        member.task.succeed(&member.rows, parts.collect(), run);
+        match parts.collect() {
+            Ok(parts) => member.task.succeed(&member.rows, parts, run),
+            Err(status) => member.task.fail(status),
+        }
         start = end;
     }
 }
 
 /// A task's part of an output without what padding of its inputs added: a size that is the largest
 /// of some input, in the same dimension, becomes the task's own.
-fn unpadded(part: Tensor, largest: &[Shape], own: &[Shape]) -> Tensor {
+fn unpadded(part: Tensor, largest: &[Shape], own: &[Shape]) -> Result<Tensor> {
     let mut row = tensors::row_shape(&part).to_vec();
     for (dim, size) in row.iter_mut().enumerate() {
         let mut inputs = largest.iter().zip(own);
@@ -161,7 +167,7 @@ fn unpadded(part: Tensor, largest: &[Shape], own: &[Shape]) -> Tensor {
         *size = found.unwrap_or(*size);
     }
     if row == tensors::row_shape(&part) {
-        part
+        Ok(part)
     } else {
         tensors::cut(&part, &row)
     }

@@ -100,7 +100,13 @@ impl Runner<'_> {
         let is_alone = group.len() == 1 && size == rows;
         let largest = rows::shapes(&group[0].feeds);
         let counts = self.process_counts();
-        let feeds = rows::joined(&mut group, size - rows);
+        let feeds = match rows::joined(&mut group, size - rows) {
+            Ok(feeds) => feeds,
+            Err(status) => {
+                fail_all(&group, &status);
+                return None;
+            }
+        };
         let (outputs, run) = self.run_servable(feeds, &group);
         let outputs = match outputs {
             Ok(outputs) if is_alone && parameters.run_unbatchable_alone => outputs,
@@ -147,25 +153,32 @@ impl Runner<'_> {
         }
         let rows = member.rows.clone();
         let mut group = [member];
-        let feeds = rows::joined(&mut group, 0);
-        let (outputs, run) = self.run_servable(feeds, &group);
-        match outputs {
-            Ok(outputs) => group[0].task.succeed(&rows, outputs, run),
+        let ran = rows::joined(&mut group, 0).and_then(|feeds| {
+            let (outputs, run) = self.run_servable(feeds, &group);
+            Ok((outputs?, run))
+        });
+        match ran {
+            Ok((outputs, run)) => group[0].task.succeed(&rows, outputs, run),
             Err(status) => group[0].task.fail(status),
         }
     }
 
     /// Run what an installed batcher makes of the members.
     fn run_installed(&self, installed: &dyn Batcher, mut members: Vec<Member>) -> Option<usize> {
-        for member in &mut members {
+        members.retain_mut(|member| {
             for _ in &self.signature.feeds {
                 self.metrics.input_size.record(member.rows.len() as u64);
             }
-            if !member.task.is_whole(&member.fed) {
-                member.feeds = Arc::new(rows::joined(std::slice::from_mut(member), 0));
-                member.fed = 0..member.rows.len();
+            if member.task.is_whole(&member.fed) {
+                return true;
             }
-        }
+            let own = rows::joined(std::slice::from_mut(member), 0);
+            own.map_err(|status| member.task.fail(status)).is_ok_and(|feeds| {
+                member.feeds = Arc::new(feeds);
+                member.fed = 0..member.rows.len();
+                true
+            })
+        });
         self.run_grouped(installed, members)
     }
 
@@ -234,7 +247,7 @@ impl Runner<'_> {
             group.iter().map(|member| member.task.deadline).collect();
         let options = RunOptions {
             deadline: deadlines.and_then(|all| all.into_iter().max()),
-            is_low_priority: false,
+            ..RunOptions::default()
         };
         let feeds = signature.feeds.iter().cloned().zip(feeds).collect();
         let began = Instant::now();
@@ -355,6 +368,18 @@ mod tests {
         let expected = [(vec![2], vec![1, 2]), (vec![0], vec![]), (vec![3], vec![3, 4, 5])];
         assert_eq!(fixture.answers(feeds), expected.map(Ok));
         assert_eq!(fixture.runs(), [[8]]);
+    }
+
+    #[test]
+    fn a_batch_there_is_no_memory_for_is_refused_and_run_by_nobody() {
+        let allowed = Parameters { allowed_batch_sizes: vec![1 << 20], ..parameters() };
+        let fixture = Fixture::new(allowed, None);
+        // Nobody touches it; a batch of them is more than addresses there are.
+        let wide = Tensor::dense(DType::UInt8, vec![1, 1 << 28], Buffer::zeroed(1 << 28));
+
+        let no_memory = Status::no_memory(1 << 48).to_string();
+        assert_eq!(fixture.answers(vec![wide]), [Err(no_memory)]);
+        assert!(fixture.runs().is_empty());
     }
 
     #[test]

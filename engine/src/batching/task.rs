@@ -155,7 +155,7 @@ fn joined(parts: &[(usize, Vec<Tensor>)]) -> Result<Vec<Tensor>> {
             let parts: Vec<Part<'_>> = outputs
                 .map(|tensor| Part::new(tensor, &(0..tensors::rows(tensor).unwrap_or_default())))
                 .collect();
-            Ok(tensors::join(&parts, 0))
+            tensors::join(&parts, 0)
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::status::{Result, Status};
-use crate::tensor::{Buffer, DType, Data, Shape, StringArray, Strings, StringsBuilder, Tensor};
+use crate::tensor::{Buffer, DType, Data, Shape, StringArray, Strings, Tensor};
 
 /// Rows of a tensor that is to be joined with others.
 #[derive(Clone, Copy)]
@@ -50,7 +50,10 @@ pub enum Fill {
 /// times.
 ///
 /// All parts are of one type and row shape.
-pub fn join(parts: &[Part<'_>], extra: usize) -> Tensor {
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there is no memory for them.
+pub fn join(parts: &[Part<'_>], extra: usize) -> Result<Tensor> {
     let first = parts[0].tensor;
     let last = parts.iter().rev().find(|part| part.rows() > 0);
     let repeated = last.map(|last| Part { end: last.start + 1, ..*last });
@@ -61,17 +64,15 @@ pub fn join(parts: &[Part<'_>], extra: usize) -> Tensor {
     shape[0] = total as i64;
     let per_row = elements(row_shape(first));
     let Some(size) = first.dtype().size() else {
-        let mut builder = StringsBuilder::default();
-        for part in all {
-            let Some(strings) = part.tensor.as_strings() else { continue };
-            for index in part.start * per_row..part.end * per_row {
-                builder.push(strings.get(index));
-            }
-        }
-        return Tensor::strings(shape, builder.build());
+        let strings = all.flat_map(|part| {
+            let strings = part.tensor.as_strings();
+            let indices = part.start * per_row..part.end * per_row;
+            indices.filter_map(move |index| Some(strings?.get(index)))
+        });
+        return Ok(Tensor::strings(shape, Strings::try_copies(strings)?));
     };
     let row = per_row * size;
-    let mut buffer = Buffer::zeroed(total * row);
+    let mut buffer = Buffer::try_zeroed(total * row)?;
     let mut rest = buffer.as_mut_slice();
     for part in all {
         let Some(source) = part.tensor.buffer() else { continue };
@@ -80,12 +81,15 @@ pub fn join(parts: &[Part<'_>], extra: usize) -> Tensor {
         here.copy_from_slice(source);
         rest = after;
     }
-    Tensor::dense(first.dtype(), shape, buffer)
+    Ok(Tensor::dense(first.dtype(), shape, buffer))
 }
 
 /// A tensor of `rows` rows, some at least, as one of `size` rows: the first ones, and copies of the
 /// first.
-pub fn resized(tensor: &Tensor, rows: usize, size: usize) -> Tensor {
+///
+/// # Errors
+/// As [`join`].
+pub fn resized(tensor: &Tensor, rows: usize, size: usize) -> Result<Tensor> {
     let kept = rows.min(size);
     join(&[Part { tensor, start: 0, end: kept }], size - kept)
 }
@@ -148,7 +152,7 @@ pub fn largest_row<'t>(tensors: impl IntoIterator<Item = &'t Tensor>) -> Shape {
 ///
 /// # Errors
 /// INVALID_ARGUMENT when the rank is not between 1 and 6, the tensor has no elements, or its type
-/// cannot be padded.
+/// cannot be padded; RESOURCE_EXHAUSTED when there is no memory for it.
 pub fn pad(tensor: &Tensor, row: &[i64], fill: Fill) -> Result<Tensor> {
     const MAX_RANK: usize = 6;
     if !(1..=MAX_RANK).contains(&tensor.shape().len()) {
@@ -167,11 +171,10 @@ pub fn pad(tensor: &Tensor, row: &[i64], fill: Fill) -> Result<Tensor> {
                 Fill::FirstElement => strings.get(0),
                 Fill::Number(_) => &[],
             };
-            let mut builder = StringsBuilder::default();
-            for source in padded_indices(tensor.shape(), &shape) {
-                builder.push(source.map_or(filler, |index| strings.get(index)));
-            }
-            Ok(Tensor::strings(shape, builder.build()))
+            let padded = padded_indices(tensor.shape(), &shape)
+                .map(|source| source.map_or(filler, |index| strings.get(index)));
+            let padded = Strings::try_copies(padded)?;
+            Ok(Tensor::strings(shape, padded))
         }
         Data::Dense(buffer) => {
             let size = tensor.dtype().size().unwrap_or_default();
@@ -180,7 +183,7 @@ pub fn pad(tensor: &Tensor, row: &[i64], fill: Fill) -> Result<Tensor> {
                 Fill::FirstElement => source[..size].to_vec(),
                 Fill::Number(number) => element(tensor.dtype(), number)?,
             };
-            let mut padded = Buffer::zeroed(total * size);
+            let mut padded = Buffer::try_zeroed(total * size)?;
             let cells = padded.as_mut_slice().chunks_exact_mut(size);
             for (cell, index) in cells.zip(padded_indices(tensor.shape(), &shape)) {
                 let from = index.map_or(&filler[..], |at| &source[at * size..(at + 1) * size]);
@@ -192,7 +195,10 @@ pub fn pad(tensor: &Tensor, row: &[i64], fill: Fill) -> Result<Tensor> {
 }
 
 /// Cut the rows of a tensor down to `row`, each size of which is at most the tensor's.
-pub fn cut(tensor: &Tensor, row: &[i64]) -> Tensor {
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there is no memory for them.
+pub fn cut(tensor: &Tensor, row: &[i64]) -> Result<Tensor> {
     let mut shape = vec![tensor.shape()[0]];
     shape.extend_from_slice(row);
     let total = elements(&shape);
@@ -201,16 +207,16 @@ pub fn cut(tensor: &Tensor, row: &[i64]) -> Tensor {
     let kept = kept.filter_map(|(at, index)| index.map(|_| at));
     match tensor.data() {
         Data::Strings(strings) => {
-            let sizes = shape.clone();
-            Tensor::strings(sizes, kept.map(|at| strings.get(at)).collect::<Strings>())
+            let kept = Strings::try_copies(kept.map(|at| strings.get(at)))?;
+            Ok(Tensor::strings(shape.clone(), kept))
         }
         Data::Dense(buffer) => {
             let size = tensor.dtype().size().unwrap_or_default();
-            let mut made = Buffer::zeroed(total * size);
+            let mut made = Buffer::try_zeroed(total * size)?;
             for (cell, at) in made.as_mut_slice().chunks_exact_mut(size).zip(kept) {
                 cell.copy_from_slice(&buffer.as_slice()[at * size..(at + 1) * size]);
             }
-            Tensor::dense(tensor.dtype(), shape, made)
+            Ok(Tensor::dense(tensor.dtype(), shape.clone(), made))
         }
     }
 }
@@ -220,7 +226,7 @@ pub fn cut(tensor: &Tensor, row: &[i64]) -> Tensor {
 fn padded_indices<'s>(
     small: &'s [i64],
     large: &'s [i64],
-) -> impl Iterator<Item = Option<usize>> + 's {
+) -> impl Iterator<Item = Option<usize>> + Clone + 's {
     let mut place = vec![0_i64; large.len()];
     (0..elements(large)).map(move |_| {
         let inside = place.iter().zip(small).all(|(at, size)| at < size);
@@ -300,16 +306,17 @@ mod tests {
         let strings = [Part::new(&a, &(0..1)), Part::new(&bc, &(0..2))];
 
         assert_eq!(
-            seen(&join(&parts, 2)),
+            seen(&join(&parts, 2).unwrap()),
             shown(&[5, 2], &["1", "2", "3", "4", "5", "6", "3", "4", "3", "4"])
         );
-        assert_eq!(seen(&join(&strings, 1)), shown(&[4], &["a", "b", "c", "b"]));
+        assert_eq!(seen(&join(&strings, 1).unwrap()), shown(&[4], &["a", "b", "c", "b"]));
     }
 
     #[test]
     fn rows_without_elements_join_and_part_like_others() {
         let (one, other) = (ints(&[1, 0], &[]), ints(&[2, 0], &[]));
-        let joined = Arc::new(join(&[Part::new(&one, &(0..1)), Part::new(&other, &(0..2))], 1));
+        let joined =
+            Arc::new(join(&[Part::new(&one, &(0..1)), Part::new(&other, &(0..2))], 1).unwrap());
 
         assert_eq!(seen(&joined), shown(&[4, 0], &[]));
         assert_eq!(seen(&part(&joined, 1..3)), shown(&[2, 0], &[]));
@@ -324,7 +331,7 @@ mod tests {
         ] {
             let padded = pad(&square, &[3, 3], fill).unwrap();
             assert_eq!(seen(&padded), shown(&[1, 3, 3], &expected));
-            assert_eq!(seen(&cut(&padded, &[2, 2])), seen(&square));
+            assert_eq!(seen(&cut(&padded, &[2, 2]).unwrap()), seen(&square));
         }
         let row = words(&[1, 1], &["a"]);
         assert_eq!(
@@ -363,6 +370,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_there_is_no_memory_for_is_refused() {
+        // Nobody touches it; so many of them are more than addresses there are.
+        let wide = Tensor::dense(DType::UInt8, vec![1, 1 << 28], Buffer::zeroed(1 << 28));
+        let row = Part::new(&wide, &(0..1));
+        let refused = join(&[row], (1 << 20) - 1).map(drop).unwrap_err();
+        assert_eq!(refused, Status::no_memory(1 << 48));
+
+        let small = Tensor::dense(DType::UInt8, vec![1, 1], Buffer::zeroed(1));
+        let refused = pad(&small, &[1 << 48], Fill::FirstElement).map(drop).unwrap_err();
+        assert_eq!(refused, Status::no_memory(1 << 48));
+
+        let long = Tensor::strings(vec![1], [vec![b'x'; 1 << 20]].into_iter().collect());
+        let refused = join(&[Part::new(&long, &(0..1))], (1 << 12) - 1).map(drop).unwrap_err();
+        assert_eq!(refused, Status::no_memory((1 << 32) + (8 << 12)));
+    }
+
     proptest! {
         #[test]
         fn what_was_joined_comes_apart_again(
@@ -392,7 +416,7 @@ mod tests {
                 .zip(&rows)
                 .map(|(tensor, &rows)| Part::new(tensor, &(0..rows)))
                 .collect();
-            let joined = Arc::new(join(&parts, extra));
+            let joined = Arc::new(join(&parts, extra).unwrap());
 
             prop_assert_eq!(super::rows(&joined), Some(rows.iter().sum::<usize>() + extra));
             let mut start = 0;
@@ -413,7 +437,7 @@ mod tests {
             let padded = pad(&tensor, &row, Fill::FirstElement).unwrap();
 
             prop_assert_eq!(row_shape(&padded), &row[..]);
-            prop_assert_eq!(seen(&cut(&padded, &small[1..])), seen(&tensor));
+            prop_assert_eq!(seen(&cut(&padded, &small[1..]).unwrap()), seen(&tensor));
         }
     }
 }

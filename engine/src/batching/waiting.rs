@@ -3,17 +3,17 @@
 //! Pure, as `queue` is for fixed parameters: time is an argument, and what is queued is anything
 //! that can be cloned. `dynamic` carries out what is decided here.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::adaptive::{Adaptive, Costs, Decision, Reason};
 use super::queue::{Batch, Entry};
 use super::scheduler::Priority;
+use crate::turns::{Client, Turns};
 
 /// The queue of one signature.
 pub struct Waiting<T> {
     /// By priority, with the times at which they came.
-    entries: [VecDeque<(Instant, Entry<T>)>; 2],
+    entries: [Turns<(Instant, Entry<T>)>; 2],
     rows: usize,
     in_flight: usize,
     policy: Adaptive,
@@ -73,7 +73,7 @@ impl<T: Clone> Waiting<T> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.iter().all(VecDeque::is_empty)
+        self.entries.iter().all(Turns::is_empty)
     }
 
     /// Rows that wait.
@@ -104,20 +104,20 @@ impl<T: Clone> Waiting<T> {
         self.arrivals.came(rows, now);
     }
 
-    /// Put a task of `rows` rows into the queue, in pieces of at most `largest` rows.
+    /// Put a client's task of `rows` rows into the queue, in pieces of at most `largest` rows.
     pub fn push(
         &mut self,
         task: &T,
         rows: usize,
         largest: usize,
-        priority: Priority,
+        (priority, client): (Priority, Client),
         now: Instant,
     ) {
         let mut start = 0_usize;
         loop {
             let end = start.saturating_add(largest.max(1)).min(rows);
             let entry = Entry { task: task.clone(), rows: start..end };
-            self.entries[priority as usize].push_back((now, entry));
+            self.entries[priority as usize].push(client, (now, entry));
             start = end;
             if start >= rows {
                 break;
@@ -145,7 +145,7 @@ impl<T: Clone> Waiting<T> {
                     break 'filling;
                 }
                 rows += entry.rows.len();
-                batch.extend(waiting.pop_front().map(|(_, entry)| entry));
+                batch.extend(waiting.pop().map(|(_, entry)| entry));
             }
         }
         self.rows -= rows;
@@ -190,8 +190,8 @@ impl<T: Clone> Waiting<T> {
         if self.rows >= decision.size || decision.wait.is_zero() {
             return None;
         }
-        let fronts = self.entries.iter().filter_map(VecDeque::front);
-        fronts.map(|(came, _)| *came).min()?.checked_add(decision.wait)
+        let came = self.entries.iter().flat_map(Turns::iter).map(|(came, _)| *came);
+        came.min()?.checked_add(decision.wait)
     }
 
     pub fn observe(&mut self, refused: u64, now: Instant) -> Observation {
@@ -275,8 +275,12 @@ impl Solitude {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
     use proptest::prelude::*;
+
+    const HIGH: (Priority, Client) = (Priority::High, Client::NOBODY);
 
     fn waiting(size: usize, in_flight: usize) -> Waiting<usize> {
         let mut waiting = Waiting::new(Adaptive::new(size, in_flight, None), Instant::now());
@@ -297,7 +301,7 @@ mod tests {
                 waiting.ended(1, false, Duration::from_micros(5));
             }
             for task in usize::from(is_at_once)..crowd {
-                waiting.push(&task, 1, 64, Priority::High, now);
+                waiting.push(&task, 1, 64, HIGH, now);
             }
             while let Some(formed) = waiting.form() {
                 waiting.ended(formed.rows, formed.beside, Duration::from_micros(5));
@@ -329,7 +333,7 @@ mod tests {
         let alone = || {
             let mut waiting = waiting(4, 2);
             for task in 0..4 {
-                waiting.push(&task, 1, 4, Priority::High, Instant::now());
+                waiting.push(&task, 1, 4, HIGH, Instant::now());
                 let formed = waiting.form().unwrap();
                 waiting.ended(formed.rows, formed.beside, Duration::from_micros(5));
             }
@@ -340,7 +344,7 @@ mod tests {
         assert!(!alone().form_at_once(1, || false));
 
         let mut queued = alone();
-        queued.push(&9, 1, 4, Priority::High, Instant::now());
+        queued.push(&9, 1, 4, HIGH, Instant::now());
         assert!(!queued.form_at_once(1, || true));
         let mut running = alone();
         assert!(running.form_at_once(1, || true));
@@ -348,6 +352,27 @@ mod tests {
         let mut patient = alone();
         patient.decide(Decision { size: 4, wait: Duration::from_secs(1), in_flight: 2 });
         assert!(!patient.form_at_once(1, || true));
+    }
+
+    #[test]
+    fn clients_take_turns_in_batches_and_the_oldest_says_how_long_is_waited() {
+        let mut waiting = waiting(3, 2);
+        let began = Instant::now();
+        let clients = [Client::connected(), Client::connected()];
+        for (task, client) in [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 1), (7, 1)] {
+            let now = began + Duration::from_millis(task as u64);
+            waiting.push(&task, 1, 3, (Priority::High, clients[client]), now);
+        }
+        let mut next = || {
+            let formed = waiting.form().map(|formed| formed.batch).unwrap_or_default();
+            formed.into_iter().map(|entry| entry.task).collect::<Vec<_>>()
+        };
+        assert_eq!((next(), next()), (vec![1, 6, 2], vec![7, 3, 4]));
+
+        let wait = Duration::from_secs(1);
+        waiting.push(&8, 1, 3, (Priority::High, clients[1]), began + wait);
+        waiting.decide(Decision { size: 3, wait, in_flight: 2 });
+        assert_eq!(waiting.waits_until(), Some(began + Duration::from_millis(5) + wait));
     }
 
     proptest! {
@@ -374,7 +399,7 @@ mod tests {
                         let task = priorities.len();
                         priorities.push(priority);
                         came[priority as usize].push((task, rows));
-                        waiting.push(&task, rows, largest, priority, now);
+                        waiting.push(&task, rows, largest, (priority, Client::NOBODY), now);
                     }
                     None => if let Some(rows) = running.pop_front() {
                         waiting.ended(rows, false, Duration::from_micros(9));

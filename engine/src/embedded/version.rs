@@ -91,7 +91,7 @@ impl Version {
         let feeds = predict::feeds(signature, &inputs)?;
         let fetches = predict::fetches(signature, outputs)?;
         let fetches: Vec<String> = fetches.into_iter().map(|(_, name)| name).collect();
-        let options = RunOptions { deadline, is_low_priority: false };
+        let options = RunOptions { deadline, ..RunOptions::default() };
         if let Some((queues, batches)) = &self.batching {
             return self.predict_in_batch(queues, batches, feeds, fetches, name, options);
         }

@@ -2,6 +2,7 @@
 
 use crate::app::Options;
 use crate::status::{Result, Status};
+use crate::turns::Client;
 
 /// What is known of who is at the other end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,6 +13,8 @@ pub struct Peer {
     pub is_certified: bool,
     /// It showed a token that is for administrators.
     pub has_admin_token: bool,
+    /// The connection, where clients take turns.
+    pub client: Client,
 }
 
 impl Peer {

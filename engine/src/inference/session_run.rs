@@ -18,6 +18,7 @@ use crate::serving_map::ModelSpec;
 use crate::status::{Result, Status};
 use crate::tensor::proto::{self, Encoder, Encoding, Limits};
 use crate::tensor::Tensor;
+use crate::turns::Client;
 use crate::wire::{self, Field, Malformed, Message, Reader};
 
 /// Most names of each kind in one request: each is looked up in the graph.
@@ -49,7 +50,12 @@ struct Options {
 ///
 /// # Errors
 /// INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION for what is asked, or what the runtime says.
-pub async fn answer(app: &Arc<App>, message: Bytes, deadline: Option<Instant>) -> Result<Message> {
+pub async fn answer(
+    app: &Arc<App>,
+    message: Bytes,
+    client: Client,
+    deadline: Option<Instant>,
+) -> Result<Message> {
     let request = parse(&message).map_err(|Malformed| unparsable())?;
     let spec = request.spec.as_ref();
     let spec = spec.ok_or_else(|| Status::invalid_argument("Missing ModelSpec"))?;
@@ -95,7 +101,8 @@ pub async fn answer(app: &Arc<App>, message: Bytes, deadline: Option<Instant>) -
         signature_name: String::new(),
     });
     let servable = handle.servable.clone();
-    let running = app.run_on_thread(handle.clone(), deadline, move || servable.run_session(run));
+    let running =
+        app.run_on_thread(handle.clone(), client, deadline, move || servable.run_session(run));
     let (tensors, metadata) = running.await?;
     let mut answer = Message::new();
     let out = answer.bytes_mut();

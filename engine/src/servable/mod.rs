@@ -21,6 +21,7 @@ use bytes::Bytes;
 use crate::compute::Compute;
 use crate::status::{Result, Status};
 use crate::tensor::{Shape, Tensor};
+use crate::turns::Client;
 
 /// What a SignatureDef says of one of its tensors. Nothing here is believed: the graph decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct RunOptions {
     pub deadline: Option<Instant>,
     /// Whether others go first.
     pub is_low_priority: bool,
+    /// Whom it is for, where clients take turns.
+    pub client: Client,
 }
 
 /// What became of the process of a servable.

@@ -4,6 +4,7 @@
 //! imported. Dense tensors change hands without a copy in both directions.
 
 mod api;
+mod pictures;
 mod restored;
 mod saved_model;
 mod session;

@@ -95,6 +95,16 @@ impl Buffer {
         Some(Self { start: NonNull::new(start)?, len, owner: None })
     }
 
+    /// A copy of `bytes`, where there is memory for it.
+    ///
+    /// # Errors
+    /// As [`Buffer::try_zeroed`].
+    pub fn try_copy_of(bytes: &[u8]) -> Result<Self> {
+        let mut buffer = Self::try_zeroed(bytes.len())?;
+        buffer.as_mut_slice().copy_from_slice(bytes);
+        Ok(buffer)
+    }
+
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = Self::zeroed(bytes.len());
@@ -232,8 +242,27 @@ impl Strings {
         }
     }
 
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
         (0..self.len()).map(|index| self.get(index))
+    }
+
+    /// Copies of these strings.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when there is no memory for them, or they are more than a block holds.
+    pub fn try_copies<'s>(elements: impl Iterator<Item = &'s [u8]> + Clone) -> Result<Self> {
+        let (count, len) = elements
+            .clone()
+            .fold((0_usize, 0_usize), |(count, len), one| (count + 1, len + one.len()));
+        let mut made = StringsBuilder::default();
+        let has_room = u32::try_from(len).is_ok()
+            && made.bytes.try_reserve_exact(len).is_ok()
+            && made.ranges.try_reserve_exact(count).is_ok();
+        if !has_room {
+            return Err(Status::no_memory(len + count * size_of::<Range<u32>>()));
+        }
+        elements.for_each(|element| made.push(element));
+        Ok(made.build())
     }
 }
 
@@ -316,6 +345,18 @@ impl Tensor {
     pub fn strings(shape: Shape, strings: Strings) -> Self {
         assert_eq!(num_elements(&shape), Some(strings.len()), "{shape:?}");
         Self { dtype: DType::String, shape, data: Data::Strings(strings) }
+    }
+
+    /// The same, in memory of its own.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when there is none for it.
+    pub fn try_copied(&self) -> Result<Self> {
+        let data = match &self.data {
+            Data::Dense(buffer) => Data::Dense(Buffer::try_copy_of(buffer.as_slice())?),
+            Data::Strings(strings) => Data::Strings(Strings::try_copies(strings.iter())?),
+        };
+        Ok(Self { dtype: self.dtype, shape: self.shape.clone(), data })
     }
 
     /// The same, in memory of its own.

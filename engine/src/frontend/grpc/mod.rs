@@ -12,6 +12,7 @@ pub mod fuzzing;
 pub mod health;
 mod listener;
 mod model_service;
+mod outbox;
 mod patient;
 mod prediction_service;
 mod profiler_service;

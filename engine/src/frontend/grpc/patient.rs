@@ -19,7 +19,7 @@ use crate::admission::Seat;
 const BEGIN: Duration = Duration::from_secs(10);
 const PREFACE: usize = 24;
 /// How long a client may take nothing of what is sent to it.
-const WRITE_STALL: Duration = Duration::from_secs(30);
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// A stream, and how long its peer is waited for.
 pub struct Patient<S> {

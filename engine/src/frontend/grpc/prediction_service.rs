@@ -43,7 +43,11 @@ impl Table for Prediction {
 }
 
 fn answer<R: Request>(app: Arc<App>, message: Bytes, call: Call) -> Answer {
-    let options = RunOptions { deadline: call.deadline, is_low_priority: call.is_low_priority };
+    let options = RunOptions {
+        deadline: call.deadline,
+        is_low_priority: call.is_low_priority,
+        client: call.peer.client,
+    };
     Box::pin(
         async move { serialized::answer::<R>(&app, message, options, call.permit.as_ref()).await },
     )

@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use tokio::time::timeout_at;
 
+use super::outbox::Outbox;
 use super::{authorization, unary};
 use crate::access::Token;
 use crate::admission::Permit;
@@ -85,6 +86,7 @@ pub fn answer<B>(
     limits: Limits,
     request: Request<B>,
     peer: Peer,
+    outbox: Arc<Outbox>,
 ) -> impl Future<Output = Response<unary::Answer>> + use<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
@@ -97,9 +99,10 @@ where
         let Begun { token, deadline, is_low_priority, peer } = match begun {
             Ok(begun) => begun,
             // Nothing that a stranger sends is waited for.
-            Err(status) => return unary::response(Err(status.into())),
+            Err(status) => return unary::response(Err(status.into()), &outbox, &app.admission),
         };
-        let permit = app.admission.permit();
+        let admission = app.admission.clone();
+        let permit = admission.permit();
         let answered = pin!(async move {
             let message = unary::message(body, encoding, limits.receive, &permit).await?;
             if let Some((token, name)) = &token {
@@ -118,7 +121,7 @@ where
                 .await
                 .unwrap_or_else(|_| Err(Status::timed_out().into())),
         };
-        unary::response(answer)
+        unary::response(answer, &outbox, &admission)
     }
 }
 

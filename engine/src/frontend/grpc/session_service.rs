@@ -33,5 +33,5 @@ impl Table for Sessions {
 
 async fn run(app: &Arc<App>, message: Bytes, call: Call) -> Result<Message> {
     call.peer.check_may_administrate(&app.options, "SessionRun")?;
-    session_run::answer(app, message, call.deadline).await
+    session_run::answer(app, message, call.peer.client, call.deadline).await
 }

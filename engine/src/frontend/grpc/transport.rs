@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -21,6 +20,7 @@ use hyper::body::Incoming as Received;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_stream::StreamExt;
@@ -29,11 +29,13 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
 use super::listener::{Connection, Incoming};
+use super::outbox::{Outbox, Waiting};
 use super::patient::Patient;
 use super::service::{self, Limits};
 use super::{find, unary};
 use crate::app::App;
 use crate::frontend::peer::Peer;
+use crate::turns::Client;
 
 /// How connections are kept; none of these has a limit where it is `None`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,14 +81,41 @@ async fn connect(
     stream: Patient<Connection>,
     settings: Settings,
     dispatch: Dispatch,
+    ends: watch::Receiver<bool>,
+) {
+    let peer = Peer { client: Client::connected(), ..stream.connect_info() };
+    serve_peer(stream, peer, settings, dispatch, ends).await;
+}
+
+async fn serve_peer<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: Peer,
+    settings: Settings,
+    dispatch: Dispatch,
+    ends: watch::Receiver<bool>,
+) {
+    let outbox = Arc::new(Outbox::default());
+    tokio::select! {
+        biased;
+        () = converse(stream, peer, settings, dispatch, outbox.clone(), ends) => {}
+        // The peer takes nothing of much that waits for it.
+        () = outbox.stalls() => {}
+    }
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: Peer,
+    settings: Settings,
+    dispatch: Dispatch,
+    outbox: Arc<Outbox>,
     mut ends: watch::Receiver<bool>,
 ) {
-    let peer = stream.connect_info();
     let has_asked = Arc::new(AtomicBool::new(false));
     let asks = has_asked.clone();
     let answer = service_fn(move |request| {
         asks.store(true, Ordering::Relaxed);
-        dispatch.answer(request, peer).map(Ok::<_, Infallible>)
+        dispatch.answer(request, peer, outbox.clone()).map(Ok::<_, Infallible>)
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -152,11 +181,14 @@ impl Dispatch {
         &self,
         request: Request<Received>,
         peer: Peer,
+        outbox: Arc<Outbox>,
     ) -> impl Future<Output = Response<Body>> + Send + use<> {
         match find(&self.app.options, request.uri().path()) {
-            Some(found) => service::answer(self.app.clone(), found, self.limits, request, peer)
-                .map(|response| response.map(Body::Ours))
-                .left_future(),
+            Some(found) => {
+                service::answer(self.app.clone(), found, self.limits, request, peer, outbox)
+                    .map(|response| response.map(Body::Ours))
+                    .left_future()
+            }
             None => {
                 let mut others = self.others.clone();
                 let response = async move {
@@ -182,16 +214,19 @@ enum Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Waiting;
     type Error = tonic::Status;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+    ) -> Poll<Option<Result<Frame<Waiting>, tonic::Status>>> {
         match self.get_mut() {
             Body::Ours(answer) => Pin::new(answer).poll_frame(cx),
-            Body::Others(body) => Pin::new(body).poll_frame(cx),
+            Body::Others(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map_ok(|frame| frame.map_data(Waiting::uncounted))
+            }
         }
     }
 
@@ -207,5 +242,52 @@ impl http_body::Body for Body {
             Body::Ours(answer) => answer.size_hint(),
             Body::Others(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use h2::{client, Ping};
+    use tokio::io::duplex;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::fuzzing;
+
+    /// A Predict request for the model `m`, whose answer is a tensor of a mebibyte.
+    const REQUEST: &[u8] = b"\0\0\0\0\x1c\x0a\x03\x0a\x01m\x12\x15\x0a\x01x\x12\x10\
+        \x08\x01\x12\x06\x12\x04\x08\x80\x80\x10\x2a\x04\0\0\x80\x3f";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_leaves_no_room_for_its_answers_is_given_up_though_it_pings() {
+        let (near, far) = duplex(1 << 16);
+        let app = fuzzing::app().clone();
+        let limits = Limits { receive: 1 << 20, send: usize::MAX };
+        let dispatch = Dispatch { app: app.clone(), limits, others: Routes::default() };
+        let (_stop, ends) = watch::channel(false);
+        let settings = Settings::default();
+        tokio::spawn(serve_peer(far, Peer::default(), settings, dispatch, ends));
+        let mut builder = client::Builder::new();
+        let shaken = builder.initial_window_size(1).handshake::<_, Bytes>(near).await;
+        let (mut calls, mut connection) = shaken.unwrap();
+        let mut pings = connection.ping_pong().unwrap();
+        tokio::spawn(connection);
+        let path = "http://m/tensorflow.serving.PredictionService/Predict";
+        let call = Request::post(path).header("content-type", "application/grpc").body(()).unwrap();
+        let (answer, mut body) = calls.send_request(call, false).unwrap();
+        body.send_data(Bytes::from_static(REQUEST), true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.headers().get("grpc-status"), None);
+        assert!(app.admission.bytes() >= 1 << 20);
+        let began = Instant::now();
+
+        while pings.ping(Ping::opaque()).await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+
+        let after = began.elapsed().as_secs();
+        assert!((30..=36).contains(&after), "{after}");
+        assert_eq!(app.admission.bytes(), 0);
     }
 }

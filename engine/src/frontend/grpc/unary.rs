@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::Read;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -14,7 +15,8 @@ use http_body_util::BodyExt;
 use tokio::time::{timeout_at, Instant};
 use tonic::{Code, Status};
 
-use crate::admission::Permit;
+use super::outbox::{Outbox, Waiting};
+use crate::admission::{Admission, Permit};
 use crate::frontend::pace::Pace;
 use crate::memory;
 use crate::wire::{Message, FRAME_HEADER};
@@ -186,13 +188,18 @@ pub fn sized(message: Message, limit: usize) -> Result<Message, Status> {
     Ok(message)
 }
 
-/// The response of a call.
-pub fn response(answer: Result<Message, Status>) -> Response<Answer> {
+/// The response of a call, whose message waits in `outbox` until it is taken.
+pub fn response(
+    answer: Result<Message, Status>,
+    outbox: &Arc<Outbox>,
+    admission: &Arc<Admission>,
+) -> Response<Answer> {
     match answer {
         // A status without a message is headers only.
         Err(status) => status.into_http(),
         Ok(message) => {
-            let mut response = Response::new(Answer::Message(message.into_frame()));
+            let message = outbox.put(message.into_frame(), admission);
+            let mut response = Response::new(Answer::Message(message));
             response.headers_mut().insert(CONTENT_TYPE, APPLICATION_GRPC);
             response
         }
@@ -202,23 +209,23 @@ pub fn response(answer: Result<Message, Status>) -> Response<Answer> {
 /// The body of an answer.
 #[derive(Default)]
 pub enum Answer {
-    Message(Bytes),
+    Message(Waiting),
     Trailers,
     #[default]
     End,
 }
 
 impl http_body::Body for Answer {
-    type Data = Bytes;
+    type Data = Waiting;
     type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<Waiting>, Status>>> {
         Poll::Ready(match &mut *self {
             Answer::Message(message) => {
-                let message = std::mem::take(message);
+                let message = message.take();
                 *self = Answer::Trailers;
                 Some(Ok(Frame::data(message)))
             }

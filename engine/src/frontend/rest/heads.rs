@@ -38,7 +38,7 @@ impl Service {
         let limit = self.app.options.max_body_bytes;
         let permit = body.permit.clone();
         let message = self
-            .convert(body.is_large(), body.deadline, move || {
+            .convert(body.is_large(), body.run_options(), move || {
                 Ok::<_, Failure>(with_spec(body.read(limit)?, &spec))
             })
             .await?;
@@ -85,7 +85,7 @@ impl Service {
         let fetches = head.fetches();
         let outputs = self.app.run(handle.clone(), feeds, fetches, options, exchange).await?;
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
-        self.convert(elements > LARGE_ANSWER, options.deadline, move || {
+        self.convert(elements > LARGE_ANSWER, options, move || {
             let outputs: Vec<&Tensor> = outputs.iter().collect();
             let inference = head.infer(count, &outputs)?;
             let body = match &inference {
@@ -111,7 +111,7 @@ impl Service {
         let options = body.run_options();
         let app = self.app.clone();
         let (handle, plan, count, feeds) = self
-            .convert(body.is_large(), body.deadline, move || {
+            .convert(body.is_large(), body.run_options(), move || {
                 let body = body.read(app.options.max_body_bytes)?;
                 let document = Document::parse(&body, |_| None)?;
                 let tasks: Vec<TaskDocument> = document.tasks(TASKS)?;
@@ -132,7 +132,7 @@ impl Service {
         exchange.ended(Stage::Decode);
         let outputs = self.app.run(handle, feeds, plan.fetches.clone(), options, exchange).await?;
         let elements: usize = outputs.iter().map(Tensor::num_elements).sum();
-        self.convert(elements > LARGE_ANSWER, options.deadline, move || {
+        self.convert(elements > LARGE_ANSWER, options, move || {
             let inferences = plan.inferences(count, &outputs)?;
             Ok(examples::multi_inference_body(&plan.signature_names, &inferences))
         })
@@ -147,7 +147,7 @@ impl Service {
         body: Body,
     ) -> Result<(Arc<ServableHandle>, String, Tensor, Option<Sample>), Failure> {
         let app = self.app.clone();
-        self.convert(body.is_large(), body.deadline, move || {
+        self.convert(body.is_large(), body.run_options(), move || {
             let body = body.read(app.options.max_body_bytes)?;
             let document = Document::parse(&body, |_| None)?;
             let requested = document.signature_name()?.unwrap_or_default();

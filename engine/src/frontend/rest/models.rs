@@ -63,7 +63,7 @@ impl Service {
         let media = body.content;
         let limit = self.app.options.max_body_bytes;
         let request = self
-            .convert(body.is_large(), body.deadline, move || {
+            .convert(body.is_large(), body.run_options(), move || {
                 let bytes = body.read(limit)?;
                 Ok::<_, Failure>(match media {
                     Media::Protobuf => {

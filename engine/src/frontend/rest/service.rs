@@ -23,6 +23,7 @@ use crate::metrics::{Exchange, Method as Counted, Protocol, Stage};
 use crate::servable::RunOptions;
 use crate::serving_map::ModelSpec;
 use crate::status::{Code, Result, Status};
+use crate::turns::Client;
 
 /// Documents and answers above this are not converted on an I/O thread.
 const LARGE: usize = 64 << 10;
@@ -62,7 +63,8 @@ pub struct Session {
 
 impl Session {
     pub fn new(service: &Arc<Service>, peer: IpAddr) -> Self {
-        let peer = Peer { is_local: peer.is_loopback(), ..Peer::default() };
+        let client = Client::connected();
+        let peer = Peer { is_local: peer.is_loopback(), client, ..Peer::default() };
         Self { service: service.clone(), peer }
     }
 }
@@ -79,7 +81,7 @@ impl connection::Service for Session {
         let least = self.service.app.options.rest_compression_min_bytes;
         let is_worth_it = least > 0 && reply.body.len() >= least && reply.status == 200;
         if head.accepts_gzip && is_worth_it {
-            return self.service.compressed(reply).await;
+            return self.service.compressed(self.peer.client, reply).await;
         }
         reply
     }
@@ -188,10 +190,10 @@ impl Service {
         reply
     }
 
-    async fn compressed(&self, mut reply: Reply) -> Reply {
+    async fn compressed(&self, client: Client, mut reply: Reply) -> Reply {
         let plain = Bytes::from(std::mem::take(&mut reply.body));
         let work = plain.clone();
-        match self.app.compute.run(None, move || Ok(gzip::deflate(&work))).await {
+        match self.app.compute.run(client, None, move || Ok(gzip::deflate(&work))).await {
             Ok(body) => Reply { body, is_gzip: true, ..reply },
             // Nobody has to have it compressed.
             Err(_) => Reply { body: plain.into(), ..reply },
@@ -222,6 +224,8 @@ pub(super) struct Body {
     pub is_low_priority: bool,
     /// When the answer is of no use any more.
     pub deadline: Option<Instant>,
+    /// Whom the answer is for.
+    pub client: Client,
     /// What the request holds.
     pub permit: Arc<Permit>,
 }
@@ -233,7 +237,11 @@ impl Body {
     }
 
     pub fn run_options(&self) -> RunOptions {
-        RunOptions { deadline: self.deadline, is_low_priority: self.is_low_priority }
+        RunOptions {
+            deadline: self.deadline,
+            is_low_priority: self.is_low_priority,
+            client: self.client,
+        }
     }
 
     pub fn read(self, limit: usize) -> std::result::Result<Vec<u8>, Failure> {
@@ -338,6 +346,7 @@ impl Service {
             output_filter: head.output_filter.clone(),
             is_low_priority: head.is_low_priority,
             deadline: [deadline, asked].into_iter().flatten().min(),
+            client: peer.client,
             permit: permit.clone(),
         };
         match action {
@@ -379,11 +388,11 @@ impl Service {
     pub(super) async fn convert<T: Send + 'static, E: Send + 'static + From<Status>>(
         &self,
         is_large: bool,
-        deadline: Option<Instant>,
+        options: RunOptions,
         work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,
     ) -> std::result::Result<T, E> {
         if is_large {
-            self.app.compute.run(deadline, move || Ok(work())).await?
+            self.app.compute.run(options.client, options.deadline, move || Ok(work())).await?
         } else {
             work()
         }

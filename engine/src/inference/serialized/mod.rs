@@ -113,7 +113,7 @@ pub async fn answer_counted<R: Request>(
     let prepared = if message.len() > LARGE {
         let handle = handle.clone();
         let prepare = move || request.prepare(&handle, rules);
-        Box::pin(app.compute.run(options.deadline, prepare)).await?
+        Box::pin(app.compute.run(options.client, options.deadline, prepare)).await?
     } else {
         request.prepare(&handle, rules)?
     };

@@ -3,12 +3,13 @@
 //! Graphs may have hundreds of megabytes, so the bytes are walked in place and only the
 //! signatures become messages.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
 
+use super::pictures::pictures;
 use super::restored::unrestored_variables;
 use super::writes::writing_signatures;
 use crate::servable::{signature_def, Signatures};
@@ -32,6 +33,8 @@ pub struct MetaGraph {
     /// Whether an operation ends the process when its input is empty, or has another rank than it
     /// was made for.
     pub trusts_ranks: bool,
+    /// For tensors that are outputs, the inputs that must be pictures though no rank is said.
+    pub pictures: BTreeMap<String, BTreeSet<String>>,
     /// Names of the signatures that change what outlives a run.
     pub writing_signatures: BTreeSet<String>,
 }
@@ -77,7 +80,9 @@ impl MetaGraph {
         let Some(signatures) = signature_def::signatures(&signature_def_map) else {
             return Ok(None);
         };
-        let writing_signatures = writing_signatures(bytes, graph, &signatures)?;
+        let writing_signatures = writing_signatures(bytes, graph.clone(), &signatures)?;
+        let pictures =
+            if trusts_ranks { pictures(bytes, graph, &signatures)? } else { BTreeMap::new() };
         Ok(Some(Self {
             signatures,
             signature_def_map,
@@ -86,6 +91,7 @@ impl MetaGraph {
             is_bounded,
             may_wait: waits,
             trusts_ranks,
+            pictures,
             writing_signatures,
         }))
     }

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use super::api::{
     c_string, Library, TfBuffer, TfGraph, TfOperation, TfOutput, TfSession, TfTensor,
 };
+use super::pictures;
 use super::saved_model::{self, MetaGraph};
 use super::startup;
 use super::tensor::Owned;
@@ -364,24 +365,33 @@ struct Declared {
     alias: String,
     /// `None` when its rank is not known.
     shape: Option<Shape>,
+    /// Whether it reaches a convolution as it is.
+    is_picture: bool,
 }
 
 impl Declared {
     /// # Errors
     /// INVALID_ARGUMENT when `tensor` is no picture where one is wanted, or an empty one.
     fn check(&self, tensor: &Tensor) -> Result<()> {
-        let Some(declared) = self.shape.as_ref().filter(|shape| shape.len() >= PICTURE_RANK) else {
-            return Ok(());
-        };
-        let (rank, got) = (declared.len(), tensor.shape());
-        let wanted = if got.len() != rank {
-            format!("must have {rank} dimensions, as the signature's shape {declared:?} has")
-        } else if got.contains(&0) {
-            "must not be empty".to_owned()
-        } else {
-            return Ok(());
-        };
+        let got = tensor.shape();
+        let Some(wanted) = self.wanted(got) else { return Ok(()) };
         Err(Status::invalid_argument(format!("input {} {wanted}; got shape {got:?}", self.alias)))
+    }
+
+    /// What a tensor of this shape is not.
+    fn wanted(&self, got: &[i64]) -> Option<String> {
+        if self.is_picture && got.len() < pictures::DIMENSIONS {
+            let dimensions = pictures::DIMENSIONS;
+            return Some(format!("must have {dimensions} dimensions, as convolutions take them"));
+        }
+        let declared = self.shape.as_ref().filter(|shape| shape.len() >= PICTURE_RANK)?;
+        let rank = declared.len();
+        if got.len() != rank {
+            return Some(format!(
+                "must have {rank} dimensions, as the signature's shape {declared:?} has"
+            ));
+        }
+        got.contains(&0).then(|| "must not be empty".to_owned())
     }
 }
 
@@ -401,7 +411,7 @@ impl SavedModel {
             feeds: feeds.iter().map(|(name, _)| self.find(name)).collect::<Result<_>>()?,
             fetches: fetches.iter().map(|name| self.find(name)).collect::<Result<_>>()?,
             declared: if self.meta_graph.trusts_ranks {
-                feeds.iter().map(|(name, _)| self.declared(name)).collect()
+                feeds.iter().map(|(name, _)| self.declared(name, fetches)).collect()
             } else {
                 Vec::new()
             },
@@ -415,12 +425,16 @@ impl SavedModel {
         Ok(plan)
     }
 
-    /// What the first signature that has it says of the input `name`.
-    fn declared(&self, name: &str) -> Declared {
+    /// What the first signature that has it says of the input `name`, and the graph for `fetches`.
+    fn declared(&self, name: &str, fetches: &[String]) -> Declared {
+        let mut pictures = fetches.iter().filter_map(|fetch| self.meta_graph.pictures.get(fetch));
+        let is_picture = pictures.any(|inputs| inputs.contains(name));
         let inputs = self.meta_graph.signatures.values().flat_map(|signature| &signature.inputs);
         match inputs.into_iter().find(|(_, info)| info.name == name) {
-            Some((alias, info)) => Declared { alias: alias.clone(), shape: info.shape.clone() },
-            None => Declared { alias: name.to_owned(), shape: None },
+            Some((alias, info)) => {
+                Declared { alias: alias.clone(), shape: info.shape.clone(), is_picture }
+            }
+            None => Declared { alias: name.to_owned(), shape: None, is_picture },
         }
     }
 

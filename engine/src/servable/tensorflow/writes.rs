@@ -52,19 +52,37 @@ fn is_write(op: &[u8]) -> bool {
 
 #[derive(Default)]
 pub struct Node<'b> {
-    name: &'b [u8],
+    pub name: &'b [u8],
     pub op: &'b [u8],
     pub inputs: Vec<&'b [u8]>,
     /// What resources are known by; empty where it is the node's own name.
     pub shared_name: &'b [u8],
-    functions: Vec<&'b [u8]>,
+    pub functions: Vec<&'b [u8]>,
+    /// The `AttrValue` of a constant.
+    pub value: &'b [u8],
+}
+
+/// The body of a function, whose names are its own.
+#[derive(Default)]
+pub struct Function<'b> {
+    pub nodes: Vec<Node<'b>>,
+    pub inputs: Vec<&'b [u8]>,
+    outputs: Vec<&'b [u8]>,
+    /// By the name of the output.
+    returns: HashMap<&'b [u8], &'b [u8]>,
+}
+
+impl<'b> Function<'b> {
+    /// The tensor that is the output in this place.
+    pub fn returned(&self, at: usize) -> Option<&'b [u8]> {
+        self.returns.get(self.outputs.get(at)?).copied()
+    }
 }
 
 #[derive(Default)]
 pub struct Graph<'b> {
     pub nodes: HashMap<&'b [u8], Node<'b>>,
-    /// The operations of each function.
-    functions: HashMap<&'b [u8], Vec<Node<'b>>>,
+    pub functions: HashMap<&'b [u8], Function<'b>>,
 }
 
 impl<'b> Graph<'b> {
@@ -87,8 +105,8 @@ impl<'b> Graph<'b> {
                     let mut library = Reader::within(bytes, range);
                     while let Some((number, field)) = library.next()? {
                         if let (1, Field::Bytes(range)) = (number, field) {
-                            let (name, nodes) = function(bytes, range)?;
-                            graph.functions.insert(name, nodes);
+                            let (name, function) = function(bytes, range)?;
+                            graph.functions.insert(name, function);
                         }
                     }
                 }
@@ -126,7 +144,7 @@ impl<'b> Graph<'b> {
             // A function may be called by its name as an operation, too.
             for name in node.functions.iter().chain([&node.op]) {
                 if let Some(body) = self.functions.get(name).filter(|_| called.insert(name)) {
-                    to_see.extend(body);
+                    to_see.extend(&body.nodes);
                 }
             }
         }
@@ -140,21 +158,38 @@ pub fn operation_name(tensor: &[u8]) -> &[u8] {
     tensor.split(|&byte| byte == b':').next().unwrap_or(tensor)
 }
 
-/// Name and operations of the `FunctionDef` at `range`.
-fn function(bytes: &[u8], range: Range<usize>) -> Result<(&[u8], Vec<Node<'_>>), Malformed> {
+/// Name and body of the `FunctionDef` at `range`.
+fn function(bytes: &[u8], range: Range<usize>) -> Result<(&[u8], Function<'_>), Malformed> {
     let mut name: &[u8] = &[];
-    let mut nodes = Vec::new();
+    let mut function = Function::default();
     let mut reader = Reader::within(bytes, range);
     while let Some((number, field)) = reader.next()? {
         match (number, field) {
             // signature
-            (1, Field::Bytes(range)) => name = first_bytes(bytes, range, 1)?.unwrap_or(&[]),
+            (1, Field::Bytes(range)) => {
+                let mut signature = Reader::within(bytes, range);
+                while let Some((number, field)) = signature.next()? {
+                    let Field::Bytes(range) = field else { continue };
+                    match number {
+                        1 => name = &bytes[range],
+                        2 => function.inputs.extend(first_bytes(bytes, range, 1)?),
+                        3 => function.outputs.extend(first_bytes(bytes, range, 1)?),
+                        _ => {}
+                    }
+                }
+            }
             // node_def
-            (3, Field::Bytes(range)) => nodes.push(Node::read(bytes, range)?),
+            (3, Field::Bytes(range)) => function.nodes.push(Node::read(bytes, range)?),
+            // ret
+            (4, Field::Bytes(range)) => {
+                let output = first_bytes(bytes, range.clone(), 1)?;
+                let tensor = first_bytes(bytes, range, 2)?;
+                function.returns.extend(output.zip(tensor));
+            }
             _ => {}
         }
     }
-    Ok((name, nodes))
+    Ok((name, function))
 }
 
 impl<'b> Node<'b> {
@@ -170,10 +205,15 @@ impl<'b> Node<'b> {
                 3 => node.inputs.push(&bytes[range]),
                 // attr, whose values are AttrValue
                 5 => {
-                    if first_bytes(bytes, range.clone(), 1)? == Some(b"shared_name") {
-                        let value = first_bytes(bytes, range.clone(), 2)?.unwrap_or_default();
-                        node.shared_name =
-                            first_bytes(value, 0..value.len(), 2)?.unwrap_or_default();
+                    let value = || Ok(first_bytes(bytes, range.clone(), 2)?.unwrap_or_default());
+                    match first_bytes(bytes, range.clone(), 1)? {
+                        Some(b"shared_name") => {
+                            let value = value()?;
+                            node.shared_name =
+                                first_bytes(value, 0..value.len(), 2)?.unwrap_or_default();
+                        }
+                        Some(b"value") => node.value = value()?,
+                        _ => {}
                     }
                     let mut entry = Reader::within(bytes, range);
                     while let Some((number, field)) = entry.next()? {

@@ -46,7 +46,7 @@ impl Service {
         let app = self.app.clone();
         let permit = body.permit.clone();
         let prepared = self
-            .convert(body.is_large(), body.deadline, move || Prepared::new(&app, &spec, body))
+            .convert(body.is_large(), body.run_options(), move || Prepared::new(&app, &spec, body))
             .await?;
         let Prepared { handle, format, answer, plan, sample } = prepared;
         let Plan { signature_name, feeds, aliases, fetches } = plan;
@@ -64,7 +64,7 @@ impl Service {
         let as_content = self.app.options.enable_serialization_as_tensor_content;
         let encoding = if as_content { Encoding::Content } else { Encoding::Typed };
         let written: Result<Vec<u8>> = self
-            .convert(elements > LARGE_ANSWER, options.deadline, move || {
+            .convert(elements > LARGE_ANSWER, options, move || {
                 let message =
                     |encoding| response(&handle, &signature_name, &aliases, &outputs, encoding);
                 let logged =
@@ -178,7 +178,7 @@ struct Decoded<'t>(&'t Tensor);
 
 impl inference::Input for Decoded<'_> {
     fn to_tensor(&self) -> Result<Tensor> {
-        Ok(self.0.copied())
+        self.0.try_copied()
     }
 }
 
