@@ -85,16 +85,19 @@ fn is_scheme(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
 }
 
-/// Whether every byte may stand in a target, and every percent sign begins an escape.
+/// Whether every byte may stand in a target, every percent sign begins an escape, and there is one
+/// fragment at most.
 fn is_well_formed(path: &str) -> bool {
     let bytes = path.as_bytes();
+    let fragment = path.find('#');
     let is_escape = |at: usize| {
         let digits = bytes.get(at + 1..at + 3);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
     bytes.iter().enumerate().all(|(at, &byte)| match byte {
         b'%' => is_escape(at),
-        b'!' | b'#'..=b';' | b'=' | b'?'..=b'Z' | b'_' | b'a'..=b'z' | b'~' => true,
+        b'#' => fragment == Some(at),
+        b'!' | b'$'..=b';' | b'=' | b'?'..=b'Z' | b'_' | b'a'..=b'z' | b'~' => true,
         _ => false,
     })
 }
@@ -340,7 +343,9 @@ mod tests {
 
     #[test]
     fn targets_with_bad_escapes_or_bytes_are_none() {
-        for target in ["/v1/models/%zz", "/%", "/%4", "/a b", "/é", "/a\"b", "/{x}", "/a\\b"] {
+        for target in
+            ["/v1/models/%zz", "/%", "/%4", "/a b", "/é", "/a\"b", "/{x}", "/a\\b", "/a#b#c"]
+        {
             assert_eq!(matched(target), None, "{target}");
         }
         assert_eq!(matched("http://host:80"), Some("/"));
