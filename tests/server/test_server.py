@@ -386,6 +386,26 @@ def test_rest_that_cannot_start_is_fatal_unless_optional(
     assert server.rest_port is None
 
 
+def test_one_port_for_both_is_fatal_unless_rest_is_optional(
+    serve: Serve,
+    engines: list[FakeEngine],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = {
+        "model_base_path": str(publish(tmp_path, 1)),
+        "grpc_port": 9000,
+        "rest_port": 9000,
+    }
+
+    with pytest.raises(InvalidArgument, match="cannot be same as grpc_port"):
+        serve(**options).start()
+    serve(**options, rest_is_optional=True).start()
+
+    assert engines[-1].options.rest_port is None
+    assert "server_options.http_port cannot be same as grpc_port. " in caplog.text
+
+
 def test_a_bad_monitoring_file_is_fatal_unless_rest_is_optional(
     serve: Serve, engines: list[FakeEngine], tmp_path: Path
 ) -> None:
