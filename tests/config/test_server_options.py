@@ -104,7 +104,7 @@ def test_a_pod_of_kubernetes_is_a_lame_duck_by_itself(
         ),
         pytest.param(
             "--model_base_path=/m --rest_api_port=-1",
-            "There is no port -1",
+            "Failed to start HTTP Server at localhost:-1: there is no such port",
             id="no such REST port",
         ),
         pytest.param(

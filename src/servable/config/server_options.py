@@ -424,8 +424,8 @@ class ServerOptions:
         Return what the engine is told; reads the TLS files and the monitoring file.
 
         Raises:
-            ServingError: One of them cannot be read, or is wrong, or both APIs are
-                given one port.
+            ServingError: One of them cannot be read, or is wrong, or the REST API is
+                given no port that it could have.
         """
         self._check_rest_port()
         tls, rest_tls = self.read_tls()
@@ -496,14 +496,17 @@ class ServerOptions:
                 "server_options.http_port cannot be same as grpc_port. Please use a "
                 "different port for HTTP/REST API. Skipped exporting HTTP/REST API."
             )
+        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
+            raise InvalidArgument(
+                f"Failed to start HTTP Server at localhost:{self.rest_port}: there is "
+                "no such port"
+            )
 
     def _check_numbers(self) -> None:
         if not self.rest_is_optional:
             self._check_rest_port()
         if not 0 <= (self.grpc_port or 0) <= _MAX_PORT:
             raise InvalidArgument("Failed to BuildAndStart gRPC server")
-        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
-            raise InvalidArgument(f"There is no port {self.rest_port}")
         for name in (
             "io_threads",
             "compute_threads",
