@@ -401,7 +401,7 @@ def test_rest_that_cannot_start_is_fatal_unless_optional(
         ),
     ],
 )
-def test_a_port_that_rest_cannot_have_is_fatal_unless_rest_is_optional(  # noqa: PLR0913
+def test_a_port_that_rest_cannot_have_is_fatal_unless_rest_is_optional(
     serve: Serve,
     engines: list[FakeEngine],
     tmp_path: Path,
