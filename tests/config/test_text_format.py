@@ -95,6 +95,11 @@ def parse(text: str) -> model_server_config_pb2.ModelServerConfig:
             id="more than a number holds",
         ),
         pytest.param(
+            "model_config_list { config { version_labels { value: " + "9" * 5000,
+            f"1:54: Integer out of range ({'9' * 5000})",
+            id="more digits than Python reads",
+        ),
+        pytest.param(
             "model_config_list { config { name: 'm\n} }",
             "1:38: String literals cannot cross line boundaries.",
             id="a string that does not end",

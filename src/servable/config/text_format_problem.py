@@ -29,6 +29,7 @@ _LIMITS: Final = {
     FieldDescriptor.CPPTYPE_UINT32: 2**32 - 1,
     FieldDescriptor.CPPTYPE_UINT64: 2**64 - 1,
 }
+_MOST_DIGITS: Final = 22
 _SIGNED: Final = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
 _BOOLS: Final = {"true", "True", "t", "false", "False", "f"}
 _NO_NUMBERS: Final = {"inf", "infinity", "nan"}
@@ -273,7 +274,9 @@ class _Reader:
             raise self._problem(f"Expected integer, got: {self._token.text}")
         digits = self._token.text
         is_octal = digits.startswith("0") and digits.isdigit()
-        if int(digits, 8 if is_octal else 0) > limit:
+        # More digits than any type has are not even counted up: Python refuses to.
+        is_long = len(digits.lstrip("0")) > _MOST_DIGITS
+        if is_long or int(digits, 8 if is_octal else 0) > limit:
             raise self._problem(f"Integer out of range ({digits})")
         self._next()
 
