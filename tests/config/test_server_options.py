@@ -93,7 +93,8 @@ def test_a_pod_of_kubernetes_is_a_lame_duck_by_itself(
         ),
         pytest.param(
             "--model_base_path=/m --port=9000 --rest_api_port=9000",
-            "server_options.http_port cannot be same as grpc_port. Both are 9000.",
+            "server_options.http_port cannot be same as grpc_port. Please use a "
+            "different port for HTTP/REST API. Skipped exporting HTTP/REST API.",
             id="one port for both",
         ),
         pytest.param(
@@ -103,7 +104,7 @@ def test_a_pod_of_kubernetes_is_a_lame_duck_by_itself(
         ),
         pytest.param(
             "--model_base_path=/m --rest_api_port=-1",
-            "There is no port -1",
+            "Failed to start HTTP Server at localhost:-1: there is no such port",
             id="no such REST port",
         ),
         pytest.param(
@@ -180,6 +181,7 @@ def test_units() -> None:
     assert got.file_system_poll_wait_s == 0
     assert got.saved_model_tags == ("serve", "gpu")
     assert got.num_request_iterations_for_warmup == 1
+    assert options("--saved_model_tags=").saved_model_tags == ("serve",)
 
 
 def test_the_config_file_comes_before_the_base_path(tmp_path: Path) -> None:

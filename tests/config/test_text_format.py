@@ -52,8 +52,78 @@ def parse(text: str) -> model_server_config_pb2.ModelServerConfig:
         ),
         pytest.param(
             "model_config_list {\n config {\n  \0",
-            "3:3: Expected identifier, got: \0",
+            "3:3: Invalid control characters encountered in text.",
             id="a zero byte",
+        ),
+        pytest.param(
+            "model_config_list: 5",
+            '1:20: Expected "{", found "5".',
+            id="a number is no message",
+        ),
+        pytest.param(
+            "model_config_list < config < > }",
+            '1:32: Expected ">", found "}".',
+            id="brackets of two kinds",
+        ),
+        pytest.param(
+            "model_config_list {\n\tconfig {\n\t\tnam: 'm' } }",
+            '3:20: Message type "tensorflow.serving.ModelConfig" has no field named '
+            '"nam".',
+            id="tabs are eight columns wide",
+        ),
+        pytest.param(
+            "model_config_list { config { name: 'a' name: 'b' } }",
+            '1:44: Non-repeated field "name" is specified multiple times.',
+            id="a field that is given twice",
+        ),
+        pytest.param(
+            "model_config_list { config { model_version_policy { latest { } "
+            "all { } } } }",
+            '1:68: Field "all" is specified along with field "latest", another member '
+            'of oneof "policy_choice".',
+            id="two of which one is chosen",
+        ),
+        pytest.param(
+            "model_config_list { config { model_type: WHAT } }",
+            '1:47: Unknown enumeration value of "WHAT" for field "model_type".',
+            id="an unknown name of a value",
+        ),
+        pytest.param(
+            "model_config_list { config { version_labels { value: "
+            "-9223372036854775809 } } }",
+            "1:55: Integer out of range (9223372036854775809)",
+            id="more than a number holds",
+        ),
+        pytest.param(
+            "model_config_list { config { version_labels { value: " + "9" * 5000,
+            f"1:54: Integer out of range ({'9' * 5000})",
+            id="more digits than Python reads",
+        ),
+        pytest.param(
+            "model_config_list { config { name: 'm\n} }",
+            "1:38: String literals cannot cross line boundaries.",
+            id="a string that does not end",
+        ),
+        pytest.param(
+            "model_config_list { config { base_path: /m } }",
+            "1:41: Expected string, got: /",
+            id="a path without quotation marks",
+        ),
+        pytest.param(
+            "model_config_list { config: [ { } { } ] }",
+            '1:35: Expected ",", found "{".',
+            id="a list without commas",
+        ),
+        pytest.param(
+            "custom_model_config { [x/no.Such] { } }",
+            '1:35: Could not find type "x/no.Such" stored in google.protobuf.Any.',
+            id="an unknown type",
+        ),
+        pytest.param(
+            "model_config_list { [a.b] { } }",
+            '1:27: Extension "a.b" is not defined or is not an extension of '
+            '"tensorflow.serving.ModelConfigList".',
+            id="an unknown extension",
         ),
     ],
 )

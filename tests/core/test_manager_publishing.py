@@ -85,6 +85,9 @@ def test_the_log_lines_that_operators_look_for(
         "Successfully reserved resources to load servable {name: m version: 1}",
         "Approving load for servable version {name: m version: 1}",
         "Loading servable version {name: m version: 1}",
+        # Of the last attempt that there may be, whatever became of it.
+        "Retrying of Loading servable: {name: m version: 1} exhausted "
+        "max_num_retries: 0",
         "Successfully loaded servable version {name: m version: 1}",
         "Quiescing servable version {name: m version: 1}",
         "Done quiescing servable version {name: m version: 1}",

@@ -122,6 +122,8 @@ def test_retries_are_logged_as_operators_know_them(
     assert texts == [
         "Retrying of Loading servable: {name: m version: 123} retry: 1",
         "Retrying of Loading servable: {name: m version: 123} retry: 2",
+        "Retrying of Loading servable: {name: m version: 123} exhausted "
+        "max_num_retries: 2",
     ]
     assert failures[0] == (
         "Loading servable: {name: m version: 123} failed: NOT_FOUND: x"

@@ -521,6 +521,14 @@ def test_a_call_is_refused_and_the_next_one_answered(
     assert_good_over_grpc(channel)
 
 
+def test_a_call_that_is_no_message_is_refused_without_a_text(
+    channel: grpc.Channel,
+) -> None:
+    code, text, _ = call(channel, PREDICT, b"\xff")
+
+    assert (code, text) == (grpc.StatusCode.INTERNAL, "")
+
+
 @pytest.mark.usefixtures("at_little_cost")
 @pytest.mark.parametrize("row", REST.values(), ids=REST.keys())
 def test_a_request_is_refused_and_the_next_one_answered(row: Rest, server: Any) -> None:

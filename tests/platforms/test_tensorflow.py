@@ -256,6 +256,14 @@ def test_the_estimate_is_a_fifth_more_than_the_files(tmp_path: Path) -> None:
     assert loader(path).estimate_resources() == 24
 
 
+def test_a_plain_file_has_an_estimate_and_is_refused_when_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "1").write_bytes(b"1234567890")
+
+    assert loader(tmp_path / "1").estimate_resources() == 12
+
+
 def test_a_directory_that_cannot_be_read_has_no_estimate(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         loader(tmp_path / "none").estimate_resources()

@@ -73,10 +73,17 @@ def test_a_file_that_is_cut_off_within_a_record_is_data_loss(
 ) -> None:
     frames = [frame(record) for record in written]
     last = len(frames[-1])
-    keep = data.draw(st.integers(1, last - 1))
+    keep = data.draw(st.integers(12, last - 1))
 
     with pytest.raises(DataLoss, match=r"^truncated record at"):
         records(b"".join(frames[:-1]) + frames[-1][:keep])
+
+
+@given(st.lists(st.binary(max_size=40), max_size=3), st.binary(max_size=11))
+def test_less_than_a_length_and_its_checksum_ends_a_file(
+    written: list[bytes], rest: bytes
+) -> None:
+    assert records(b"".join(map(frame, written)) + rest) == written
 
 
 @given(st.binary(max_size=40), st.data())
@@ -85,7 +92,7 @@ def test_a_bit_that_changed_is_data_loss(record: bytes, data: st.DataObject) -> 
     bit = data.draw(st.integers(0, 8 * len(framed) - 1))
     framed[bit // 8] ^= 1 << bit % 8
 
-    with pytest.raises(DataLoss, match=r"^corrupted record at 0$"):
+    with pytest.raises(DataLoss, match=r"^corrupted record at (0 \(Is this|12$)"):
         records(bytes(framed))
 
 
@@ -97,12 +104,12 @@ def test_any_bytes_are_records_or_data_loss(data: bytes) -> None:
     except DataLoss:
         return
 
-    assert b"".join(map(frame, found)) == data
+    assert 0 <= len(data) - len(b"".join(map(frame, found))) < 12
 
 
 def test_a_length_that_is_not_true_takes_no_memory() -> None:
     length = struct.pack("<Q", 1 << 62)
     checksum = struct.pack("<I", tfrecord.masked_crc32c(length))
 
-    with pytest.raises(DataLoss, match=r"^truncated record at 0$"):
+    with pytest.raises(DataLoss, match=r"^truncated record at 0' failed with"):
         records(length + checksum + b"x" * 100)

@@ -225,13 +225,14 @@ def test_a_file_of_something_else_is_data_loss(
     engine: FakeEngine, tmp_path: Path
 ) -> None:
     path = version(tmp_path, [])
-    (tmp_path / warmup.FILE).write_bytes(b"hello")
+    (tmp_path / warmup.FILE).write_bytes(b"hello, hello")
 
     with pytest.raises(DataLoss) as caught:
         ModelWarmup(engine).run(path, FakeServable())
 
     assert caught.value.message == (
-        "truncated record at 0. Please verify your warmup data is in TFRecord format."
+        "corrupted record at 0 (Is this even a TFRecord file?). Please verify your "
+        "warmup data is in TFRecord format."
     )
 
 

@@ -386,6 +386,43 @@ def test_rest_that_cannot_start_is_fatal_unless_optional(
     assert server.rest_port is None
 
 
+@pytest.mark.parametrize(
+    ("rest_port", "problem"),
+    [
+        pytest.param(
+            9000,
+            "server_options.http_port cannot be same as grpc_port. ",
+            id="one port for both",
+        ),
+        pytest.param(
+            70000,
+            "Failed to start HTTP Server at localhost:70000",
+            id="a number that no port has",
+        ),
+    ],
+)
+def test_a_port_that_rest_cannot_have_is_fatal_unless_rest_is_optional(
+    serve: Serve,
+    engines: list[FakeEngine],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    rest_port: int,
+    problem: str,
+) -> None:
+    options = {
+        "model_base_path": str(publish(tmp_path, 1)),
+        "grpc_port": 9000,
+        "rest_port": rest_port,
+    }
+
+    with pytest.raises(InvalidArgument, match=problem):
+        serve(**options).start()
+    serve(**options, rest_is_optional=True).start()
+
+    assert engines[-1].options.rest_port is None
+    assert problem in caplog.text
+
+
 def test_a_bad_monitoring_file_is_fatal_unless_rest_is_optional(
     serve: Serve, engines: list[FakeEngine], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ from servable.config.ssl_config import SslConfig
 from servable.errors import InvalidArgument, Unimplemented
 
 _MAX_PORT: Final = 65535
+_USUAL_TAG: Final = "serve"
 # What operations can do, as `servable check --ops` tells it.
 FORBIDDABLE: Final = (
     *("files", "network", "python", "print", "abort"),
@@ -128,7 +129,7 @@ class ServerOptions:
     shutdown_grace_s: float = 25.0
     lame_duck_s: float = 0.0
 
-    saved_model_tags: tuple[str, ...] = ("serve",)
+    saved_model_tags: tuple[str, ...] = (_USUAL_TAG,)
     op_libraries: tuple[str, ...] = ()
     forbid_ops: tuple[str, ...] = ()
     session: SessionFlags = field(default_factory=SessionFlags)
@@ -242,7 +243,9 @@ class ServerOptions:
                 if flag.number("lame_duck_seconds") >= 0
                 else usual_lame_duck_s(os.environ)
             ),
-            saved_model_tags=tuple(flag.string("saved_model_tags").split(",")),
+            saved_model_tags=tuple(
+                (flag.string("saved_model_tags") or _USUAL_TAG).split(",")
+            ),
             op_libraries=tuple(filter(None, flag.string("load_op_library").split(","))),
             forbid_ops=tuple(filter(None, flag.string("forbid_ops").split(","))),
             session=SessionFlags(
@@ -421,8 +424,10 @@ class ServerOptions:
         Return what the engine is told; reads the TLS files and the monitoring file.
 
         Raises:
-            ServingError: One of them cannot be read, or is wrong.
+            ServingError: One of them cannot be read, or is wrong, or the REST API is
+                given no port that it could have.
         """
+        self._check_rest_port()
         tls, rest_tls = self.read_tls()
         return EngineOptions(
             rest_server_key=rest_tls.server_key,
@@ -485,16 +490,23 @@ class ServerOptions:
         """
         return auth_tokens.read(self.auth_tokens_file) if self.auth_tokens_file else ()
 
-    def _check_numbers(self) -> None:
+    def _check_rest_port(self) -> None:
         if self.rest_port and self.rest_port == self.grpc_port:
             raise InvalidArgument(
-                "server_options.http_port cannot be same as grpc_port. "
-                f"Both are {self.rest_port}."
+                "server_options.http_port cannot be same as grpc_port. Please use a "
+                "different port for HTTP/REST API. Skipped exporting HTTP/REST API."
             )
+        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
+            raise InvalidArgument(
+                f"Failed to start HTTP Server at localhost:{self.rest_port}: there is "
+                "no such port"
+            )
+
+    def _check_numbers(self) -> None:
+        if not self.rest_is_optional:
+            self._check_rest_port()
         if not 0 <= (self.grpc_port or 0) <= _MAX_PORT:
             raise InvalidArgument("Failed to BuildAndStart gRPC server")
-        if not 0 <= (self.rest_port or 0) <= _MAX_PORT:
-            raise InvalidArgument(f"There is no port {self.rest_port}")
         for name in (
             "io_threads",
             "compute_threads",

@@ -205,9 +205,11 @@ class AspiredVersionsManager:
                 self._forget_if_empty(name)
             case _Estimated():
                 self._awaiting_resources.append(message)
-            case _LoadFinished(servable_id, error):
+            case _LoadFinished(servable_id, error, retry):
                 self._holding.discard(servable_id)
                 manager_log.log_load(servable_id, error)
+                if retry == self._retry_policy.max_num_load_retries:
+                    manager_log.log_last_attempt(servable_id, retry)
                 stream = self._stream(servable_id.name)
                 self._note_end(stream, servable_id, error)
                 self._carry_out(stream.load_finished(servable_id, error, now))
@@ -294,14 +296,14 @@ class AspiredVersionsManager:
                 case Reserve(servable_id, loader, retry):
                     manager_log.log_retry(servable_id, retry)
                     self.progress.begin(servable_id, "estimates its memory")
-                    self._load_pool.submit(self._estimating(servable_id, loader))
+                    self._load_pool.submit(self._estimating(servable_id, loader, retry))
                 case StartLoad(servable_id, loader, retry):
                     manager_log.log_retry(servable_id, retry)
                     _log.info("Loading servable version %s", servable_id)
                     self._holding.add(servable_id)
                     attempt = f"loads, attempt {retry + 1}" if retry else "loads"
                     self.progress.begin(servable_id, attempt, loader)
-                    self._load_pool.submit(self._loading(servable_id, loader))
+                    self._load_pool.submit(self._loading(servable_id, loader, retry))
                 case RetryAt(servable_id, due_at, error):
                     heapq.heappush(self._retries, (due_at, servable_id))
                     wait_s = due_at - self._clock()
@@ -385,7 +387,7 @@ class AspiredVersionsManager:
         )
 
     def _estimating(
-        self, servable_id: ServableId, loader: Loader
+        self, servable_id: ServableId, loader: Loader, retry: int
     ) -> Callable[[], None]:
         def estimate() -> None:
             try:
@@ -398,15 +400,17 @@ class AspiredVersionsManager:
                     f"{servable_id}: {cause.message}"
                 )
                 error = from_code(cause.code, text)
-                self._inbox.put(_LoadFinished(servable_id, error))
+                self._inbox.put(_LoadFinished(servable_id, error, retry))
             else:
                 self._inbox.put(_Estimated(servable_id, size_bytes, shared))
 
         return estimate
 
-    def _loading(self, servable_id: ServableId, loader: Loader) -> Callable[[], None]:
+    def _loading(
+        self, servable_id: ServableId, loader: Loader, retry: int
+    ) -> Callable[[], None]:
         def load() -> None:
-            self._inbox.put(_LoadFinished(servable_id, _error_of(loader.load)))
+            self._inbox.put(_LoadFinished(servable_id, _error_of(loader.load), retry))
 
         return load
 
@@ -465,6 +469,7 @@ class _Estimated:
 class _LoadFinished:
     id: ServableId
     error: ServingError | None
+    retry: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,15 @@ def log_load(servable_id: ServableId, error: ServingError | None) -> None:
         _log.warning("Loading servable: %s failed: %s", servable_id, error.status_text)
 
 
+def log_last_attempt(servable_id: ServableId, retries: int) -> None:
+    """Tell that the last attempt is over, however it ended."""
+    _log.info(
+        "Retrying of Loading servable: %s exhausted max_num_retries: %d",
+        servable_id,
+        retries,
+    )
+
+
 def log_unload(servable_id: ServableId, error: ServingError | None) -> None:
     """Tell of an unload that went well."""
     if error is None:

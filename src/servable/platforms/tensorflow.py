@@ -347,6 +347,9 @@ def _bytes_below(path: str) -> int:
     def fail(error: OSError) -> None:
         raise error
 
+    # A plain file is no version either, which loading it tells.
+    if os.path.isfile(path):
+        return os.stat(path).st_size
     total = 0
     for directory, _, names in os.walk(path, onerror=fail):
         for name in names:

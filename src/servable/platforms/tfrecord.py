@@ -40,29 +40,37 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
     """
     Yield the records of *file*, which can be sought in, from where it stands.
 
+    As for TensorFlow, a file ends where there are not even a length and its checksum.
+
     Raises:
         DataLoss: A record is cut off, or is not what was written.
     """
     at = file.tell()
     size = file.seek(0, io.SEEK_END)
     file.seek(at)
-    while header := file.read(_HEADER_SIZE):
-        if len(header) < _HEADER_SIZE:
-            raise DataLoss(f"truncated record at {at}")
+    while len(header := file.read(_HEADER_SIZE)) == _HEADER_SIZE:
         length_bytes = header[: _LENGTH.size]
         if not _is_checksum(header[_LENGTH.size :], length_bytes):
-            raise DataLoss(f"corrupted record at {at}")
+            hint = "" if at else " (Is this even a TFRecord file?)"
+            raise DataLoss(f"corrupted record at {at}{hint}")
         (length,) = _LENGTH.unpack(length_bytes)
         if length + _CHECKSUM.size > size - file.tell():
-            raise DataLoss(f"truncated record at {at}")
+            raise _truncated(at)
         record = file.read(length)
         checksum = file.read(_CHECKSUM.size)
         if len(checksum) < _CHECKSUM.size:
-            raise DataLoss(f"truncated record at {at}")
+            raise _truncated(at)
         if not _is_checksum(checksum, record):
-            raise DataLoss(f"corrupted record at {at}")
+            raise DataLoss(f"corrupted record at {at + _HEADER_SIZE}")
         yield record
         at += _HEADER_SIZE + length + _CHECKSUM.size
+
+
+def _truncated(at: int) -> DataLoss:
+    # With the quotation mark that TensorFlow has there.
+    return DataLoss(
+        f"truncated record at {at}' failed with Read less bytes than requested"
+    )
 
 
 def frame(record: bytes) -> bytes:

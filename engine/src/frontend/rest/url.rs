@@ -72,29 +72,35 @@ pub enum Refusal {
 /// The part of a request's target that is matched: what follows the host, if there is one.
 /// `None` when it is no target at all.
 pub fn matched(target: &str) -> Option<&str> {
-    let path = match target.split_once("://") {
-        Some((scheme, rest)) if !scheme.is_empty() && scheme.bytes().all(is_scheme) => {
-            rest.find('/').map_or("/", |at| &rest[at..])
-        }
+    let after_scheme = match target.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => rest,
         _ => target,
+    };
+    let path = match after_scheme.strip_prefix("//") {
+        Some(rest) => rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]),
+        None => after_scheme,
     };
     is_well_formed(path).then_some(path)
 }
 
-fn is_scheme(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+fn is_scheme(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(is_part)
 }
 
-/// Whether every byte may stand in a target, and every percent sign begins an escape.
+/// Whether every byte may stand in a target, every percent sign begins an escape, and there is one
+/// fragment at most.
 fn is_well_formed(path: &str) -> bool {
     let bytes = path.as_bytes();
+    let fragment = path.find('#');
     let is_escape = |at: usize| {
         let digits = bytes.get(at + 1..at + 3);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
     bytes.iter().enumerate().all(|(at, &byte)| match byte {
         b'%' => is_escape(at),
-        b'!' | b'#'..=b';' | b'=' | b'?'..=b'Z' | b'_' | b'a'..=b'z' | b'~' => true,
+        b'#' => fragment == Some(at),
+        b'!' | b'$'..=b';' | b'=' | b'?'..=b'Z' | b'_' | b'a'..=b'z' | b'~' => true,
         _ => false,
     })
 }
@@ -316,6 +322,7 @@ mod tests {
             ("GET", "/v1/models/m?", "Status m?"),
             ("GET", "/v1/models/m#f", "Status m#f"),
             ("GET", "http://localhost/v1/models/m", "Status m"),
+            ("GET", "//localhost:8501/v1/models/m", "Status m"),
         ] {
             assert_eq!(shown(method, target), expected, "{method} {target}");
         }
@@ -340,13 +347,16 @@ mod tests {
 
     #[test]
     fn targets_with_bad_escapes_or_bytes_are_none() {
-        for target in ["/v1/models/%zz", "/%", "/%4", "/a b", "/é", "/a\"b", "/{x}", "/a\\b"] {
+        for target in
+            ["/v1/models/%zz", "/%", "/%4", "/a b", "/é", "/a\"b", "/{x}", "/a\\b", "/a#b#c"]
+        {
             assert_eq!(matched(target), None, "{target}");
         }
         assert_eq!(matched("http://host:80"), Some("/"));
         assert_eq!(matched("*"), Some("*"));
         assert_eq!(bare_path("/metrics?x#y"), "/metrics");
         assert!(is_api("/V1/x") && !is_api("/v1") && !is_api("/v2/x") && !is_api("//v1/x"));
+        assert_eq!(matched("//v1/models/m:predict"), Some("/models/m:predict"));
     }
 
     #[test]

@@ -170,9 +170,9 @@ pub fn answer_here<R: Request>(
     respond(handle, &outputs)
 }
 
-/// The answer to bytes that are not the message the method takes.
+/// The answer to bytes that are not the message the method takes: gRPC's, which has no text.
 pub fn unparsable() -> Status {
-    Status::new(Code::Internal, "The request message cannot be parsed")
+    Status::new(Code::Internal, "")
 }
 
 fn missing_spec() -> Status {

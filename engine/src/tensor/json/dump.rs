@@ -82,7 +82,9 @@ impl Dump<'_> {
         let name = self.cursor.member().ok()?;
         write_string(&mut self.out, &unescape(&self.cursor.bytes()[name]));
         self.check()?;
-        self.write(b": ")
+        // The colon comes with the value, as a comma does.
+        self.out.extend_from_slice(b": ");
+        Some(())
     }
 
     fn scalar(&mut self) -> Option<()> {
@@ -175,5 +177,9 @@ mod tests {
         assert!(list.ends_with("1.0"));
 
         assert_eq!(text(&"[".repeat(100_000)).len(), 256);
+
+        // With its indentation and quotation marks the name has 255 bytes.
+        let name = "k".repeat(247);
+        assert!(text(&format!("{{\"{name}\":[1]}}")).ends_with("k\": ["));
     }
 }

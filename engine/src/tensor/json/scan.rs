@@ -440,23 +440,18 @@ impl<'b> Cursor<'b> {
     pub fn number(&mut self) -> Scan<Number> {
         let start = self.at;
         let negative = self.eat(b'-');
-        match self.peek() {
-            b'0'..=b'9' => {}
-            b'N' => {
-                self.literal(b"NaN")?;
-                return Ok(Number::Double(f64::NAN));
-            }
-            b'I' => {
-                self.literal(b"Inf")?;
-                if self.peek() == b'i' {
-                    self.literal(b"inity")?;
+        let whole = match self.peek() {
+            b'0'..=b'9' => self.whole(start)?,
+            b'N' | b'I' => {
+                let value = self.not_finite(negative)?;
+                if !matches!(self.peek(), b'.' | b'e' | b'E') {
+                    return Ok(Number::Double(value));
                 }
-                let infinity = if negative { f64::NEG_INFINITY } else { f64::INFINITY };
-                return Ok(Number::Double(infinity));
+                // With a fraction or an exponent it counts as the digit zero.
+                Whole::Small(0, 0)
             }
             _ => return self.error(Reason::ValueInvalid),
-        }
-        let whole = self.whole(start)?;
+        };
         let fraction = self.eat(b'.');
         if fraction && !self.peek().is_ascii_digit() {
             return self.error(Reason::NumberMissFraction);
@@ -479,6 +474,18 @@ impl<'b> Cursor<'b> {
         }
         significand = scale_by_ten(significand, power);
         Ok(Number::Double(if negative { -significand } else { significand }))
+    }
+
+    /// Not a number, or infinity, whose name may begin where the other's breaks off.
+    fn not_finite(&mut self, negative: bool) -> Scan<f64> {
+        if [b'N', b'a', b'N'].into_iter().all(|letter| self.eat(letter)) {
+            return Ok(f64::NAN);
+        }
+        self.literal(b"Inf")?;
+        if self.peek() == b'i' {
+            self.literal(b"inity")?;
+        }
+        Ok(if negative { f64::NEG_INFINITY } else { f64::INFINITY })
     }
 
     /// The digits before the point.
@@ -740,6 +747,9 @@ mod tests {
             ("1.7976931348623157e308", Double(f64::MAX)),
             ("Infinity", Double(f64::INFINITY)),
             ("-Inf", Double(f64::NEG_INFINITY)),
+            ("NInfinity", Double(f64::INFINITY)),
+            ("InfE5", Double(0.0)),
+            ("-NaN.5", Double(-0.5)),
             ("0.30000000000000004", Double(0.300_000_000_000_000_04)),
             // Added up digit by digit, with a rounding each.
             ("123456789012345678901234567890.5", Double(1.234_567_890_123_456_6e29)),

@@ -225,6 +225,9 @@ fn strings(message: &Bytes, fields: &Fields, elements: usize) -> Result<Tensor> 
     Ok(Tensor::strings(fields.shape.clone(), strings))
 }
 
+/// A length in the content of strings has no more bytes.
+const LENGTH_BYTES: usize = 5;
+
 /// Lengths as varints, then all the characters.
 fn string_content(
     message: &Bytes,
@@ -236,7 +239,12 @@ fn string_content(
     let mut lengths = with_room(elements.min(bytes.len()))?;
     for _ in 0..elements {
         let (length, next) = wire::varint(bytes, at)?;
-        lengths.push(usize::try_from(length).map_err(|_| parse_error())?);
+        if next - at > LENGTH_BYTES {
+            return Err(parse_error());
+        }
+        // Bits beyond the thirty-second are dropped, as TensorFlow does.
+        #[allow(clippy::cast_possible_truncation)]
+        lengths.push(length as u32 as usize);
         at = next;
     }
     let mut ranges = with_room(elements)?;

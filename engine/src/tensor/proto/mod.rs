@@ -81,6 +81,8 @@ mod tests {
             (DType::String, &[2], b"\x01\x02ab", false),
             (DType::String, &[2], b"\x01\x02abcd", false),
             (DType::String, &[1], b"\xff", false),
+            (DType::String, &[1], b"\x81\x80\x80\x80\x10a", true),
+            (DType::String, &[1], b"\x81\x80\x80\x80\x80\0a", false),
         ] {
             let message = proto(dtype, shape, |proto| {
                 proto.tensor_content = Bytes::copy_from_slice(content);

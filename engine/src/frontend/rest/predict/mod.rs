@@ -16,7 +16,7 @@ use super::service::{Body, Failure, Service, LARGE_ANSWER};
 use crate::app::App;
 use crate::inference::predict as inference;
 use crate::inference::serialized::predict::{request, response, Plan, PredictRequest};
-use crate::inference::serialized::{unparsable, Request as _, Rules};
+use crate::inference::serialized::{Request as _, Rules};
 use crate::inference::spec;
 use crate::metrics::{Exchange, Stage};
 use crate::request_log::{self, Kind, Sample};
@@ -245,5 +245,5 @@ pub(super) fn with_spec(mut message: Vec<u8>, spec: &ModelSpec) -> Bytes {
 }
 
 pub(super) fn not_parsed() -> Status {
-    Status::invalid_argument(unparsable().message)
+    Status::invalid_argument("The request message cannot be parsed")
 }
