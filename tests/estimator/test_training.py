@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -139,7 +139,7 @@ def test_exporters_get_their_turn(
 
     assert result is not None
     assert result["global_step"] == 4
-    folders = [Path(path.decode()).parent.name for path in made if path is not None]
+    folders = [Path(path.decode()).parent.name for path in made or [] if path]
     assert folders == ["latest", "final", "best"]
 
 
@@ -203,11 +203,11 @@ def test_the_chief_saves_before_the_hooks_of_the_model_run(
 ) -> None:
     order = []
 
-    class Hook(tf.train.SessionRunHook):  # type: ignore[misc]  # untyped
+    class Hook(tf.train.SessionRunHook):  # type: ignore[misc,name-defined]  # untyped
         def begin(self) -> None:
             order.append("hook")
 
-    class Listener(tf.train.CheckpointSaverListener):  # type: ignore[misc]  # untyped
+    class Listener(tf.train.CheckpointSaverListener):  # type: ignore[misc,name-defined]  # untyped
         def begin(self) -> None:
             order.append("listener")
 
@@ -226,7 +226,7 @@ def test_a_hook_that_saves_tells_the_listeners(
 ) -> None:
     saved = []
 
-    class Listener(tf.train.CheckpointSaverListener):  # type: ignore[misc]  # untyped
+    class Listener(tf.train.CheckpointSaverListener):  # type: ignore[misc,name-defined]  # untyped
         def after_save(self, session: Any, global_step_value: int) -> None:
             del session
             saved.append(int(global_step_value))
@@ -303,7 +303,7 @@ def test_an_evaluation_writes_what_a_summary_can_have(
 
     assert list(result) == ["loss", "summary", "text", "vector", "yes", "global_step"]
     written = summaries(tmp_path / "model" / "eval")
-    assert written.pop("checkpoint_path") == model.latest_checkpoint().encode()
+    assert written.pop("checkpoint_path") == str(model.latest_checkpoint()).encode()
     assert written.pop("vector").tolist() == [1.0, 2.0]
     assert written == {"loss": pytest.approx(result["loss"]), "summary/0": 3.0}
 
@@ -434,7 +434,7 @@ def test_arrays_of_python_strings_are_strings() -> None:
     ("make", "message"),
     [
         pytest.param(
-            lambda: inputs.numpy_input_fn(np.zeros(3), shuffle=1),
+            lambda: inputs.numpy_input_fn(np.zeros(3), shuffle=cast("bool", 1)),
             "explicitly set as boolean (it is recommended to set it as True for "
             "training); got 1",
             id="a number for whether to shuffle",
