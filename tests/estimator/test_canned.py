@@ -224,6 +224,13 @@ HEADS = estimator.MultiHead(
         ),
         pytest.param(HEADS, [3], {}, "Could not split logits", id="too few for two"),
         pytest.param(
+            estimator.RegressionHead(),
+            [],
+            [[1]],
+            "must have rank at least 2.  Received rank 1, shape",
+            id="logits without a batch",
+        ),
+        pytest.param(
             HEADS,
             [4],
             {"a": tf.constant([[1]])},
@@ -238,6 +245,64 @@ def test_what_heads_refuse(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         head.create_estimator_spec({}, "eval", tf.zeros([1, *logits]), labels=labels)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(estimator.RegressionHead(), id="numbers"),
+        pytest.param(estimator.BinaryClassHead(), id="classes"),
+    ],
+)
+def test_labels_are_not_sparse(head: Any) -> None:
+    labels = tf.sparse_placeholder(tf.int64, [None, 1])
+
+    with pytest.raises(ValueError, match="SparseTensor labels are not supported"):
+        head.create_estimator_spec({}, "eval", tf.zeros([1, 1]), labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        pytest.param([None, 2, 3], tf.float32, id="of more dimensions"),
+        pytest.param(None, tf.float32, id="of unknown shape"),
+        pytest.param([None, 3], tf.float64, id="of another type"),
+    ],
+)
+def test_logits_that_a_head_takes(shape: list[int] | None, kind: Any) -> None:
+    logits = tf.placeholder(kind, shape)
+
+    spec = estimator.MultiClassHead(3).create_estimator_spec({}, "infer", logits)
+
+    probabilities = spec.predictions["probabilities"]
+    assert probabilities.dtype == tf.float32
+    assert probabilities.shape.rank == logits.shape.rank
+
+
+def test_only_the_variables_of_columns_are_partitioned(tmp_path: Path) -> None:
+    colors = tf.feature_column.categorical_column_with_identity("color", 4)
+    model = estimator.DNNRegressor(
+        [3],
+        [tf.feature_column.embedding_column(colors, 2)],
+        tmp_path,
+        input_layer_partitioner=tf.fixed_size_partitioner(2),
+    )
+    tf.train.create_global_step()
+
+    model.model_fn({"color": tf.constant([[1]])}, None, "infer", model.config)
+
+    parts = {v.op.name for v in tf.global_variables() if v.op.name.endswith("part_1")}
+    assert parts == {
+        "dnn/input_from_feature_columns/input_layer/color_embedding/"
+        "embedding_weights/part_1"
+    }
+
+
+def test_operations_of_a_layer_in_its_own_scope_have_its_name_once() -> None:
+    with tf.variable_scope("logits") as scope:
+        out = layers.dense(tf.zeros([1, 2]), 3, name=scope)
+
+    assert out.op.name == "logits/BiasAdd"
 
 
 def test_layers_name_their_variables_as_ever() -> None:
@@ -288,6 +353,51 @@ def test_batches_are_normalized_and_remembered(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(untrained, values / np.sqrt(1.001), rtol=1e-4)
     np.testing.assert_allclose(trained.mean(channels), 0, atol=1e-5)
     np.testing.assert_allclose(remembered, values.mean(channels) / 2, rtol=1e-4)
+
+
+def test_the_remembered_variance_of_images_is_that_of_a_sample() -> None:
+    values = np.random.default_rng(0).normal(3, 2, (2, 2, 2, 1)).astype(np.float32)
+    for fused in (True, False):
+        layers.batch_normalization(
+            tf.constant(values), momentum=0.0, training=True, fused=fused
+        )
+    variances = [v for v in tf.global_variables() if "variance" in v.name]
+
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+        of_sample, of_all = session.run(variances)
+
+    np.testing.assert_allclose(of_sample, [values.var(ddof=1)], rtol=1e-4)
+    np.testing.assert_allclose(of_all, [values.var()], rtol=1e-4)
+
+
+def test_statistics_that_are_not_trained_stay() -> None:
+    layers.batch_normalization(tf.zeros([2, 3]), training=True, trainable=False)
+
+    assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"), [("relu", [[0.0, 2.0]]), ("linear", [[-1.0, 2.0]])]
+)
+def test_activations_may_be_named(activation: str, expected: list[list[float]]) -> None:
+    out = layers.dense(
+        tf.constant([[-1.0, 2.0]]),
+        2,
+        activation,
+        kernel_initializer=tf.constant_initializer(np.eye(2)),
+    )
+
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        assert session.run(out).tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [[None, None], None], ids=["rows", "anything"])
+def test_a_layer_has_to_know_how_many_inputs_it_has(shape: list[None] | None) -> None:
+    with pytest.raises(ValueError, match="the last dimension of inputs must be known"):
+        layers.dense(tf.placeholder(tf.float32, shape), 3)
 
 
 def test_what_is_installed_is_found_again() -> None:

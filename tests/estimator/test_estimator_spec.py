@@ -37,6 +37,12 @@ def elsewhere() -> Any:
             id="training without a loss",
         ),
         pytest.param(
+            lambda: EstimatorSpec("train", loss=one(), train_op=tf.sparse.eye(1)),
+            TypeError,
+            "train_op must be Operation or Tensor, given: SparseTensor(",
+            id="a train op that is a sparse tensor",
+        ),
+        pytest.param(
             lambda: EstimatorSpec("eval"), ValueError, "Missing loss.", id="evaluation"
         ),
         pytest.param(
@@ -100,6 +106,23 @@ def test_what_does_not_fit(
 
 def test_a_loss_of_one_element_becomes_a_scalar() -> None:
     assert EstimatorSpec(ModeKeys.EVAL, loss=one()).loss.shape == ()
+
+
+def test_a_variable_to_train_with_stands_for_its_operation() -> None:
+    variable = tf.get_variable("v", [], use_resource=True)
+
+    spec = EstimatorSpec(ModeKeys.TRAIN, loss=one(), train_op=variable)
+
+    assert spec.train_op is variable.op
+
+
+def test_predictions_are_copied() -> None:
+    predictions = {"a": one()}
+
+    spec = EstimatorSpec(ModeKeys.PREDICT, predictions=predictions)
+    predictions["b"] = one()
+
+    assert list(spec.predictions) == ["a"]
 
 
 def test_a_copy_may_change_the_rest() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,31 @@ def test_signatures(
 def test_outputs_that_cannot_be(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda value, update: (value, update), id="a pair"),
+        pytest.param(
+            lambda value, update: SimpleNamespace(
+                result=lambda: value, updates=[update]
+            ),
+            id="an object, as Keras has them",
+        ),
+    ],
+)
+def test_a_metric(make: Callable[[Any, Any], Any]) -> None:
+    value, update = tensor(), tensor()
+
+    metrics = EvalOutput(metrics={"m": make(value, update)}).metrics
+
+    assert metrics == {"metrics/m/value": value, "metrics/m/update_op": update}
+
+
+def test_an_output_without_receivers_says_so() -> None:
+    with pytest.raises(ValueError, match="`inputs` cannot be None or empty"):
+        PredictOutput(tensor()).as_signature_def(None)
 
 
 @pytest.mark.parametrize(

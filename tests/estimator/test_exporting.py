@@ -224,6 +224,56 @@ def test_what_needs_a_placeholder_that_nobody_feeds_is_left_out(
     assert "nobody_feeds_this" in caplog.text
 
 
+def test_what_only_waits_for_a_placeholder_stays(
+    exported: Callable[..., bytes], small: SimpleNamespace
+) -> None:
+    def outputs(y: Any) -> Any:
+        with tf.control_dependencies([tf.placeholder(tf.float32, [])]):
+            return {"waits": PredictOutput(tf.identity(y))}
+
+    path = exported(outputs)
+
+    assert set(small.signatures_of(path)) == {"waits", "serving_default"}
+
+
+def test_a_receiver_of_another_class_may_have_a_single_tensor(
+    exported: Callable[..., bytes], small: SimpleNamespace
+) -> None:
+    def receive() -> Any:
+        x = tf.placeholder(tf.float32, [None, 4])
+        return SimpleNamespace(features={"x": x}, receiver_tensors=x)
+
+    path = exported(receive=receive)
+
+    assert list(small.signatures_of(path)["serving_default"].inputs) == ["input"]
+
+
+def test_a_specification_of_another_mode_has_nothing_to_serve(
+    tmp_path: Path, small: SimpleNamespace
+) -> None:
+    small.save_linear(tmp_path / "model")
+
+    def model_fn(features: Any, labels: Any, mode: str) -> Any:
+        del labels, mode
+        y = small.linear(features)
+        return EstimatorSpec("eval", y, tf.reduce_sum(y))
+
+    model = Estimator(model_fn, tmp_path / "model")
+    path = model.export_savedmodel(tmp_path / "exports", small.receive_x)
+
+    assert small.signatures_of(path) == {}
+
+
+def test_there_has_to_be_somewhere_to_export_to(
+    tmp_path: Path, small: SimpleNamespace
+) -> None:
+    small.save_linear(tmp_path / "model")
+    model = Estimator(small.model_of(), tmp_path / "model")
+
+    with pytest.raises(TypeError, match="Expected binary or unicode string, got None"):
+        model.export_savedmodel(None, small.receive_x)
+
+
 def test_the_newest_checkpoint_is_exported_unless_another_is_named(
     tmp_path: Path, small: SimpleNamespace
 ) -> None:

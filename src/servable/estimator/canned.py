@@ -12,7 +12,7 @@ from typing import Any, Final
 from servable.estimator.classification_heads import BinaryClassHead, MultiClassHead
 from servable.estimator.estimator import Estimator
 from servable.estimator.estimator_spec import EstimatorSpec
-from servable.estimator.heads import SUM, Head
+from servable.estimator.heads import REDUCTIONS, SUM, Head
 from servable.estimator.regression_heads import RegressionHead
 from servable.estimator.towers import Dnn, Linear
 from servable.export._tensorflow import tf
@@ -126,7 +126,7 @@ class DNNRegressor(DNNEstimator):
         batch_norm: bool = False,
     ) -> None:
         super().__init__(
-            RegressionHead(label_dimension, weight_column, loss_reduction),
+            canned_regression_head(label_dimension, weight_column, loss_reduction),
             hidden_units,
             feature_columns,
             model_dir,
@@ -216,7 +216,7 @@ class LinearRegressor(LinearEstimator):
         sparse_combiner: str = "sum",
     ) -> None:
         super().__init__(
-            RegressionHead(label_dimension, weight_column, loss_reduction),
+            canned_regression_head(label_dimension, weight_column, loss_reduction),
             feature_columns,
             model_dir,
             optimizer,
@@ -365,7 +365,7 @@ class DNNLinearCombinedRegressor(DNNLinearCombinedEstimator):
         linear_sparse_combiner: str = "sum",
     ) -> None:
         super().__init__(
-            RegressionHead(label_dimension, weight_column, loss_reduction),
+            canned_regression_head(label_dimension, weight_column, loss_reduction),
             model_dir,
             linear_feature_columns,
             linear_optimizer,
@@ -393,6 +393,7 @@ def canned_class_head(
     loss_reduction: str,
 ) -> Head:
     """Return the head that canned classifiers have."""
+    _check_reduction(loss_reduction)
     if n_classes == 2:  # noqa: PLR2004 - two are binary
         return _CannedBinaryHead(
             weight_column,
@@ -400,6 +401,19 @@ def canned_class_head(
             loss_reduction=loss_reduction,
         )
     return MultiClassHead(n_classes, weight_column, label_vocabulary, loss_reduction)
+
+
+def canned_regression_head(
+    label_dimension: int, weight_column: Any, loss_reduction: str
+) -> Head:
+    """Return the head that canned regressors have."""
+    _check_reduction(loss_reduction)
+    return RegressionHead(label_dimension, weight_column, loss_reduction)
+
+
+def _check_reduction(loss_reduction: str) -> None:
+    if loss_reduction not in REDUCTIONS:
+        raise ValueError(f"Invalid loss_reduction: {loss_reduction}")
 
 
 def _check_features(features: Any) -> None:

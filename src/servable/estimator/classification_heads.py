@@ -100,7 +100,7 @@ class _Classifier(Head):
         return table.lookup(labels)
 
     def _labels(self, labels: Any) -> Any:
-        labels = with_last_dimension(tf.convert_to_tensor(labels), 1)
+        labels = with_last_dimension(labels, 1)
         if self._label_vocabulary is not None:
             labels = self._ids_of(labels)
         elif self._needs_integers and not labels.dtype.is_integer:

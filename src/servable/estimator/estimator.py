@@ -276,7 +276,7 @@ class Estimator:
             self._config.tf_random_seed,
             strip_default_attrs,
         )
-        base = tf.compat.as_str_any(path_to_str(export_dir_base))
+        base = tf.compat.as_str(path_to_str(export_dir_base))
         return export.write(base, receiver_fns, assets_extra, as_text)
 
     def _checkpoint_to_export(self, checkpoint_path: Any) -> str:

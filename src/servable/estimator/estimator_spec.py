@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from servable.estimator.export_outputs import with_default
 from servable.estimator.mode_keys import ModeKeys
-from servable.export._tensorflow import tf
+from servable.export._tensorflow import tf, tf2
 
 
 class _Fields(NamedTuple):
@@ -100,6 +100,8 @@ def _train_op(train_op: Any, mode: str) -> Any:
         if mode == ModeKeys.TRAIN:
             raise ValueError("Missing train_op.")
         return None
+    if isinstance(train_op, tf2.Variable):
+        train_op = train_op.op
     _check_op_or_tensor(train_op, "train_op")
     if hasattr(train_op, "graph"):
         _check_graph(train_op, "train_op", train_op.name)
@@ -130,6 +132,7 @@ def _predictions(predictions: Any, mode: str) -> Any:
             _check_tensor(value, f"predictions[{key}]")
         for key, value in predictions.items():
             _check_graph(value, "prediction values", f"{key}: {_name(value)}")
+        predictions = dict(predictions)
     else:
         _check_tensor(predictions, "predictions")
         _check_graph(predictions, "prediction values", _name(predictions))
@@ -174,14 +177,18 @@ def _hooks(given: Any) -> tuple[Any, ...]:
     return hooks
 
 
-def _check_tensor(value: Any, what: str) -> None:
+def _is_tensor(value: Any) -> bool:
     is_composite = isinstance(value, tf.SparseTensor | tf.RaggedTensor)
-    if is_composite or not tf.is_tensor(value):
+    return tf.is_tensor(value) and not is_composite
+
+
+def _check_tensor(value: Any, what: str) -> None:
+    if not _is_tensor(value):
         raise TypeError(f"{what} must be Tensor, given: {value}")
 
 
 def _check_op_or_tensor(value: Any, what: str) -> None:
-    if not isinstance(value, tf.Operation) and not tf.is_tensor(value):
+    if not isinstance(value, tf.Operation) and not _is_tensor(value):
         raise TypeError(f"{what} must be Operation or Tensor, given: {value}")
 
 

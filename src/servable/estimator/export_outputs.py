@@ -125,7 +125,7 @@ class PredictOutput(ExportOutput):
 
     def as_signature_def(self, receiver_tensors: Mapping[str, Any]) -> Any:
         """Return the predict signature, with the receiver's own names as inputs."""
-        fed = {id(tensor) for tensor in receiver_tensors.values()}
+        fed = {id(tensor) for tensor in (receiver_tensors or {}).values()}
         outputs = {  # sessions refuse what is both fed and fetched
             name: tf.identity(tensor) if id(tensor) in fed else tensor
             for name, tensor in self._outputs.items()
@@ -220,9 +220,10 @@ def with_default(export_outputs: Any, predictions: Any) -> Any:
 
 
 def _single_string(receiver_tensors: Mapping[str, Any], kind: str) -> Any:
-    tensors = list(receiver_tensors.values())
-    if len(tensors) == 1 and tensors[0].dtype == tf.string:
-        return tensors[0]
+    if len(receiver_tensors) == 1:
+        (tensor,) = receiver_tensors.values()
+        if tensor.dtype == tf.string:
+            return tensor
     raise ValueError(
         f"{kind} signatures can only accept a single tensor input of type tf.string. "
         "Please check to make sure that you have structured the "
@@ -271,13 +272,21 @@ def _with_prefix(key: str, word: str) -> str:
 def _checked_metrics(metrics: Any) -> dict[str, Any]:
     named = metrics if isinstance(metrics, dict) else {"metrics": metrics}
     outputs = {}
-    for key, (value, update) in named.items():
+    for key, metric in named.items():
+        value, update = _value_and_update(metric)
         name = _with_prefix(_checked_key(key, "metrics"), "metrics")
         if not _is_tensor(value):
             raise ValueError(f"{name} output value must be a Tensor; got {value}.")
         outputs[f"{name}/value"] = value
         outputs[f"{name}/update_op"] = _as_tensor(update, name)
     return outputs
+
+
+def _value_and_update(metric: Any) -> tuple[Any, Any]:
+    if isinstance(metric, tuple):
+        value, update = metric
+        return value, update
+    return metric.result(), metric.updates[0]  # an object, as Keras has them
 
 
 def _as_tensor(update: Any, name: str) -> Any:

@@ -22,7 +22,7 @@ from servable.export._tensorflow import tf
 SUM: Final = tf.losses.Reduction.SUM
 SUM_OVER_BATCH_SIZE: Final = "sum_over_batch_size"
 # Those of tf.losses under their own names, and tf.keras's two.
-_REDUCTIONS: Final = {
+REDUCTIONS: Final = {
     **{name: name for name in tf.losses.Reduction.all() if name != "none"},
     "sum": SUM,
     SUM_OVER_BATCH_SIZE: tf.losses.Reduction.SUM_OVER_BATCH_SIZE,
@@ -54,7 +54,7 @@ class Head(abc.ABC):
         loss_fn: Callable[..., Any] | None = None,
         name: str | None = None,
     ) -> None:
-        if loss_reduction not in _REDUCTIONS:
+        if loss_reduction not in REDUCTIONS:
             raise ValueError(
                 f"Invalid loss_reduction: {loss_reduction}. "
                 "See `tf.losses.Reduction` for valid options."
@@ -169,7 +169,7 @@ class Head(abc.ABC):
             losses,
             weights,
             loss_collection=None,
-            reduction=_REDUCTIONS[self._loss_reduction],
+            reduction=REDUCTIONS[self._loss_reduction],
         )
         if mode != ModeKeys.EVAL:
             return loss, {}
@@ -188,16 +188,19 @@ class Head(abc.ABC):
         return f"{metric}/{self._name}" if self._name else metric
 
     def _checked(self, logits: Any) -> Any:
-        logits = tf.convert_to_tensor(logits)
-        expected = tf.TensorShape([None, self.logits_dimension])
-        if not expected.is_compatible_with(logits.shape):
+        logits = tf.cast(logits, tf.float32)
+        shape = logits.shape
+        if shape.rank is None:
+            return logits
+        what = "logits shape must be [D0, D1, ... DN, logits_dimension]"
+        if shape.rank < 2:  # noqa: PLR2004 - a batch, and the logits
             raise ValueError(
-                "logits shape must be [D0, D1, ... DN, logits_dimension], "
-                f"got {logits.shape}."
+                f"{what}.  Tensor {logits.name} must have rank at least 2.  "
+                f"Received rank {shape.rank}, shape {shape}"
             )
-        return (
-            tf.ensure_shape(logits, expected) if logits.shape.rank is None else logits
-        )
+        if shape[-1] not in (None, self.logits_dimension):
+            raise ValueError(f"{what}, got {shape}.")
+        return logits
 
     def _given(self, labels: Any) -> Any:
         if labels is None:
@@ -237,8 +240,18 @@ def with_last_dimension(labels: Any, size: int) -> Any:
     Return *labels* of shape [batch, *size*]; where *size* is 1 it may be left out.
 
     Raises:
-        ValueError: they are of another shape.
+        ValueError: they are of another shape, or sparse.
     """
+    if isinstance(labels, tf.SparseTensor):
+        raise ValueError(
+            "SparseTensor labels are not supported. Labels must be a Tensor of shape "
+            f"[D0, D1, ..., DN, {size}], e.g. [batch_size, {size}].Suggested Fix (1): "
+            "Check the label feature in your data. Each example must contain "
+            f"{size} value(s). If not, your choice of label was probably incorrect. "
+            "Suggested Fix (2): In your input_fn, use tf.sparse_tensor_to_dense() to "
+            "turn labels into a Tensor."
+        )
+    labels = tf.convert_to_tensor(labels)
     if labels.shape.rank == 1:
         labels = tf.expand_dims(labels, -1)
     if labels.shape.rank is not None and labels.shape[-1] not in (None, size):

@@ -85,7 +85,7 @@ def pandas_input_fn(
     if y is not None:
         if target_column in x:
             raise ValueError(
-                f'Cannot use name "{target_column}" for target column: DataFrame '
+                f"Cannot use name {target_column} for target column: DataFrame "
                 "already has a column with that name: " + str(x.columns)
             )
         if not np.array_equal(x.index, y.index):
@@ -101,7 +101,7 @@ def pandas_input_fn(
 
 
 def _check_shuffle(shuffle: Any) -> None:
-    if shuffle not in (True, False):
+    if not isinstance(shuffle, bool):
         raise ValueError(
             "shuffle must be provided and explicitly set as boolean (it is recommended "
             f"to set it as True for training); got {shuffle}"
@@ -116,7 +116,8 @@ def _check_lengths(x: Any, y: Any) -> None:
         raise ValueError(
             f"{len(both)} duplicate keys are found in both x and y: {both}"
         )
-    if len({len(array) for array in (*columns.values(), *labels.values())}) > 1:
+    arrays = (*columns.values(), *labels.values())
+    if len({array.shape[0] for array in arrays}) > 1:
         raise ValueError(
             "Length of tensors in x and y is mismatched. All elements in x and y must "
             f"have the same length.\nShapes in x: {_shapes(x)}\n"

@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
 def dense(
     inputs: Any,
     units: int,
-    activation: Function | None = None,
+    activation: Function | str | None = None,
     use_bias: bool = True,
     kernel_initializer: Any = None,
     bias_initializer: Any = None,
@@ -55,7 +55,7 @@ def dense(
     with _scope(name, "dense", reuse):
         kernel = _variable(
             "kernel",
-            [size, units],
+            [size, int(units)],
             inputs.dtype,
             trainable,
             kernel_initializer,
@@ -69,7 +69,7 @@ def dense(
         if use_bias:
             bias = _variable(
                 "bias",
-                [units],
+                [int(units)],
                 inputs.dtype,
                 trainable,
                 bias_initializer or tf.zeros_initializer(),
@@ -88,7 +88,7 @@ def conv2d(
     padding: str = "valid",
     data_format: str = "channels_last",
     dilation_rate: int | Sequence[int] = (1, 1),
-    activation: Function | None = None,
+    activation: Function | str | None = None,
     use_bias: bool = True,
     kernel_initializer: Any = None,
     bias_initializer: Any = None,
@@ -193,12 +193,12 @@ def batch_normalization(
     In training those of the batch are used, and the moving ones are updated by
     operations in the collection UPDATE_OPS.
 
-    *training* is a bool or a boolean tensor; *fused* has no effect.
+    *training* is a bool or a boolean tensor.  The variance that is remembered of images
+    is that of a sample, unless *fused* is False.
 
     Raises:
         NotImplementedError: renorm is asked for.
     """
-    del fused
     if renorm:
         raise NotImplementedError("batch_normalization with renorm=True")
     inputs = tf.convert_to_tensor(inputs)
@@ -239,7 +239,7 @@ def batch_normalization(
         variance = _variable(
             "moving_variance", [size], kind, False, moving_variance_initializer or ones
         )
-        if rank == _SPATIAL_RANK and at in (1, 3):
+        if rank == _SPATIAL_RANK and at in (1, 3) and fused is not False:
             outputs, batch_mean, batch_variance = _fused(
                 inputs, at, gamma, beta, mean, variance, epsilon, training
             )
@@ -247,8 +247,9 @@ def batch_normalization(
             outputs, batch_mean, batch_variance = _by_moments(
                 inputs, at, gamma, beta, mean, variance, epsilon, training
             )
-        _update_moving(mean, batch_mean, momentum, training)
-        _update_moving(variance, batch_variance, momentum, training)
+        if trainable:
+            _update_moving(mean, batch_mean, momentum, training)
+            _update_moving(variance, batch_variance, momentum, training)
         return outputs
 
 
@@ -284,7 +285,14 @@ def flatten(
 
 
 def _scope(name: Any, default_name: str, reuse: Any) -> Any:
-    return tf.variable_scope(name, default_name=default_name, reuse=reuse)
+    # Operations of a scope that is entered already have its name once.
+    is_entered = name is not None and name is tf.get_variable_scope()
+    return tf.variable_scope(
+        name,
+        default_name=default_name,
+        reuse=reuse,
+        auxiliary_name_scope=not is_entered,
+    )
 
 
 def _variable(
@@ -308,8 +316,10 @@ def _variable(
 
 
 def _finished(
-    outputs: Any, activation: Function | None, regularizer: Function | None
+    outputs: Any, activation: Function | str | None, regularizer: Function | None
 ) -> Any:
+    if isinstance(activation, str):
+        activation = None if activation == "linear" else getattr(tf.nn, activation)
     if activation is not None:
         outputs = activation(outputs)
     if regularizer is not None:
@@ -418,6 +428,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _known(size: Any, function: str, what: str) -> int:
-    if size is None:
+    known = tf.dimension_value(size)
+    if known is None:
         raise ValueError(f"{function}: {what} of inputs must be known")
-    return int(size)
+    return int(known)

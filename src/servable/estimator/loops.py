@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from google.protobuf.message import DecodeError
+
 from servable.estimator.mode_keys import ModeKeys
 from servable.export._tensorflow import tf
 
@@ -21,6 +24,8 @@ _logger = logging.getLogger(__name__)
 _LOSS: Final = "loss"
 _STEP: Final = tf.GraphKeys.GLOBAL_STEP
 _PAIR: Final = 2
+# What is written as a number into a summary.
+_NUMBERS: Final = (float, int, np.float32, np.int32, np.int64)
 
 
 def train(
@@ -44,6 +49,7 @@ def train(
     with tf.Graph().as_default() as graph:
         spec, all_hooks = _build(estimator, input_fn, ModeKeys.TRAIN)
         _warm_start(estimator)
+        _summarize_loss(spec.loss)
         all_hooks += [
             *hooks,
             *spec.training_hooks,
@@ -56,15 +62,15 @@ def train(
             every = config.log_step_count_steps
             all_hooks.append(tf.train.LoggingTensorHook(what, every_n_iter=every))
         scaffold = _with_saver(spec.scaffold, graph, config)
-        chief_hooks = [*spec.training_chief_hooks]
-        given = [*all_hooks, *chief_hooks]
-        if not any(isinstance(h, tf.train.CheckpointSaverHook) for h in given):
-            chief_hooks += _saver_hooks(config, scaffold, saving_listeners)
+        given = [*all_hooks, *spec.training_chief_hooks]
+        savers = [h for h in given if isinstance(h, tf.train.CheckpointSaverHook)]
+        made = [] if savers else _saver_hooks(config, scaffold)
+        _listen(savers or made, saving_listeners)
         with tf.train.MonitoredTrainingSession(
             checkpoint_dir=estimator.model_dir,
             scaffold=scaffold,
             hooks=all_hooks,
-            chief_only_hooks=chief_hooks,
+            chief_only_hooks=[*made, *spec.training_chief_hooks],
             save_checkpoint_secs=0,  # the hook above does
             save_summaries_steps=config.save_summary_steps,
             config=estimator._session_config(),
@@ -94,6 +100,7 @@ def evaluate(
         lasts = {key: value for key, (value, _) in metrics.items()}
         updates = [update for _, update in metrics.values()]
         result: dict[str, Any] = {}
+        checkpoint_path = checkpoint_path or estimator.latest_checkpoint()
         creator = (
             _session_creator(estimator, spec.scaffold, checkpoint_path, "evaluate")
             if values is None
@@ -106,7 +113,8 @@ def evaluate(
             while not session.should_stop() and done != steps:
                 session.run(updates)
                 done += 1
-    _write_summaries(estimator, result, name)
+    checkpoint = None if values is not None else checkpoint_path
+    _write_summaries(estimator, result, name, checkpoint)
     return result
 
 
@@ -197,25 +205,37 @@ class _AtEnd(tf.train.SessionRunHook):  # type: ignore[misc]  # untyped
 
 def _metrics(spec: Any) -> dict[str, tuple[Any, Any]]:
     metrics = dict(spec.eval_metric_ops)
-    for reserved in (_LOSS, _STEP):
+    for reserved, quoted in ((_LOSS, f'"{_LOSS}"'), (_STEP, f"`{_STEP}`")):
         if reserved in metrics:
             raise ValueError(
-                f'Metric with name "{reserved}" is not allowed, because Estimator '
+                f"Metric with name {quoted} is not allowed, because Estimator "
                 "already defines a default metric with the same name."
             )
     metrics[_LOSS] = tf.metrics.mean(spec.loss)
     step = tf.train.get_global_step()
-    metrics[_STEP] = (step, step)
-    return metrics
+    return {**dict(sorted(metrics.items())), _STEP: (step, step)}
+
+
+def _summarize_loss(loss: Any) -> None:
+    """Have the loss summarized, unless the model has a summary of that name."""
+    summaries = tf.get_collection(tf.GraphKeys.SUMMARIES)
+    if not any(summary.op.name == _LOSS for summary in summaries):
+        tf.summary.scalar(_LOSS, loss)
 
 
 def _write_summaries(
-    estimator: "Estimator", result: Mapping[str, Any], name: str | None
+    estimator: "Estimator",
+    result: Mapping[str, Any],
+    name: str | None,
+    checkpoint: str | None,
 ) -> None:
     summary = tf.Summary()
     for key, value in result.items():
-        if key != _STEP and getattr(value, "shape", None) == ():
-            summary.value.add(tag=key, simple_value=float(value))
+        if key != _STEP:
+            _summarize(summary, key, value)
+    if checkpoint:
+        path = tf.make_tensor_proto(checkpoint, tf.string)
+        summary.value.add(tag="checkpoint_path", tensor=path)
     with tf.Graph().as_default():
         # Files are named by the second, and would replace those of the same one.
         writer = tf.summary.FileWriter(
@@ -223,6 +243,26 @@ def _write_summaries(
         )
         writer.add_summary(summary, int(result[_STEP]))
         writer.close()
+
+
+def _summarize(summary: Any, key: str, value: Any) -> None:
+    """Add a metric: a number, a tensor, or serialized summaries."""
+    if isinstance(value, _NUMBERS):
+        summary.value.add(tag=key, simple_value=float(value))
+    elif isinstance(value, np.ndarray):
+        tensor = tf.make_tensor_proto(value)
+        summary.value.add(tag=key, node_name=key, tensor=tensor)
+    elif isinstance(value, bytes):
+        try:
+            made = tf.Summary.FromString(value)
+        except DecodeError:
+            _logger.warning("Metric %s is no summary, and is not written", key)
+            return
+        for at, one in enumerate(made.value):
+            one.tag = f"{key}/{at}"
+        summary.value.extend(made.value)
+    else:
+        _logger.warning("Metric %s, a %s, is not written", key, type(value).__name__)
 
 
 def _chosen(predictions: Any, keys: Any) -> Any:
@@ -246,13 +286,15 @@ def _examples(batch: Any) -> Iterator[Any]:
     if not isinstance(batch, dict):
         yield from batch
         return
-    lengths = {key: len(value) for key, value in batch.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(
-            f"Batch length of predictions should be same. Got {lengths}; "
-            "yield_single_examples=False gives whole batches."
-        )
-    for at in range(next(iter(lengths.values()))):
+    length = None
+    for key, value in batch.items():
+        length = length or value.shape[0]
+        if length != value.shape[0]:
+            raise ValueError(
+                "Batch length of predictions should be same. "
+                f"{key} has different batch length than others."
+            )
+    for at in range(length or 0):
         yield {key: value[at] for key, value in batch.items()}
 
 
@@ -315,9 +357,7 @@ def _with_saver(scaffold: Any, graph: Any, config: Any) -> Any:
     return scaffold
 
 
-def _saver_hooks(
-    config: Any, scaffold: Any, listeners: Iterable[Any] | None
-) -> list[Any]:
+def _saver_hooks(config: Any, scaffold: Any) -> list[Any]:
     if not config.save_checkpoints_secs and not config.save_checkpoints_steps:
         return []
     return [
@@ -326,9 +366,22 @@ def _saver_hooks(
             save_secs=config.save_checkpoints_secs,
             save_steps=config.save_checkpoints_steps,
             scaffold=scaffold,
-            listeners=list(listeners or ()),
+            save_graph_def=config.checkpoint_save_graph_def,
         )
     ]
+
+
+def _listen(savers: list[Any], listeners: list[Any]) -> None:
+    """Have the first of *savers* tell *listeners*."""
+    if not listeners:
+        return
+    if not savers:
+        raise ValueError(
+            "There should be a CheckpointSaverHook to use saving_listeners. Please set "
+            "one of the RunConfig.save_checkpoints_steps or "
+            "RunConfig.save_checkpoints_secs."
+        )
+    savers[0]._listeners.extend(listeners)
 
 
 def _saved_step(estimator: "Estimator") -> int:

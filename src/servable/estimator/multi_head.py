@@ -104,11 +104,14 @@ class MultiHead(Head):
 
     def _split(self, logits: Any) -> dict[str | None, Any]:
         sizes = [head.logits_dimension for head in self._heads]
-        if logits.shape.rank is None or logits.shape[-1] != self.logits_dimension:
+        total = self.logits_dimension
+        if logits.shape.rank is None or logits.shape[-1] != total:
+            given = logits.shape.rank and logits.shape[-1]
+            shape = logits.shape.as_list() if given else logits.shape
             raise ValueError(
-                f"Could not split logits of shape {logits.shape} among the heads with "
+                f"Could not split logits of shape {shape} among the heads with "
                 f"individual logits dimensions: {sizes}. The last dimension of the "
-                f"logits tensor should equal {self.logits_dimension}."
+                f"logits tensor should equal {given} but is {total}."
             )
         parts = tf.split(logits, sizes, axis=-1)
         return {head.name: part for head, part in zip(self._heads, parts, strict=True)}

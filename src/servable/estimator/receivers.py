@@ -188,6 +188,11 @@ def build_raw_supervised_input_receiver_fn(
     return supervised_input_receiver_fn
 
 
+def named_receivers(tensors: Any) -> Any:
+    """Return receiver tensors by name, given so or as a single one."""
+    return _named(tensors, _SINGLE_RECEIVER)
+
+
 def _placeholders_like(tensors: Mapping[str, Any], batch_size: int | None) -> Any:
     return {key: _placeholder_like(t, batch_size) for key, t in tensors.items()}
 
@@ -216,7 +221,7 @@ def _features(features: Any) -> Any:
 def _receiver_tensors(tensors: Any, what: str = "receiver_tensor") -> Any:
     if tensors is None:
         raise ValueError(f"{what}s must be defined.")
-    named = _named(tensors, _SINGLE_RECEIVER)
+    named = named_receivers(tensors)
     for name, tensor in named.items():
         _check_key(name, what, str)
         _check_tensor(tensor, f"{what} {name}")

@@ -83,7 +83,7 @@ class RunConfig:
             return options[name]
         if name in _ALONE:
             return _ALONE[name]
-        raise AttributeError(f"RunConfig has no attribute {name!r}")
+        raise AttributeError(f"'RunConfig' object has no attribute {name!r}")
 
     def replace(self, **changes: Any) -> Self:
         """

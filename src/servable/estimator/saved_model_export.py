@@ -106,7 +106,7 @@ class SavedModelExport:
             receiver = receiver_fn()
             features, labels = receiver.features, getattr(receiver, "labels", None)
             spec = self._call_model_fn(features, labels, mode)
-            signatures = signature_map(spec, receiver)
+            signatures = signature_map(spec, receiver, mode)
             with tf.Session(config=self._session_config) as session:
                 main_op = spec.scaffold.local_init_op
                 if main_op is None:

@@ -18,14 +18,18 @@ from servable.estimator.export_outputs import (
     with_default,
 )
 from servable.estimator.mode_keys import ModeKeys
+from servable.estimator.receivers import named_receivers
 from servable.export._tensorflow import tf
 
 _logger = logging.getLogger(__name__)
 
 
-def signature_map(spec: Any, receiver: Any) -> dict[str, Any]:
+def signature_map(spec: Any, receiver: Any, mode: str) -> dict[str, Any]:
     """
     Return the SignatureDefs, by name, of the model *spec* behind *receiver*.
+
+    *mode* is that of the export: in PREDICT mode no signature stays that no server
+    would take, whichever mode *spec* is of.
 
     Raises:
         TypeError: export_outputs is no dict of ExportOutputs.
@@ -39,13 +43,14 @@ def signature_map(spec: Any, receiver: Any) -> dict[str, Any]:
         ("", receiver.receiver_tensors),
         *((f"{name or 'None'}:", tensors) for name, tensors in alternatives.items()),
     ]:
+        named = named_receivers(tensors)
         for key, output in outputs.items():
             name = f"{prefix}{key or 'None'}"
             try:
-                made[name] = _signature(output, tensors)
+                made[name] = _signature(output, named)
             except ValueError as exc:
                 excluded[name] = str(exc)
-    if spec.mode == ModeKeys.PREDICT:
+    if mode == ModeKeys.PREDICT:
         is_valid = tf.saved_model.is_valid_signature
         for name in [name for name, made_def in made.items() if not is_valid(made_def)]:
             excluded[name] = "no request could be made to it"
@@ -101,7 +106,11 @@ def _operations(tensors: Iterable[Any]) -> set[Any]:
 
 
 def _unfed_placeholders(outputs: Iterable[Any], fed: set[Any]) -> set[str]:
-    """Return the placeholders that *outputs* need beyond those operations *fed*."""
+    """
+    Return the placeholders that *outputs* are computed from beyond those *fed*.
+
+    What they only wait for, as control inputs, does not count, as it never did.
+    """
     unfed = set()
     seen = set(fed)
     waiting = [operation for operation in outputs if operation not in seen]
@@ -113,7 +122,6 @@ def _unfed_placeholders(outputs: Iterable[Any], fed: set[Any]) -> set[str]:
         if operation.type == "Placeholder":
             unfed.add(operation.name)
         waiting.extend(tensor.op for tensor in operation.inputs)
-        waiting.extend(operation.control_inputs)
     return unfed
 
 

@@ -23,7 +23,7 @@ class Dnn:
         columns: dense feature columns.
         activation_fn: of the hidden layers.
         dropout: share of each layer's outputs that training leaves out.
-        partitioner: of the scope's variables.
+        partitioner: of the variables of columns.
         batch_norm: normalize the outputs of each layer.
     """
 
@@ -36,13 +36,15 @@ class Dnn:
 
     def scope(self, features: dict[str, Any]) -> Any:
         """Return the scope that logits has to be called in."""
-        return _scope("dnn", features, self.partitioner)
+        return _scope("dnn", features, None)
 
     def logits(self, features: dict[str, Any], mode: str, size: int) -> Any:
         """Return logits of shape [batch, *size*]."""
         is_training = mode == ModeKeys.TRAIN
         glorot = tf.glorot_uniform_initializer()
-        with tf.variable_scope("input_from_feature_columns"):
+        with tf.variable_scope(
+            "input_from_feature_columns", partitioner=self.partitioner
+        ):
             net = tf.feature_column.input_layer(features, list(self.columns))
         for number, units in enumerate(self.hidden_units):
             with tf.variable_scope(f"hiddenlayer_{number}") as scope:

@@ -113,14 +113,15 @@ class EvalSpec(_EvalFields):
 
 def train_and_evaluate(
     estimator: Estimator, train_spec: TrainSpec, eval_spec: EvalSpec
-) -> tuple[Mapping[str, Any] | None, list[bytes | None]]:
+) -> tuple[Mapping[str, Any] | None, list[bytes | None] | None]:
     """
     Train *estimator*, evaluating and exporting in between and at the end.
 
     Exports go to `export/NAME` in the model's directory.
 
     Returns:
-        The last evaluation, and what each exporter made after it.
+        The last evaluation, and what each exporter made after it; None for both if
+        max_steps was reached before.
 
     Raises:
         TypeError: an argument is not of its type.
@@ -142,8 +143,6 @@ def train_and_evaluate(
         max_steps=train_spec.max_steps,
         saving_listeners=(*train_spec.saving_listeners, listener),
     )
-    if not listener.is_up_to_date():
-        listener.evaluate()
     return listener.result, listener.exported
 
 
@@ -158,38 +157,36 @@ class _EvaluateAfterSave(tf.train.CheckpointSaverListener):  # type: ignore[misc
         self._eval_spec = eval_spec
         self._is_first_save = True
         self._last_at: float | None = None
-        self._checkpoint: str | None = None
+        self._last_step: int | None = None
         self.result: Mapping[str, Any] | None = None
-        self.exported: list[bytes | None] = []
+        self.exported: list[bytes | None] | None = None
 
     def after_save(self, session: Any, global_step_value: int) -> None:
         """Evaluate, unless this is where training begins, or it is too early."""
-        del session, global_step_value
+        del session
         if self._is_first_save:
             self._is_first_save = False
-            self._last_at = time.monotonic()
-            return
-        now = time.monotonic()
-        if (
+        elif (
             self._last_at is None
-            or now >= self._last_at + self._eval_spec.throttle_secs
+            or time.monotonic() >= self._last_at + self._eval_spec.throttle_secs
         ):
-            self.evaluate()
+            self._evaluate(global_step_value)
 
-    def is_up_to_date(self) -> bool:
-        """Return whether the newest checkpoint is the one evaluated last."""
-        return self._checkpoint == self._estimator.latest_checkpoint()
+    def end(self, session: Any, global_step_value: int) -> None:
+        """Evaluate what training ends with."""
+        del session
+        if global_step_value != self._last_step:
+            self._evaluate(global_step_value)
 
-    def evaluate(self) -> None:
+    def _evaluate(self, at_step: int) -> None:
         """Evaluate the newest checkpoint, and let every exporter have it."""
+        self._last_at, self._last_step = time.monotonic(), at_step
         spec, path = self._eval_spec, self._estimator.latest_checkpoint()
         if path is None:
             return
         self.result = self._estimator.evaluate(
             spec.input_fn, spec.steps, spec.hooks, path, spec.name
         )
-        self._checkpoint = path
-        self._last_at = time.monotonic()
         step = int(self.result["global_step"])
         max_steps = self._train_spec.max_steps
         is_final = max_steps is None or step >= max_steps
@@ -233,7 +230,7 @@ def _listeners(listeners: Iterable[Any] | None) -> tuple[Any, ...]:
 
 
 def _exporters(exporters: Any) -> tuple[Exporter, ...]:
-    if exporters is None:
+    if not exporters:
         return ()
     given = [exporters] if isinstance(exporters, Exporter) else exporters
     if not isinstance(given, Iterable) or not all(
