@@ -398,3 +398,35 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::app::Options;
+
+    #[test]
+    fn each_connection_is_a_client_whose_requests_are_run_for_it() {
+        let app = Arc::new(App::new(Options::default()));
+        let service = Arc::new(Service { app, pages: HashMap::new() });
+        let [one, other] =
+            [(), ()].map(|()| Session::new(&service, Ipv4Addr::LOCALHOST.into()).peer.client);
+        let body = Body {
+            bytes: Vec::new(),
+            is_gzip: false,
+            content: Media::Json,
+            accept: None,
+            signature_name: String::new(),
+            output_filter: Vec::new(),
+            is_low_priority: false,
+            deadline: None,
+            client: one,
+            permit: Arc::new(service.app.admission.permit()),
+        };
+
+        assert_ne!(one, other);
+        assert_ne!(one, Client::NOBODY);
+        assert_eq!(body.run_options().client, one);
+    }
+}
