@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 
 from servable.core.progress import ProgressBoard
+from servable.core.servable_data import FailedLoad
 from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
-from servable.errors import Code, InvalidArgument
+from servable.errors import (
+    Code,
+    DataLoss,
+    InvalidArgument,
+    ResourceExhausted,
+    ServingError,
+)
 from servable.sources.cache import ModelCache
 from servable.sources.store_source import StoreSource, _Fetch
 from servable.sources.versions import (
@@ -32,12 +39,14 @@ class Bench:
         self.looks, self.fetches = ManualPool(), ManualPool()
         self.stores: dict[str, Any] = {}
         self.available: set[ServableId] = set()
+        self.failed: dict[ServableId, FailedLoad] = {}
         self._new_store = new_store
         self.source = StoreSource(
             lambda servable: self.stores[servable.base_path],
             cache,
             poll_wait_s=-1,
             is_available=lambda i: i in self.available,
+            failed_load=lambda i: self.failed.get(i),
             look_pool=self.looks,
             fetch_pool=self.fetches,
             clock=self.clock,
@@ -267,6 +276,30 @@ def test_a_fetch_that_breaks_off_is_tried_again_later(bench: Bench) -> None:
     bench.go_on()
 
     assert bench.told() == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "reads"),
+    [
+        pytest.param(
+            DataLoss("checksum"), 2, id="for what is in it: fetched once more"
+        ),
+        pytest.param(ResourceExhausted("room"), 1, id="for another reason: kept"),
+    ],
+)
+def test_a_version_that_does_not_load(
+    error: ServingError, reads: int, bench: Bench
+) -> None:
+    bench.serve(monitor())
+    bench.go_on()
+    for _ in range(3):  # also when it has come again
+        (told,) = bench.target.aspired["m"]
+        bench.failed[told.id] = FailedLoad(told.attempt, error)
+        bench.clock.advance(1.0)
+        bench.go_on(3)
+
+    assert bench.told() == [1]
+    assert len(bench.store().reads) == reads
 
 
 def test_a_version_that_can_not_be_fetched_is_in_error_beside_the_last_good_one(

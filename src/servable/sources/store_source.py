@@ -54,6 +54,7 @@ _NOT_OF_THE_FILES: Final = frozenset(
     {
         Code.CANCELLED,
         Code.DEADLINE_EXCEEDED,
+        Code.FAILED_PRECONDITION,
         Code.PERMISSION_DENIED,
         Code.RESOURCE_EXHAUSTED,
         Code.UNAVAILABLE,

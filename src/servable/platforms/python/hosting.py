@@ -228,8 +228,8 @@ def _tell_why_not_loaded(error: BaseException, payload: Mapping[str, Any]) -> No
         of_model = [f for f in found if f.filename.startswith(payload["path"])]
         last = (of_model or found)[-1]
         place = f"{os.path.basename(last.filename)}, line {last.lineno}, in {last.name}"
-        # What is written there is in the server's log.
-        print(f"{place}: {described(error)}", file=sys.stderr)  # noqa: T201
+        why = described(error).partition("\n")[0]
+        print(f"{place}: {why}", file=sys.stderr)  # noqa: T201 - into the server's log
 
 
 def _load_error(error: BaseException) -> ServingError:
