@@ -2,6 +2,8 @@
 
 import io
 import queue
+import subprocess
+import sys
 
 import pytest
 
@@ -103,6 +105,20 @@ def test_what_goes_on_is_shown_and_goes(
         left = terminal.written.get()
     assert shown.startswith(first)
     assert left.endswith(last)
+
+
+def test_who_has_closed_stderr_is_told_nothing() -> None:
+    program = """
+from servable.cli.quiet import quiet_import
+from servable.cli.waiting import shown_steps
+from servable.export.steps import begin
+with shown_steps(), quiet_import():
+    begin("copying")
+print("done")
+"""
+    shell = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
+
+    assert subprocess.run(shell, capture_output=True, check=False).stdout == b"done\n"
 
 
 def test_nobody_is_told_afterwards() -> None:

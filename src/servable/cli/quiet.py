@@ -36,6 +36,9 @@ def quiet_import() -> Iterator[None]:
 
     What else is written there meanwhile comes when the context ends.
     """
+    if sys.stderr is None:  # it was closed by who runs the command
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as written:

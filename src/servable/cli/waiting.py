@@ -6,6 +6,7 @@ else it is a line every ten seconds, so that what is quick leaves none in a log.
 """
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -89,6 +90,9 @@ def shown_steps(stream: TextIO | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def _stderr() -> Iterator[TextIO]:
     """Yield stderr, the real one where libraries' lines are kept out of it."""
+    if sys.stderr is None:  # it was closed by who runs the command
+        yield io.StringIO()
+        return
     try:
         descriptor = os.dup(sys.stderr.fileno())
     except (OSError, ValueError):  # it is no file
