@@ -141,14 +141,16 @@ fn rows(
     extended: bool,
 ) -> Result<BTreeMap<String, Tensor>> {
     let named = is_named(&cursor);
-    if !named && signature.inputs.len() > 1 {
+    // One that stands for bytes is an object, too, and is read as the first of the inputs.
+    if cursor.kind() != Kind::Object && signature.inputs.len() > 1 {
         return Err(Status::invalid_argument(
             "instances is a plain list, but expecting list of objects as multiple input tensors \
              required as per tensorinfo_map",
         ));
     }
-    let mut collected = Vec::with_capacity(signature.inputs.len());
-    for (alias, info) in &signature.inputs {
+    let num_inputs = if named { signature.inputs.len() } else { 1 };
+    let mut collected = Vec::with_capacity(num_inputs);
+    for (alias, info) in signature.inputs.iter().take(num_inputs) {
         let rows = read_as(info, extended)
             .and_then(Rows::new)
             .map_err(|status| in_row(0, None, &status))?;
@@ -402,6 +404,16 @@ mod tests {
         ] {
             assert_eq!(parse_as(body, signature, true), expected, "{body}");
         }
+    }
+
+    #[test]
+    fn what_stands_for_bytes_is_read_as_the_first_of_several_inputs() {
+        let body = r#"{"instances": [{"b64": "YQ"}]}"#;
+        let texts = example_signature(&[("a", DType::String), ("b", DType::Int32)]);
+
+        assert_eq!(parse(body, &texts), Ok(vec!["Row a <Tensor string[1]>".to_owned()]));
+        let refused = parse(body, &many()).unwrap_err();
+        assert!(refused.ends_with("Type: Object is not of expected type: float"), "{refused}");
     }
 
     #[test]
