@@ -1,6 +1,6 @@
 """Canned models and layers: the names of their variables, and what they serve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -277,6 +277,40 @@ def test_logits_that_a_head_takes(shape: list[int] | None, kind: Any) -> None:
     probabilities = spec.predictions["probabilities"]
     assert probabilities.dtype == tf.float32
     assert probabilities.shape.rank == logits.shape.rank
+
+
+@pytest.fixture
+def _shapes_of_version_1() -> Iterator[None]:
+    tf.disable_v2_tensorshape()
+    yield
+    tf.enable_v2_tensorshape()
+
+
+@pytest.mark.usefixtures("_shapes_of_version_1")
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        pytest.param([None, 3], [None, None], id="of labels"),
+        pytest.param([None, None], [None, 1], id="of logits"),
+    ],
+)
+def test_a_head_need_not_know_the_last_dimension(
+    logits: list[int | None], labels: list[int | None]
+) -> None:
+    spec = estimator.MultiClassHead(3).create_estimator_spec(
+        {},
+        "eval",
+        tf.placeholder(tf.float32, logits),
+        tf.placeholder(tf.int64, labels),
+    )
+
+    assert spec.loss.shape.rank == 0
+
+
+@pytest.mark.usefixtures("_shapes_of_version_1")
+def test_an_unknown_last_dimension_is_named() -> None:
+    with pytest.raises(ValueError, match="the last dimension of inputs must be known"):
+        layers.dense(tf.placeholder(tf.float32, [None, None]), 3)
 
 
 def test_only_the_variables_of_columns_are_partitioned(tmp_path: Path) -> None:

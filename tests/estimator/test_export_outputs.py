@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -144,7 +144,7 @@ def test_a_metric(make: Callable[[Any, Any], Any]) -> None:
 
 def test_an_output_without_receivers_says_so() -> None:
     with pytest.raises(ValueError, match="`inputs` cannot be None or empty"):
-        PredictOutput(tensor()).as_signature_def(None)
+        PredictOutput(tensor()).as_signature_def(cast("Any", None))
 
 
 @pytest.mark.parametrize(

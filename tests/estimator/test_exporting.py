@@ -80,6 +80,11 @@ def features_only(features: Any) -> None:
             id="a device function of something else",
         ),
         pytest.param(
+            lambda: RunConfig(experimental_max_worker_delay_secs=0.5),
+            "experimental_max_worker_delay_secs must be an integer if set.",
+            id="half a second of delay",
+        ),
+        pytest.param(
             lambda: RunConfig().replace(save_steps=1),
             "Replacing save_steps is not supported.",
             id="an option that does not exist",
@@ -99,6 +104,21 @@ def features_only(features: Any) -> None:
 def test_estimators_that_cannot_be(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_model_function_has_to_be_one() -> None:
+    with pytest.raises(TypeError, match="unsupported callable"):
+        Estimator(cast("Any", 3))
+
+
+@pytest.mark.parametrize("member", ["latest_checkpoint", "model_fn"])
+def test_what_a_subclass_may_override(member: str) -> None:
+    type("Mine", (Estimator,), {member: None})(features_only)
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(AttributeError, match="'model_dir' of 'RunConfig' object has"):
+        RunConfig().model_dir = "elsewhere"
 
 
 def test_arguments_that_a_partial_has_bound_are_not_asked_for() -> None:

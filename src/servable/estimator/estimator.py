@@ -31,6 +31,7 @@ _logger = logging.getLogger(__name__)
 _MODEL_FN_ARGUMENTS: Final = frozenset(
     {"features", "labels", "mode", "params", "self", "config"}
 )
+_MAY_BE_OVERRIDDEN: Final = frozenset({"latest_checkpoint", "model_fn"})
 ReceiverFn = Callable[[], Any]
 
 
@@ -321,6 +322,8 @@ class Estimator:
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the arguments that *function* may still be given by name."""
+    if not callable(function):
+        raise TypeError("unsupported callable")
     parameters = inspect.signature(function).parameters.values()
     by_name = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     names = tuple(p.name for p in parameters if p.kind in by_name)
@@ -385,12 +388,7 @@ def _check_not_overridden(cls: type[Estimator]) -> None:
     if cls is Estimator or cls.__module__.startswith("servable.estimator."):
         return
     members = {name for name in vars(Estimator) if not name.startswith("__")}
-    overridden = sorted(
-        name
-        for ancestor in cls.__mro__[: cls.__mro__.index(Estimator)]
-        if not ancestor.__module__.startswith("servable.estimator.")
-        for name in members & vars(ancestor).keys()
-    )
+    overridden = sorted(members & vars(cls).keys() - _MAY_BE_OVERRIDDEN)
     if overridden:
         raise ValueError(
             "Subclasses of Estimator cannot override members of Estimator. "

@@ -198,7 +198,7 @@ class Head(abc.ABC):
                 f"{what}.  Tensor {logits.name} must have rank at least 2.  "
                 f"Received rank {shape.rank}, shape {shape}"
             )
-        if shape[-1] not in (None, self.logits_dimension):
+        if not shape[-1:].is_compatible_with([self.logits_dimension]):
             raise ValueError(f"{what}, got {shape}.")
         return logits
 
@@ -254,7 +254,8 @@ def with_last_dimension(labels: Any, size: int) -> Any:
     labels = tf.convert_to_tensor(labels)
     if labels.shape.rank == 1:
         labels = tf.expand_dims(labels, -1)
-    if labels.shape.rank is not None and labels.shape[-1] not in (None, size):
+    is_known = labels.shape.rank is not None
+    if is_known and not labels.shape[-1:].is_compatible_with([size]):
         raise ValueError(
             f"Mismatched label shape. Expected labels dimension={size}.  "
             f"Received {labels.shape[-1]}. Suggested Fix: If your classifier expects "

@@ -85,6 +85,13 @@ class RunConfig:
             return _ALONE[name]
         raise AttributeError(f"'RunConfig' object has no attribute {name!r}")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _DEFAULTS or name in _ALONE:
+            raise AttributeError(
+                f"property {name!r} of 'RunConfig' object has no setter"
+            )
+        super().__setattr__(name, value)
+
     def replace(self, **changes: Any) -> Self:
         """
         Return a copy with *changes*.
@@ -206,6 +213,11 @@ def _check(options: dict[str, Any]) -> None:
     seed = options["tf_random_seed"]
     if seed is not None and not isinstance(seed, int):
         raise ValueError("tf_random_seed must be integer.")
+    delay = options["experimental_max_worker_delay_secs"]
+    if delay is not None and not isinstance(delay, int):
+        raise ValueError(
+            "experimental_max_worker_delay_secs must be an integer if set."
+        )
     device_fn = options["device_fn"]
     if device_fn is not None and not _takes_op(device_fn):
         raise ValueError('device_fn must be callable with exactly one argument "op".')
