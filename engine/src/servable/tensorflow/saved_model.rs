@@ -30,8 +30,7 @@ pub struct MetaGraph {
     pub is_bounded: bool,
     /// Whether an operation may wait for what another run does, and hand tensors over to it.
     pub may_wait: bool,
-    /// Whether an operation ends the process when its input is empty, or has another rank than it
-    /// was made for.
+    /// Whether an operation ends the process when its input has another rank than it was made for.
     pub trusts_ranks: bool,
     /// For tensors that are outputs, the inputs that must be pictures though no rank is said.
     pub pictures: BTreeMap<String, BTreeSet<String>>,
@@ -156,9 +155,9 @@ fn may_take_long(op: &[u8]) -> bool {
     op == b"For" || contains_any(op, &REPEATS) || contains_any(op, &GROWS) || may_wait(op)
 }
 
-/// Whether an operation's kernels may end the process over an input that is empty or of another
-/// rank: what works on pictures does so in TensorFlow 2.21 with oneDNN (failed checks, as that in
-/// `tensor_format.h`). Names are matched in part; one too many only refuses what would fail.
+/// Whether an operation's kernels may end the process over an input of another rank: what works on
+/// pictures does so in TensorFlow 2.21 with oneDNN (failed checks, as that in `tensor_format.h`).
+/// Names are matched in part; one too many only refuses what would fail.
 fn trusts_rank(op: &[u8]) -> bool {
     const PICTURES: [&[u8]; 4] = [b"Conv", b"Pool", b"BatchNorm", b"LRN"];
     contains_any(op, &PICTURES)

@@ -371,7 +371,7 @@ struct Declared {
 
 impl Declared {
     /// # Errors
-    /// INVALID_ARGUMENT when `tensor` is no picture where one is wanted, or an empty one.
+    /// INVALID_ARGUMENT when `tensor` is no picture where one is wanted.
     fn check(&self, tensor: &Tensor) -> Result<()> {
         let got = tensor.shape();
         let Some(wanted) = self.wanted(got) else { return Ok(()) };
@@ -386,12 +386,9 @@ impl Declared {
         }
         let declared = self.shape.as_ref().filter(|shape| shape.len() >= PICTURE_RANK)?;
         let rank = declared.len();
-        if got.len() != rank {
-            return Some(format!(
-                "must have {rank} dimensions, as the signature's shape {declared:?} has"
-            ));
-        }
-        got.contains(&0).then(|| "must not be empty".to_owned())
+        (got.len() != rank).then(|| {
+            format!("must have {rank} dimensions, as the signature's shape {declared:?} has")
+        })
     }
 }
 
