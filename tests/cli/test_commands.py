@@ -118,7 +118,24 @@ def test_help_imports_no_server() -> None:
     ("arguments", "text"),
     [
         pytest.param(["--nope"], "--nope", id="an unknown flag"),
-        pytest.param(["--port=x"], "'x' is not what it takes", id="a bad value"),
+        pytest.param(
+            ["--file_system_poll_wait_seconds=0.3"],
+            "file_system_poll_wait_seconds: '0.3' is not a whole number of 32 bits",
+            id="half a number",
+        ),
+        pytest.param(
+            ["--port=3000000000"],
+            "port: '3000000000' is not a whole number of 32 bits",
+            id="too large a number",
+        ),
+        pytest.param(
+            ["--enable_batching=maybe"], "'maybe' is not true or false", id="no bool"
+        ),
+        pytest.param(
+            ["--per_process_gpu_memory_fraction=x"],
+            "'x' is not a number",
+            id="no float",
+        ),
         pytest.param(["a", "b"], "One directory can be served", id="two directories"),
         pytest.param(["/no/such"], "/no/such is not a directory", id="no directory"),
     ],

@@ -28,6 +28,15 @@ SERVE_FLAGS: Final[tuple[Flag, ...]] = tuple(
 )
 
 
+_TYPES: Final = {flag.name: flag.type for flag in SERVE_FLAGS}
+_TAKES: Final = {
+    FlagType.BOOL: "true or false",
+    FlagType.INT32: "a whole number of 32 bits",
+    FlagType.INT64: "a whole number of 64 bits",
+    FlagType.FLOAT: "a number",
+}
+
+
 class FlagsCommand(click.Command):
     """
     A command whose options are the table of flags, read by the table's own rules.
@@ -44,7 +53,8 @@ class FlagsCommand(click.Command):
             click.echo(self.get_help(ctx))
             ctx.exit()
         for name, text in parsed.malformed:
-            raise click.BadParameter(f"{text!r} is not what it takes.", ctx, None, name)
+            wanted = _TAKES[_TYPES[name]]
+            raise click.BadParameter(f"{text!r} is not {wanted}.", ctx, None, name)
         for argument in parsed.unknown:
             if argument not in parsed.positional:
                 raise click.NoSuchOption(argument, ctx=ctx)
