@@ -499,7 +499,9 @@ def test_no_part_of_a_graph_can_be_loaded(
         pytest.param(
             ["--model_config_file={}/bad"], "INVALID_ARGUMENT", id="a bad config file"
         ),
-        pytest.param(["--rest_api_port=99999"], "There is no port", id="a bad port"),
+        pytest.param(
+            ["--rest_api_port=99999"], "there is no such port", id="a bad port"
+        ),
     ],
 )
 def test_a_start_that_cannot_be_ends_with_one_line(
