@@ -184,19 +184,6 @@ def test_what_took_too_long_is_told_of_without_secrets(
     )
 
 
-def test_what_cannot_be_fetched_is_told_of_without_secrets(bench: Bench) -> None:
-    problem = ConnectionError("no route to https://me:secret@a.net/c?sig=secret")
-    bench.store().unreadable = [problem] * 100
-    bench.serve(monitor())
-    for _ in range(6):
-        bench.go_on()
-        bench.clock.advance(60.0)
-
-    (told,) = [data.error for data in bench.target.calls[-1][1]]
-    assert told
-    assert told.status_text == "UNAVAILABLE: no route to https://me:…@a.net/c?…"
-
-
 class OfALibrary(Exception):
     """What a store's library raises when it reaches nobody."""
 
@@ -213,6 +200,11 @@ class OfALibrary(Exception):
             KeyError("size"),
             "UNKNOWN: KeyError: 'size'",
             id="one of Python is anything",
+        ),
+        pytest.param(
+            ConnectionError("no route to https://me:secret@a.net/c?sig=secret"),
+            "UNAVAILABLE: no route to https://me:…@a.net/c?…",
+            id="secrets are left out",
         ),
     ],
 )

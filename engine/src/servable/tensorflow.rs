@@ -10,6 +10,8 @@ mod saved_model;
 mod session;
 mod startup;
 mod tensor;
+#[cfg(test)]
+mod testing;
 mod writes;
 
 pub use api::{has_library, load_library, Library};

@@ -248,16 +248,8 @@ mod tests {
 
     use super::*;
     use crate::protos::tensorflow as pb;
+    use crate::servable::tensorflow::testing::node;
     use crate::servable::{Signature, TensorInfo};
-
-    fn node(name: &str, op: &str, inputs: &[&str]) -> pb::NodeDef {
-        pb::NodeDef {
-            name: name.to_owned(),
-            op: op.to_owned(),
-            input: inputs.iter().map(|&input| input.to_owned()).collect(),
-            ..pb::NodeDef::default()
-        }
-    }
 
     fn with(mut node: pb::NodeDef, name: &str, value: pb::attr_value::Value) -> pb::NodeDef {
         node.attr.insert(name.to_owned(), pb::AttrValue { value: Some(value) });

@@ -104,19 +104,11 @@ fn variables_below<'b>(
 mod tests {
     use super::*;
     use crate::protos::tensorflow as pb;
+    use crate::servable::tensorflow::testing::node;
     use crate::servable::{Signature, TensorInfo};
     use pb::attr_value::Value;
     use pb::collection_def::{Kind, NodeList};
     use prost::Message;
-
-    fn node(name: &str, op: &str, inputs: &[&str]) -> pb::NodeDef {
-        pb::NodeDef {
-            name: name.to_owned(),
-            op: op.to_owned(),
-            input: inputs.iter().map(|&input| input.to_owned()).collect(),
-            ..Default::default()
-        }
-    }
 
     fn variable(name: &str, shared_name: &str) -> pb::NodeDef {
         let mut made = node(name, "VarHandleOp", &[]);

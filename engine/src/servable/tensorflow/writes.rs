@@ -274,18 +274,10 @@ pub fn first_bytes(
 mod tests {
     use super::*;
     use crate::protos::tensorflow as pb;
+    use crate::servable::tensorflow::testing::node;
     use crate::servable::{Signature, TensorInfo};
     use pb::attr_value::{ListValue, Value};
     use prost::Message;
-
-    fn node(name: &str, op: &str, inputs: &[&str]) -> pb::NodeDef {
-        pb::NodeDef {
-            name: name.to_owned(),
-            op: op.to_owned(),
-            input: inputs.iter().map(|&input| input.to_owned()).collect(),
-            ..Default::default()
-        }
-    }
 
     fn named(name: &str) -> pb::NameAttrList {
         pb::NameAttrList { name: name.to_owned(), ..Default::default() }
