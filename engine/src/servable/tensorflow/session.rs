@@ -177,6 +177,10 @@ impl Servable for SavedModel {
         self.meta_graph.may_wait || !self.is_batchable(signature_name)
     }
 
+    fn waits_for_nothing(&self) -> bool {
+        !self.meta_graph.may_wait
+    }
+
     fn is_bounded(&self) -> bool {
         self.inter_op_in_caller && self.meta_graph.is_bounded
     }
