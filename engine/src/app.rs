@@ -183,7 +183,8 @@ impl App {
     pub fn new(options: Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (threads, most_busy) = match options.compute_threads {
-            0 => (4 * cores, cores),
+            // Where there are several cores, one more is ready when a run ends.
+            0 => (4 * cores, if cores > 1 { cores + 1 } else { 1 }),
             threads => (threads, threads),
         };
         let max_waiting = match options.max_queued_requests {

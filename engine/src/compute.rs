@@ -8,9 +8,9 @@
 //! holds up itself, and a lane holds so much and no more. In a lane its clients take turns, and
 //! where it is full, room is made where most waits of one client.
 //!
-//! There are more threads than cores, for work that waits for something. Of work that does not, no
-//! more of a lane runs at one time than there are cores: more would take turns on them, and each
-//! last as many times longer.
+//! There are more threads than cores, for work that waits for something. Of work that does not,
+//! only so much of a lane runs at one time as keeps the cores busy: more would take turns on them,
+//! and each last as many times longer.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -659,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_waits_for_nothing_no_more_runs_than_there_are_cores() {
+    fn of_what_waits_for_nothing_only_so_much_runs_at_one_time() {
         let pool = Compute::new(4).with_most_busy(1);
         let (began, has_begun) = mpsc::channel();
         let ask = |lane: &'static str, is_busy| {
