@@ -20,9 +20,9 @@ use super::startup;
 use super::tensor::Owned;
 use super::widths::Widths;
 use crate::servable::cost::{Cost, Stopwatch};
-use crate::servable::{RunOptions, Servable, SessionRun, Signatures};
+use crate::servable::{RunOptions, Servable, SessionRun, Signatures, DEFAULT_SIGNATURE};
 use crate::status::{Result, Status};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Buffer, DType, Shape, Tensor};
 use crate::wire;
 
 /// How to open a SavedModel.
@@ -138,6 +138,7 @@ pub fn load_saved_model(
         }
         model.meta_graph = read?;
         model.meta_graph.check_files(directory)?;
+        model.prepare();
         startup::forget_code(library.version as usize);
         Ok(model)
     }
@@ -434,6 +435,37 @@ const PICTURE_RANK: usize = 3;
 const MAX_PLANS: usize = 512;
 
 impl SavedModel {
+    /// Have the session make ready what runs of the default signature need, or of the only one, for
+    /// which otherwise the first request waits: the graph is pruned, optimised, and its kernels made.
+    ///
+    /// A session does so before it looks at what it is fed. It is fed what is of a type that models
+    /// do not take, so that it refuses, and nothing is run.
+    fn prepare(&self) {
+        const NOBODY_TAKES: DType = DType::QUInt16;
+        let signatures = &self.meta_graph.signatures;
+        let mut others = signatures.values().filter(|signature| !signature.inputs.is_empty());
+        let only = || others.next().filter(|_| others.next().is_none());
+        let Some(signature) = signatures.get(DEFAULT_SIGNATURE).or_else(only) else { return };
+        let (inputs, outputs) = (signature.inputs.values(), signature.outputs.values());
+        let feeds: Vec<_> = inputs
+            .filter(|info| info.dtype != NOBODY_TAKES.number())
+            .map(|info| {
+                let refused = Buffer::zeroed(size_of::<u16>());
+                (info.name.clone(), Tensor::dense(NOBODY_TAKES, Shape::new(), refused))
+            })
+            .collect();
+        let fetches: Vec<_> = outputs.map(|info| info.name.clone()).collect();
+        if feeds.is_empty() || feeds.len() < signature.inputs.len() {
+            return;
+        }
+        let Ok(plan) = self.plan(&feeds, &fetches) else { return };
+        let lent = feeds.into_iter().map(|(_, tensor)| Owned::lend(self.library, tensor));
+        if let Ok(lent) = lent.collect::<Result<Vec<_>>>() {
+            // It is refused, whatever else is wrong with it.
+            drop(self.run_plan(&plan, &lent, RunOptions::default()));
+        }
+    }
+
     fn plan(&self, feeds: &[(String, Tensor)], fetches: &[String]) -> Result<Arc<Plan>> {
         if let Some(plan) = self.plans.read().get(&Names { feeds, fetches }) {
             return Ok(plan.clone());
