@@ -40,6 +40,10 @@ pub struct LoadOptions {
     pub refuses_unrestored: bool,
 }
 
+/// What is larger holds its weights in the graph itself, of which a session that is ready has two
+/// copies more. That is left to those models that are asked.
+const MAX_PREPARED_BYTES: usize = 32 << 20;
+
 /// A SavedModel opened by the C API.
 pub struct SavedModel {
     library: &'static Library,
@@ -138,7 +142,9 @@ pub fn load_saved_model(
         }
         model.meta_graph = read?;
         model.meta_graph.check_files(directory)?;
-        model.prepare();
+        if meta_graph.length <= MAX_PREPARED_BYTES {
+            model.prepare();
+        }
         startup::forget_code(library.version as usize);
         Ok(model)
     }
