@@ -4,12 +4,14 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from servable.cli.batching import batching
+from servable.cli.batching import batching, queues, told
 
 LABELS = 'model="m",version="3",signature="serving_default"'
 PAGE = f"""
 # HELP servable_batching_waiting_rows Rows that wait for a batch.
 # TYPE servable_batching_waiting_rows gauge
+servable_batching_info{{{LABELS},policy="adaptive"}} 1
+servable_batching_max_waiting_batches{{{LABELS}}} 10
 servable_batching_waiting_rows{{{LABELS}}} 7
 servable_batching_waiting_rows{{model="other",version="1",signature="x"}} 99
 servable_batching_in_flight{{{LABELS}}} 2
@@ -31,6 +33,7 @@ EXPLAINED = """\
 m, version 3, serving_default
   decided by the adaptive policy: up to 16 rows in a batch, 4 at a time, waiting 2 ms \
 for more rows
+  at most 10 batches may wait; requests beyond are refused
   now: 7 rows wait, 2 batches run, 120.2 rows/s come, 5 requests were refused
   a request that comes now is expected to take 12.50 ms
   40 batches so far, of 2.5 rows on average:
@@ -59,6 +62,28 @@ def test_a_queue_is_explained() -> None:
 
     assert result.output == EXPLAINED
     assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "policy_decides", "text"),
+    [
+        pytest.param("fixed", 0, "the batching parameters", id="fixed parameters"),
+        pytest.param("adaptive", 0, "the adaptive policy", id="the engine's policy"),
+        pytest.param("mine", 1, "the policy mine", id="an installed policy"),
+        pytest.param(
+            "mine", 0, "the adaptive policy", id="an installed policy, not yet"
+        ),
+    ],
+)
+def test_it_is_told_who_decides(policy: str, policy_decides: int, text: str) -> None:
+    page = (
+        f'servable_batching_info{{{LABELS},policy="{policy}"}} 1\n'
+        f"servable_batching_policy_decides{{{LABELS}}} {policy_decides}\n"
+    )
+
+    lines = list(told("m", *queues(page, "m")))
+
+    assert lines[1].startswith(f"  decided by {text}: ")
 
 
 @pytest.mark.usefixtures("page")
