@@ -153,6 +153,46 @@ def startup(settings: Settings) -> Figures:
     return {"table": table, "reports": times}
 
 
+def first(settings: Settings) -> Figures:
+    """The first request that ResNet-50 gets after it was loaded, and those after it."""
+    models = servers.build_models()
+    picture = np.zeros((1, 224, 224, 3), np.float32)
+    body = requests.grpc_body(
+        requests.ModelSpec("resnet50", "serving_default"),
+        {"keras_tensor": requests.Input(types_pb2.DT_FLOAT, picture)},
+    )
+    loads: list[float] = []
+    rounds: list[list[float]] = []
+    for _ in _rounds(settings):
+        begun = time.monotonic()
+        with (
+            servers.ours({"resnet50": models / "resnet50"}, settings.server) as process,
+            grpc.insecure_channel(process.grpc_address) as channel,
+        ):
+            _wait_until_alone(process, "resnet50", 1)
+            loads.append(time.monotonic() - begun)
+            ask: Any = channel.unary_unary(PREDICT_METHOD)
+            rounds.append([])
+            for _ in range(10):
+                begun = time.monotonic()
+                ask(body, timeout=60)
+                rounds[-1].append(1e3 * (time.monotonic() - begun))
+    later = [statistics.median(times[1:]) for times in rounds]
+    return {
+        "table": {
+            "resnet50": {
+                "loaded_s": statistics.median(loads),
+                "first_ms": statistics.median(times[0] for times in rounds),
+                "later_ms": statistics.median(later),
+                "first_by_later": statistics.median(
+                    times[0] / after for times, after in zip(rounds, later, strict=True)
+                ),
+            }
+        },
+        "reports": rounds,
+    }
+
+
 def memory(settings: Settings) -> Figures:
     """Resident memory with x/2+2 loaded: after the first answer, and after load."""
     make_spec = _small_grpc("half_plus_two")
@@ -286,6 +326,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Settings], Figures]]] = {
         rest_small,
         image,
         startup,
+        first,
         memory,
         reload,
         generators,

@@ -11,7 +11,7 @@ use crate::abandoned::{Abandoned, Going, Threads};
 use crate::access::Access;
 use crate::admission::{Admission, Limit, Limits};
 use crate::batching::{queue_timeout, Admitted, Pool, Queues, Shared, Ticket};
-use crate::compute::{Compute, Full};
+use crate::compute::{Compute, Full, Kind};
 use crate::inference::model_status::VersionStates;
 use crate::inference::profile::{self, Profiler};
 use crate::memory;
@@ -182,8 +182,16 @@ pub struct App {
 impl App {
     pub fn new(options: Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads =
-            if options.compute_threads == 0 { 4 * cores } else { options.compute_threads };
+        let (threads, most_busy) = match options.compute_threads {
+            // Where there are several cores, one more is ready when a run ends.
+            0 => (4 * cores, if cores > 1 { cores + 1 } else { 1 }),
+            threads => (threads, threads),
+        };
+        let max_waiting = match options.max_queued_requests {
+            0 => usize::MAX,
+            most => most,
+        };
+        let compute = Compute::bounded(threads, max_waiting).with_most_busy(most_busy);
         let logs = request_log::Limits {
             file_bytes: options.request_log_file_bytes,
             // What no clock can count is never.
@@ -198,10 +206,6 @@ impl App {
             options.batch_thread_name.clone(),
             metrics.batching.clone(),
         );
-        let max_waiting = match options.max_queued_requests {
-            0 => usize::MAX,
-            most => most,
-        };
         let patience =
             Duration::try_from_secs_f64(options.abandoned_run_s).unwrap_or(Duration::MAX);
         let batch_threads = options.num_batch_threads;
@@ -213,7 +217,7 @@ impl App {
             request_logs: RequestLogs::new(logs),
             map: ServingMap::default(),
             states: VersionStates::default(),
-            compute: Arc::new(Compute::bounded(threads, max_waiting)),
+            compute: Arc::new(compute),
             batch_pool: Arc::new(batch_pool),
             shadows: Shadows::default(),
             metrics,
@@ -383,7 +387,8 @@ impl App {
         let watched = Arc::downgrade(&going);
         let mut awaited = self.awaited(&handle, threads, move || Some(watched.clone()));
         let held = handle.clone();
-        let ran = compute.run_in(&handle.name, client, deadline, move || {
+        let kind = Kind { lane: &handle.name, is_busy: servable.waits_for_nothing() };
+        let ran = compute.run_in(kind, client, deadline, move || {
             going.begin();
             let done = work();
             drop((held, going));

@@ -7,6 +7,10 @@
 //! Work waits in a lane for each model. Lanes take turns, so that a model that is asked for a lot
 //! holds up itself, and a lane holds so much and no more. In a lane its clients take turns, and
 //! where it is full, room is made where most waits of one client.
+//!
+//! There are more threads than cores, for work that waits for something. Of work that does not,
+//! only so much of a lane runs at one time as keeps the cores busy: more would take turns on them,
+//! and each last as many times longer.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -27,6 +31,16 @@ pub struct Compute {
     shared: Arc<Shared>,
     /// Most work that may wait in one lane.
     max_waiting: usize,
+    /// Most work of a lane at one time, where it waits for nothing.
+    most_busy: usize,
+}
+
+/// Where work stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind<'a> {
+    pub lane: &'a str,
+    /// Whether the work of this lane waits for nothing and nobody.
+    pub is_busy: bool,
 }
 
 /// Why work is not taken on.
@@ -62,9 +76,26 @@ struct State {
 #[derive(Default)]
 struct Lane {
     jobs: Turns<Job>,
-    running: usize,
+    /// When the work began that is not done yet.
+    begun: Vec<Instant>,
+    /// Most that may run at one time; `None` when as many as have a thread.
+    most: Option<usize>,
     /// How long work took of late, in seconds; 0 before the first.
     average_s: f64,
+}
+
+impl Lane {
+    /// After so long work is waited for no more by what comes after it: it may be stuck.
+    const PASSED_AFTER: Duration = Duration::from_secs(1);
+
+    /// How much more may run now, of at most `share`.
+    fn free(&self, share: usize, now: Instant) -> usize {
+        let free = share.saturating_sub(self.begun.len());
+        let Some(most) = self.most else { return free };
+        let waited_for =
+            |began: &&Instant| now.saturating_duration_since(**began) < Self::PASSED_AFTER;
+        free.min(most.saturating_sub(self.begun.iter().filter(waited_for).count()))
+    }
 }
 
 /// The lane of work that is for no model.
@@ -98,19 +129,23 @@ impl State {
         }
     }
 
+    /// How much more of a lane may run now.
+    fn free(&self, at: usize, limit: usize, now: Instant) -> usize {
+        self.lanes[at].free(self.share(limit), now).min(limit - self.running)
+    }
+
     /// The work whose turn it is, and its lane.
-    fn take(&mut self, limit: usize) -> Option<(usize, Job)> {
+    fn take(&mut self, limit: usize, now: Instant) -> Option<(usize, Job)> {
         for _ in 0..self.turns.len() {
             let at = self.turns.pop_front()?;
-            let share = self.share(limit);
-            let lane = &mut self.lanes[at];
-            if lane.running >= share {
+            if self.free(at, limit, now) == 0 {
                 // Whoever ends one of its runs comes by here again.
                 self.turns.push_back(at);
                 continue;
             }
+            let lane = &mut self.lanes[at];
             let job = lane.jobs.pop()?;
-            lane.running += 1;
+            lane.begun.push(now);
             if !lane.jobs.is_empty() {
                 self.turns.push_back(at);
             }
@@ -128,11 +163,21 @@ impl State {
         Some(given_up)
     }
 
-    fn ended(&mut self, at: usize, took: Duration) {
+    /// Somebody idle who is to be woken, where there is something to do.
+    fn helper(&mut self, limit: usize, now: Instant) -> Option<Arc<Waker>> {
+        if self.idle.is_empty() || self.turns.iter().all(|&at| self.free(at, limit, now) == 0) {
+            return None;
+        }
+        self.idle.pop()
+    }
+
+    fn ended(&mut self, at: usize, began: Instant, now: Instant) {
         self.running -= 1;
         let lane = &mut self.lanes[at];
-        lane.running -= 1;
-        let took = took.as_secs_f64();
+        if let Some(at) = lane.begun.iter().position(|other| *other == began) {
+            lane.begun.swap_remove(at);
+        }
+        let took = now.saturating_duration_since(began).as_secs_f64();
         lane.average_s =
             if lane.average_s == 0.0 { took } else { lane.average_s * 0.75 + took * 0.25 };
     }
@@ -146,7 +191,9 @@ impl State {
             return None;
         }
         let lanes = self.turns.len().max(1);
-        let wait_s = lane.average_s * (ahead * lanes) as f64 / limit as f64;
+        let at_once = limit as f64 / lanes as f64;
+        let at_once = lane.most.map_or(at_once, |most| at_once.min(most as f64));
+        let wait_s = lane.average_s * ahead as f64 / at_once;
         Duration::try_from_secs_f64(wait_s).ok()
     }
 }
@@ -179,7 +226,14 @@ impl Compute {
     /// As [`Compute::new`], where at most `max_waiting` of a lane wait for a thread.
     pub fn bounded(limit: usize, max_waiting: usize) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), limit: limit.max(1) });
-        Self { shared, max_waiting }
+        Self { shared, max_waiting, most_busy: usize::MAX }
+    }
+
+    /// Have at most so much run of a lane at one time whose work waits for nothing.
+    #[must_use]
+    pub fn with_most_busy(mut self, most_busy: usize) -> Self {
+        self.most_busy = most_busy.max(1);
+        self
     }
 
     /// How many threads there may be.
@@ -200,7 +254,8 @@ impl Compute {
         deadline: Option<Instant>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.run_in(OWN, client, deadline, work).await.unwrap_or_else(|full| Err(full.status()))
+        let own = Kind { lane: OWN, is_busy: false };
+        self.run_in(own, client, deadline, work).await.unwrap_or_else(|full| Err(full.status()))
     }
 
     /// As [`Compute::run`], in the lane of a model.
@@ -209,12 +264,12 @@ impl Compute {
     /// [`Full`] when the lane has no room for it, or no time; what is inside is as there.
     pub async fn run_in<T: Send + 'static>(
         &self,
-        lane: &str,
+        kind: Kind<'_>,
         client: Client,
         deadline: Option<Instant>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> std::result::Result<Result<T>, Full> {
-        let (done, result) = oneshot::channel();
+        let (done, mut result) = oneshot::channel();
         let job: Job = Box::new(move |taken| {
             if done.is_closed() {
                 return;
@@ -225,14 +280,31 @@ impl Compute {
                 taken => taken.map(|()| work()),
             });
         });
-        self.offer(lane, client, deadline, job)?;
+        self.offer(kind, client, deadline, job)?;
         let lost = |_| Ok(Err(Status::internal("The request could not be run.")));
+        if kind.is_busy {
+            // Whoever waits behind what may be stuck looks whether it is passed.
+            while deadline.is_none_or(|deadline| Instant::now() + Lane::PASSED_AFTER < deadline) {
+                match tokio::time::timeout(Lane::PASSED_AFTER, &mut result).await {
+                    Ok(result) => return result.unwrap_or_else(lost),
+                    Err(_) => self.help(),
+                }
+            }
+        }
         match deadline {
             None => result.await.unwrap_or_else(lost),
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), result).await {
                 Ok(result) => result.unwrap_or_else(lost),
                 Err(_) => Ok(Err(Status::timed_out())),
             },
+        }
+    }
+
+    /// Wake somebody idle, where there is something to do.
+    fn help(&self) {
+        let helper = self.shared.state.lock().helper(self.shared.limit, Instant::now());
+        if let Some(helper) = helper {
+            helper.wake();
         }
     }
 
@@ -258,7 +330,7 @@ impl Compute {
         let job: Job = Box::new(move |_| work());
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
-        self.push(state, at, Client::NOBODY, job);
+        self.push(state, at, Client::NOBODY, job, Instant::now());
     }
 
     /// Have a job of a client done some time, if there is room, and time before the deadline.
@@ -267,15 +339,17 @@ impl Compute {
     /// [`Full`], which may also come later, when others need the room.
     fn offer(
         &self,
-        lane: &str,
+        Kind { lane, is_busy }: Kind<'_>,
         client: Client,
         deadline: Option<Instant>,
         job: Job,
     ) -> std::result::Result<(), Full> {
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
+        state.lanes[at].most = is_busy.then_some(self.most_busy);
+        let now = Instant::now();
         // What a thread is about to take does not wait.
-        let free = self.shared.limit - state.running;
+        let free = state.free(at, self.shared.limit, now);
         let waiting = state.lanes[at].jobs.len().saturating_sub(free);
         let full = Full::Waiting(waiting);
         let is_full = waiting >= self.max_waiting;
@@ -286,12 +360,12 @@ impl Compute {
             (deadline, state.expected_wait(at, client, self.shared.limit))
         {
             // Who begins just before the deadline ends after it, and was run for nobody.
-            if wait > deadline.saturating_duration_since(Instant::now()) / 2 {
+            if wait > deadline.saturating_duration_since(now) / 2 {
                 return Err(Full::Late(wait));
             }
         }
         let given_up = if is_full { state.give_up_for(at, client) } else { None };
-        self.push(state, at, client, job);
+        self.push(state, at, client, job, now);
         if let Some(given_up) = given_up {
             given_up(Err(full));
         }
@@ -304,6 +378,7 @@ impl Compute {
         at: usize,
         client: Client,
         job: Job,
+        now: Instant,
     ) {
         let lane = &mut state.lanes[at];
         lane.jobs.push(client, job);
@@ -311,6 +386,10 @@ impl Compute {
             state.turns.push_back(at);
         }
         state.waiting += 1;
+        if state.free(at, self.shared.limit, now) == 0 {
+            // Whoever ends work of this lane takes it.
+            return;
+        }
         if let Some(waker) = state.idle.pop() {
             drop(state);
             waker.wake();
@@ -354,28 +433,32 @@ impl Drop for Compute {
 impl Shared {
     fn work(&self) {
         let waker = Arc::new(Waker::default());
-        let mut ended: Option<(usize, Duration)> = None;
+        let mut ended: Option<(usize, Instant)> = None;
         loop {
-            let taken = {
+            let now = Instant::now();
+            let (taken, helper) = {
                 let mut state = self.state.lock();
-                if let Some((at, took)) = ended.take() {
-                    state.ended(at, took);
+                if let Some((at, began)) = ended.take() {
+                    state.ended(at, began, now);
                 }
-                match state.take(self.limit) {
-                    Some(taken) => Some(taken),
+                match state.take(self.limit, now) {
+                    Some(taken) => (Some(taken), state.helper(self.limit, now)),
                     None if state.closed => return,
                     None => {
                         state.idle.push(waker.clone());
-                        None
+                        (None, None)
                     }
                 }
             };
+            // What has just ended may have made room for more than one.
+            if let Some(helper) = helper {
+                helper.wake();
+            }
             match taken {
                 Some((at, job)) => {
-                    let began = Instant::now();
                     // A panic ends the job, which its waiter sees as an error, and nothing else.
                     drop(catch_unwind(AssertUnwindSafe(|| job(Ok(())))));
-                    ended = Some((at, began.elapsed()));
+                    ended = Some((at, now));
                 }
                 None => waker.sleep(),
             }
@@ -393,6 +476,10 @@ mod tests {
     }
 
     const ME: Client = Client::NOBODY;
+
+    fn in_lane(lane: &str) -> Kind<'_> {
+        Kind { lane, is_busy: false }
+    }
 
     #[test]
     fn work_is_done_and_a_panic_ends_only_its_own_request() {
@@ -482,7 +569,7 @@ mod tests {
         let ask = |client, name: &'static str| {
             let ran = ran.clone();
             let work = move || ran.send(name).map_err(|_| Status::timed_out());
-            Box::pin(pool.run_in("m", client, None, work))
+            Box::pin(pool.run_in(in_lane("m"), client, None, work))
         };
         block_on(async {
             let mut waits: Vec<_> =
@@ -514,11 +601,11 @@ mod tests {
         let release = held(&pool);
         block_on(async {
             let mut waits: Vec<_> =
-                (0..2).map(|_| Box::pin(pool.run_in("m", ME, None, nothing))).collect();
+                (0..2).map(|_| Box::pin(pool.run_in(in_lane("m"), ME, None, nothing))).collect();
             assert!(waits.iter_mut().all(|wait| futures_poll(wait).is_none()));
 
-            assert_eq!(pool.run_in("m", ME, None, nothing).await, Err(Full::Waiting(2)));
-            let mut other = Box::pin(pool.run_in("n", ME, None, nothing));
+            assert_eq!(pool.run_in(in_lane("m"), ME, None, nothing).await, Err(Full::Waiting(2)));
+            let mut other = Box::pin(pool.run_in(in_lane("n"), ME, None, nothing));
             assert!(futures_poll(&mut other).is_none());
 
             drop(release);
@@ -569,5 +656,57 @@ mod tests {
         assert_eq!(state.share(8), 8);
         state.lane("n");
         assert_eq!([8, 4, 3, 1].map(|limit| state.share(limit)), [6, 3, 3, 1]);
+    }
+
+    #[test]
+    fn of_what_waits_for_nothing_only_so_much_runs_at_one_time() {
+        let pool = Compute::new(4).with_most_busy(1);
+        let (began, has_begun) = mpsc::channel();
+        let ask = |lane: &'static str, is_busy| {
+            let (release, held) = mpsc::channel::<()>();
+            let began = began.clone();
+            let work = move || {
+                began.send(lane).unwrap();
+                let _ = held.recv();
+                Ok(())
+            };
+            (release, Box::pin(pool.run_in(Kind { lane, is_busy }, ME, None, work)))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut asked = [
+                ask("busy", true),
+                ask("busy", true),
+                ask("other", true),
+                ask("waits", false),
+                ask("waits", false),
+            ];
+            for (_, wait) in &mut asked {
+                assert!(futures_poll(wait).is_none());
+            }
+            let mut names: Vec<_> = (0..4).map(|_| has_begun.recv().unwrap()).collect();
+            names.sort_unstable();
+            assert_eq!(names, ["busy", "other", "waits", "waits"]);
+            assert_eq!(pool.queue_depths(), [("busy".to_owned(), 1)]);
+
+            for (release, wait) in asked {
+                drop(release);
+                assert_eq!(wait.await, Ok(Ok(())));
+            }
+            assert_eq!(has_begun.recv(), Ok("busy"));
+        });
+    }
+
+    #[test]
+    fn what_lasts_long_is_passed_by_what_comes_after_it() {
+        let began = Instant::now();
+        let lane = Lane { most: Some(2), begun: vec![began, began], ..Lane::default() };
+        let free = |after: Duration| lane.free(4, began + after);
+
+        assert_eq!(free(Duration::ZERO), 0);
+        assert_eq!(free(Lane::PASSED_AFTER), 2);
+        assert_eq!(lane.free(3, began + Lane::PASSED_AFTER), 1, "there are so many threads");
+        let others = Lane { most: None, begun: vec![began, began], ..Lane::default() };
+        assert_eq!(others.free(4, began), 2);
     }
 }

@@ -1,4 +1,7 @@
 // An operation of somebody else, as small as one can be.
+// It says when it is made, and when it is run.
+#include <cstdio>
+
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -13,9 +16,13 @@ REGISTER_OP("ServableTestNegate")
 
 class ServableTestNegate : public tensorflow::OpKernel {
  public:
-  using OpKernel::OpKernel;
+  explicit ServableTestNegate(tensorflow::OpKernelConstruction* context)
+      : OpKernel(context) {
+    std::fputs("negate is made\n", stderr);
+  }
 
   void Compute(tensorflow::OpKernelContext* context) override {
+    std::fputs("negate is run\n", stderr);
     const tensorflow::Tensor& x = context->input(0);
     tensorflow::Tensor* y = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));

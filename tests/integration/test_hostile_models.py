@@ -5,6 +5,7 @@ so do the models beside them.
 SERVABLE_FUZZ_MODELS says how many damaged ones are tried.
 """
 
+import contextlib
 import os
 import random
 import subprocess
@@ -23,10 +24,11 @@ from servable.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
     saved_model_pb2,
+    session_service_pb2,
     types_pb2,
 )
 from servable.client import Client, VersionStatus, make_ndarray, make_tensor_proto
-from servable.errors import InvalidArgument
+from servable.errors import Aborted, InvalidArgument
 
 COUNT = int(os.environ.get("SERVABLE_FUZZ_MODELS", "48"))
 
@@ -304,7 +306,22 @@ def test_what_no_rank_is_said_of_is_judged_by_where_it_goes(
     version = tmp_path / "m" / "1"
     version.mkdir(parents=True)
     (version / "saved_model.pb").write_bytes(unranked())
-    server = start(str(version.parent), "--wait_for_models")
+    flags = "--wait_for_models", "--enable_session_service"
+    server = start(str(version.parent), *flags)
+
+    def run_session(shape: tuple[int, ...]) -> grpc.StatusCode:
+        request = session_service_pb2.SessionRunRequest(fetch=["convolved"])
+        request.model_spec.name = "m"
+        tensor = make_tensor_proto(np.ones(shape, np.float32)).SerializeToString()
+        request.feed.add(name="picture").tensor.MergeFromString(tensor)
+        with grpc.insecure_channel(server.grpc) as channel:
+            method = "/tensorflow.serving.SessionService/SessionRun"
+            ask: Any = channel.unary_unary(method)
+            try:
+                ask(request.SerializeToString(), timeout=60)
+            except grpc.RpcError as error:
+                return error.code()
+        return grpc.StatusCode.OK
 
     def ask(shape: tuple[int, ...], output: str) -> tuple[int, ...]:
         with Client(server.grpc) as client:
@@ -317,5 +334,67 @@ def test_what_no_rank_is_said_of_is_judged_by_where_it_goes(
             InvalidArgument, match="input picture must have 4 dimensions"
         ):
             ask(shape, "convolved")
+        assert run_session(shape) is grpc.StatusCode.INVALID_ARGUMENT
         assert ask(shape, "same") == shape
+    assert run_session((1, 6, 6, 2)) is grpc.StatusCode.OK
     assert ask((1, 6, 6, 2), "convolved") == (1, 4, 4, 4)
+
+
+POOLS = """
+import sys, keras
+from keras import layers
+pictures = keras.Sequential([
+    keras.Input((None, None, 2), name="input"),
+    layers.ZeroPadding2D(1),
+    layers.Conv2D(4, 3),
+    layers.BatchNormalization(),
+    layers.ReLU(),
+    layers.MaxPooling2D(3, strides=2),
+    layers.Conv2D(4, 3, padding="same"),
+    layers.MaxPooling2D(2, strides=1),
+])
+rows = keras.Sequential([
+    keras.Input((None, 2), name="input"),
+    layers.Conv1D(4, 3),
+    layers.MaxPooling1D(3, strides=2),
+])
+for name, model in (("pictures", pictures), ("rows", rows)):
+    model.export(f"{sys.argv[1]}/{name}/1", verbose=False)
+"""
+
+
+def test_what_is_too_narrow_for_a_pool_does_not_end_the_server(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", POOLS, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    config = tmp_path / "models.config"
+    config.write_text(
+        "model_config_list {"
+        + "".join(
+            f'config {{ name: "{name}" base_path: "{tmp_path / name}" '
+            'model_platform: "tensorflow" }'
+            for name in ("pictures", "rows")
+        )
+        + "}"
+    )
+    server = start(f"--model_config_file={config}", "--wait_for_models")
+
+    def widths(model: str, shape: Callable[[int], tuple[int, ...]]) -> dict[int, int]:
+        """Return the widths that are answered, with those of the answers."""
+        answered = {}
+        for width in range(12):
+            picture = np.ones(shape(width), np.float32)
+            with contextlib.suppress(InvalidArgument, Aborted):
+                answer = client.predict(model, {"input": picture})
+                answered[width] = np.shape(answer["output_0"])[-2]
+        return answered
+
+    with Client(server.grpc) as client:
+        for model, ending in (("pictures", (1, 1, 1, 2)), ("rows", (1, 3, 2))):
+            with pytest.raises(InvalidArgument, match="input input is too narrow"):
+                client.predict(model, {"input": np.ones(ending, np.float32)})
+        pictures = widths("pictures", lambda width: (1, 9, width, 2))
+        assert pictures == {width: (width - 3) // 2 for width in range(5, 12)}
+        rows = widths("rows", lambda width: (1, width, 2))
+        assert rows == {width: (width - 3) // 2 for width in range(5, 12)}

@@ -127,10 +127,13 @@ def test_an_operation_of_somebody_else_is_run(
         f"--load_op_library={negate_library}",
         "--wait_for_models=true",
     )
+    # What the first request would wait for is done by then, and nothing is run for it.
+    assert (server.log().count("is made"), server.log().count("is run")) == (1, 0)
     with Client(server.grpc, attempts=1) as client:
         y = client.predict("m", [1.0, -2.5])["y"]
 
     assert y.tolist() == [-1.0, 2.5]
+    assert (server.log().count("is made"), server.log().count("is run")) == (1, 1)
 
 
 def test_without_its_library_an_operation_is_unknown(

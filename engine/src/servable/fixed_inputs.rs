@@ -58,6 +58,10 @@ impl Servable for FixedInputs {
         self.inner.compute()
     }
 
+    fn waits_for_nothing(&self) -> bool {
+        self.inner.waits_for_nothing()
+    }
+
     fn process_counts(&self) -> Option<ProcessCounts> {
         self.inner.process_counts()
     }

@@ -90,6 +90,12 @@ pub trait Servable: Send + Sync {
         None
     }
 
+    /// Whether all that its runs do is to compute, so that more of them at one time than there are
+    /// cores only hold each other up.
+    fn waits_for_nothing(&self) -> bool {
+        false
+    }
+
     /// What became of its process, where it has one.
     fn process_counts(&self) -> Option<ProcessCounts> {
         None

@@ -4,6 +4,7 @@
 //! imported. Dense tensors change hands without a copy in both directions.
 
 mod api;
+mod graph;
 mod pictures;
 mod restored;
 mod saved_model;
@@ -12,6 +13,8 @@ mod startup;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod walk;
+mod widths;
 mod writes;
 
 pub use api::{has_library, load_library, Library};

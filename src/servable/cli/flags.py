@@ -649,7 +649,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "compute_threads",
         FlagType.INT32,
         0,
-        "Requests that may run at one time; 0: chosen from the number of cores.",
+        "Requests that may run at one time; 0: four for each core, and about one for"
+        " each core of a model whose graph waits for nothing.",
         is_ours=True,
     ),
     Flag(

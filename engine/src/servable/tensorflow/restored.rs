@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::writes::{first_bytes, operation_name, Graph};
+use super::graph::{first_bytes, operation_name, Graph};
 use crate::servable::Signatures;
 use crate::wire::{Field, Malformed, Reader};
 
@@ -93,7 +93,7 @@ fn variables_below<'b>(
         let Some(node) = graph.nodes.get(name) else { continue };
         if node.op == b"VarHandleOp" {
             // What a session knows it by.
-            found.insert(if node.shared_name.is_empty() { name } else { node.shared_name });
+            found.insert(node.shared_name());
         }
         to_see.extend(&node.inputs);
     }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::pictures::pictures;
+use super::graph::Graph;
+use super::pictures::Pictures;
 use super::restored::unrestored_variables;
 use super::writes::writing_signatures;
 use crate::servable::{signature_def, Signatures};
@@ -32,8 +33,8 @@ pub struct MetaGraph {
     pub may_wait: bool,
     /// Whether an operation ends the process when its input has another rank than it was made for.
     pub trusts_ranks: bool,
-    /// For tensors that are outputs, the inputs that must be pictures though no rank is said.
-    pub pictures: BTreeMap<String, BTreeSet<String>>,
+    /// For tensors that are outputs, what is wanted of pictures that are fed.
+    pub pictures: BTreeMap<String, Pictures>,
     /// Names of the signatures that change what outlives a run.
     pub writing_signatures: BTreeSet<String>,
 }
@@ -79,9 +80,15 @@ impl MetaGraph {
         let Some(signatures) = signature_def::signatures(&signature_def_map) else {
             return Ok(None);
         };
-        let writing_signatures = writing_signatures(bytes, graph.clone(), &signatures)?;
-        let pictures =
-            if trusts_ranks { pictures(bytes, graph, &signatures)? } else { BTreeMap::new() };
+        let graph = Graph::read(bytes, graph)?;
+        let writing_signatures = writing_signatures(&graph, &signatures);
+        let outputs = signatures.values().filter(|_| trusts_ranks).flat_map(|one| &one.outputs);
+        let outputs: BTreeSet<&String> = outputs.map(|(_, info)| &info.name).collect();
+        let pictures = outputs
+            .into_iter()
+            .map(|name| (name.clone(), Pictures::of(&graph, &signatures, name)))
+            .filter(|(_, pictures)| !pictures.are_nothing())
+            .collect();
         Ok(Some(Self {
             signatures,
             signature_def_map,

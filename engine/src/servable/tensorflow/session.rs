@@ -14,14 +14,15 @@ use parking_lot::RwLock;
 use super::api::{
     c_string, Library, TfBuffer, TfGraph, TfOperation, TfOutput, TfSession, TfTensor,
 };
-use super::pictures;
+use super::pictures::{self, Pictures};
 use super::saved_model::{self, MetaGraph};
 use super::startup;
 use super::tensor::Owned;
+use super::widths::Widths;
 use crate::servable::cost::{Cost, Stopwatch};
-use crate::servable::{RunOptions, Servable, SessionRun, Signatures};
+use crate::servable::{RunOptions, Servable, SessionRun, Signatures, DEFAULT_SIGNATURE};
 use crate::status::{Result, Status};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Buffer, DType, Shape, Tensor};
 use crate::wire;
 
 /// How to open a SavedModel.
@@ -137,6 +138,7 @@ pub fn load_saved_model(
         }
         model.meta_graph = read?;
         model.meta_graph.check_files(directory)?;
+        model.prepare();
         startup::forget_code(library.version as usize);
         Ok(model)
     }
@@ -176,6 +178,10 @@ impl Servable for SavedModel {
         self.meta_graph.may_wait || !self.is_batchable(signature_name)
     }
 
+    fn waits_for_nothing(&self) -> bool {
+        !self.meta_graph.may_wait
+    }
+
     fn is_bounded(&self) -> bool {
         self.inter_op_in_caller && self.meta_graph.is_bounded
     }
@@ -204,9 +210,7 @@ impl Servable for SavedModel {
             ));
         }
         let plan = self.plan(&feeds, fetches)?;
-        for (declared, (_, tensor)) in plan.declared.iter().zip(&feeds) {
-            declared.check(tensor)?;
-        }
+        plan.check(&feeds)?;
         let inputs: Vec<Owned> = feeds
             .into_iter()
             .map(|(_, tensor)| Owned::lend(self.library, tensor))
@@ -221,9 +225,9 @@ impl Servable for SavedModel {
 
     fn run_session(&self, run: SessionRun) -> Result<(Vec<Tensor>, Vec<u8>)> {
         let library = self.library;
-        let find = |name: &String| self.find(name);
-        let feeds = run.feeds.iter().map(|(name, _)| find(name)).collect::<Result<Vec<_>>>()?;
-        let fetches = run.fetches.iter().map(find).collect::<Result<Vec<_>>>()?;
+        let plan = self.plan(&run.feeds, &run.fetches)?;
+        plan.check(&run.feeds)?;
+        let (feeds, fetches) = (&plan.feeds, &plan.fetches);
         let targets =
             run.targets.iter().map(|name| self.target(name)).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<Owned> = run
@@ -357,7 +361,33 @@ struct Plan {
     fetches: Vec<TfOutput>,
     /// What feeds have to look like, one for each, where others could end the process.
     declared: Vec<Declared>,
+    /// What pictures have to be wide enough for.
+    widths: Vec<Arc<Widths>>,
     cost: Cost,
+}
+
+impl Plan {
+    /// Check what would end the process.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when something is no picture where one is wanted, or too narrow.
+    fn check(&self, feeds: &[(String, Tensor)]) -> Result<()> {
+        for (declared, (_, tensor)) in self.declared.iter().zip(feeds) {
+            declared.check(tensor)?;
+        }
+        let fed = |name: &str| feeds.iter().position(|(feed, _)| is_tensor(feed, name));
+        let shape = |name: &str| Some(feeds[fed(name)?].1.shape());
+        let Some(found) = self.widths.iter().find_map(|widths| widths.too_narrow(shape)) else {
+            return Ok(());
+        };
+        let (window, width) = (found.window, found.got);
+        let alias = fed(found.input).map_or(found.input, |at| &self.declared[at].alias);
+        Err(Status::invalid_argument(format!(
+            "input {alias} is too narrow: the model pools {window} columns of it into one where \
+             {width} would be left; got shape {:?}",
+            shape(found.input).unwrap_or_default()
+        )))
+    }
 }
 
 /// An input by its signature.
@@ -392,6 +422,11 @@ impl Declared {
     }
 }
 
+/// Whether `name`, which may leave out that it is the first output, means this tensor.
+fn is_tensor(name: &str, tensor: &str) -> bool {
+    name == tensor || tensor.strip_suffix(":0") == Some(name)
+}
+
 /// Dimensions of a row of samples, the least that a convolution takes: smaller inputs are for other
 /// operations, which are asked themselves.
 const PICTURE_RANK: usize = 3;
@@ -400,6 +435,37 @@ const PICTURE_RANK: usize = 3;
 const MAX_PLANS: usize = 512;
 
 impl SavedModel {
+    /// Have the session make ready what runs of the default signature need, or of the only one, for
+    /// which otherwise the first request waits: the graph is pruned, optimised, and its kernels made.
+    ///
+    /// A session does so before it looks at what it is fed. It is fed what is of a type that models
+    /// do not take, so that it refuses, and nothing is run.
+    fn prepare(&self) {
+        const NOBODY_TAKES: DType = DType::QUInt16;
+        let signatures = &self.meta_graph.signatures;
+        let mut others = signatures.values().filter(|signature| !signature.inputs.is_empty());
+        let only = || others.next().filter(|_| others.next().is_none());
+        let Some(signature) = signatures.get(DEFAULT_SIGNATURE).or_else(only) else { return };
+        let (inputs, outputs) = (signature.inputs.values(), signature.outputs.values());
+        let feeds: Vec<_> = inputs
+            .filter(|info| info.dtype != NOBODY_TAKES.number())
+            .map(|info| {
+                let refused = Buffer::zeroed(size_of::<u16>());
+                (info.name.clone(), Tensor::dense(NOBODY_TAKES, Shape::new(), refused))
+            })
+            .collect();
+        let fetches: Vec<_> = outputs.map(|info| info.name.clone()).collect();
+        if feeds.is_empty() || feeds.len() < signature.inputs.len() {
+            return;
+        }
+        let Ok(plan) = self.plan(&feeds, &fetches) else { return };
+        let lent = feeds.into_iter().map(|(_, tensor)| Owned::lend(self.library, tensor));
+        if let Ok(lent) = lent.collect::<Result<Vec<_>>>() {
+            // It is refused, whatever else is wrong with it.
+            drop(self.run_plan(&plan, &lent, RunOptions::default()));
+        }
+    }
+
     fn plan(&self, feeds: &[(String, Tensor)], fetches: &[String]) -> Result<Arc<Plan>> {
         if let Some(plan) = self.plans.read().get(&Names { feeds, fetches }) {
             return Ok(plan.clone());
@@ -412,6 +478,7 @@ impl SavedModel {
             } else {
                 Vec::new()
             },
+            widths: self.pictures(fetches).map(|pictures| pictures.widths.clone()).collect(),
             cost: Cost::default(),
         });
         let mut plans = self.plans.write();
@@ -422,12 +489,21 @@ impl SavedModel {
         Ok(plan)
     }
 
+    /// What is wanted of pictures by those who want `fetches`.
+    fn pictures<'a>(&'a self, fetches: &'a [String]) -> impl Iterator<Item = &'a Pictures> {
+        let pictures = &self.meta_graph.pictures;
+        fetches
+            .iter()
+            .filter_map(|fetch| pictures.get(fetch).or_else(|| pictures.get(&format!("{fetch}:0"))))
+    }
+
     /// What the first signature that has it says of the input `name`, and the graph for `fetches`.
     fn declared(&self, name: &str, fetches: &[String]) -> Declared {
-        let mut pictures = fetches.iter().filter_map(|fetch| self.meta_graph.pictures.get(fetch));
-        let is_picture = pictures.any(|inputs| inputs.contains(name));
+        let is_picture = self
+            .pictures(fetches)
+            .any(|pictures| pictures.inputs.iter().any(|input| is_tensor(name, input)));
         let inputs = self.meta_graph.signatures.values().flat_map(|signature| &signature.inputs);
-        match inputs.into_iter().find(|(_, info)| info.name == name) {
+        match inputs.into_iter().find(|(_, info)| is_tensor(name, &info.name)) {
             Some((alias, info)) => {
                 Declared { alias: alias.clone(), shape: info.shape.clone(), is_picture }
             }
