@@ -33,7 +33,6 @@ EXPLAINED = """\
 m, version 3, serving_default
   decided by the adaptive policy: up to 16 rows in a batch, 4 at a time, waiting 2 ms \
 for more rows
-  at most 10 batches may wait; requests beyond are refused
   now: 7 rows wait, 2 batches run, 120.2 rows/s come, 5 requests were refused
   a request that comes now is expected to take 12.50 ms
   40 batches so far, of 2.5 rows on average:

@@ -107,10 +107,11 @@ def told(model: str, queue: Queue) -> Iterable[str]:
         f"{value.of('decided_in_flight'):g} at a time, waiting "
         f"{value.of('decided_wait_seconds') * 1e3:g} ms for more rows"
     )
-    yield (
-        f"  at most {value.of('max_waiting_batches'):g} batches may wait; requests "
-        "beyond are refused"
-    )
+    if queue.policy == FIXED:
+        yield (
+            f"  at most {value.of('max_waiting_batches'):g} batches may wait; requests "
+            "beyond are refused"
+        )
     yield (
         f"  now: {value.of('waiting_rows'):g} rows wait, {value.of('in_flight'):g} "
         f"batches run, {value.of('arriving_rows_per_second'):.1f} rows/s come, "
