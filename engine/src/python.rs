@@ -361,6 +361,9 @@ impl QueueObservation {
     fn of(handle: &ServableHandle) -> Vec<Self> {
         let Some(queues) = &handle.batching else { return Vec::new() };
         let parameters = queues.parameters();
+        if parameters.is_fixed() {
+            return Vec::new();
+        }
         let observed = queues.observe().into_iter().map(|(signature, seen)| Self {
             model: handle.name.clone(),
             version: handle.version,

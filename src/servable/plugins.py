@@ -6,7 +6,7 @@ asked for, and one that cannot be imported is an error of its own that hurts no 
 Names of our own cannot be taken by others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -115,9 +115,11 @@ def built_in(group: str, name: str) -> Plugin | None:
     return None if target is None else Plugin(group, name, target, _OURS)
 
 
-def load(group: str, name: str) -> object:
+def load(group: str, name: str, besides: Iterable[str] = ()) -> object:
     """
     Import the plug-in of *group* called *name* and return the object.
+
+    *besides* are names that are no plug-ins' and could have been meant as well.
 
     Raises:
         InvalidArgument: None of that name is installed.
@@ -127,7 +129,9 @@ def load(group: str, name: str) -> object:
     for plugin in plugins:
         if plugin.name == name:
             return plugin.load()
-    known = ", ".join(plugin.name for plugin in plugins) or "none"
+    known = (
+        ", ".join(sorted({*(plugin.name for plugin in plugins), *besides})) or "none"
+    )
     raise InvalidArgument(f"There is no {name} among {group}; installed are: {known}")
 
 

@@ -19,7 +19,12 @@ from servable import plugins
 from servable.administration import Administration
 from servable.batching.consultant import PERIOD_S, Consultant
 from servable.batching.policy import BatchingPolicy
-from servable.config import channel_arguments, model_changes, model_server_config
+from servable.config import (
+    batching_options,
+    channel_arguments,
+    model_changes,
+    model_server_config,
+)
 from servable.config.model_server_config import (
     TENSORFLOW,
     ModelConfig,
@@ -436,7 +441,8 @@ class Server:
         for name in self._tensorflow.batching_options.batchers:
             plugins.load(plugins.BATCHERS, name)  # one that is missing ends the start
         names = self._tensorflow.batching_options.installed_policies
-        loaded = {name: plugins.load(plugins.BATCHING_POLICIES, name) for name in names}
+        group, own = plugins.BATCHING_POLICIES, batching_options.OWN_POLICIES
+        loaded = {name: plugins.load(group, name, own) for name in names}
         for name, factory in loaded.items():
             if not callable(factory):
                 raise FailedPrecondition(f"The batching policy {name} cannot be made")

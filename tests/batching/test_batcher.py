@@ -217,14 +217,23 @@ def test_what_it_does_wrong_is_told_to_its_requests(
     assert caught.value.message.startswith(text)
 
 
-def test_the_log_has_each_kind_of_exception_once(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    "batcher",
+    [
+        pytest.param(Raises(), id="an exception"),
+        pytest.param(LeavesOut(), id="a request that is left out"),
+    ],
+)
+def test_the_log_has_each_kind_of_mistake_once(
+    batcher: Batcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hosted = HostedBatcher("mine", Raises())
+    hosted = HostedBatcher("mine", batcher)
+    requests = [(1, {"x": ints([1], [1])}), (1, {"x": ints([1], [2])})]
+
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            ((_, group),) = hosted.group("s", [(1, {"x": ints([1], [1])})])
             with pytest.raises(Internal):
-                group.pad(1)
+                hosted.group("s", requests)[0][1].pad(2)
 
-    assert len(caplog.records) == 1
+    (record,) = caplog.records
+    assert record.message.startswith("The batcher mine ")

@@ -4,12 +4,14 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from servable.cli.batching import batching
+from servable.cli.batching import batching, queues, told
 
 LABELS = 'model="m",version="3",signature="serving_default"'
 PAGE = f"""
 # HELP servable_batching_waiting_rows Rows that wait for a batch.
 # TYPE servable_batching_waiting_rows gauge
+servable_batching_info{{{LABELS},policy="adaptive"}} 1
+servable_batching_max_waiting_batches{{{LABELS}}} 10
 servable_batching_waiting_rows{{{LABELS}}} 7
 servable_batching_waiting_rows{{model="other",version="1",signature="x"}} 99
 servable_batching_in_flight{{{LABELS}}} 2
@@ -59,6 +61,28 @@ def test_a_queue_is_explained() -> None:
 
     assert result.output == EXPLAINED
     assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "policy_decides", "text"),
+    [
+        pytest.param("fixed", 0, "the batching parameters", id="fixed parameters"),
+        pytest.param("adaptive", 0, "the adaptive policy", id="the engine's policy"),
+        pytest.param("mine", 1, "the policy mine", id="an installed policy"),
+        pytest.param(
+            "mine", 0, "the adaptive policy", id="an installed policy, not yet"
+        ),
+    ],
+)
+def test_it_is_told_who_decides(policy: str, policy_decides: int, text: str) -> None:
+    page = (
+        f'servable_batching_info{{{LABELS},policy="{policy}"}} 1\n'
+        f"servable_batching_policy_decides{{{LABELS}}} {policy_decides}\n"
+    )
+
+    lines = list(told("m", *queues(page, "m")))
+
+    assert lines[1].startswith(f"  decided by {text}: ")
 
 
 @pytest.mark.usefixtures("page")

@@ -177,6 +177,27 @@ def test_the_metrics_show_what_was_decided_and_why(adaptive: Any) -> None:
         assert f"servable_batching_{name}{{{labels}" in page
 
 
+def test_fixed_parameters_are_explained_too(
+    waiting: Any, wait_until: Callable[..., None]
+) -> None:
+    at_once(waiting, [[float(number)] for number in range(CLIENTS)])
+
+    def explained() -> str:
+        arguments = ["m", f"--url={waiting.rest}/metrics"]
+        return CliRunner().invoke(explain, arguments).output
+
+    wait_until(lambda: "0 rows wait, 0 batches run" in explained(), "end of the batch")
+    for text in (
+        f"decided by the batching parameters: up to {CLIENTS} rows in a batch, "
+        "1 at a time, waiting 60000 ms for more rows",
+        "at most 10 batches may wait",
+        f"of {CLIENTS}.0 rows on average",
+        "100.0% had no more rows: more rows would have been too many",
+    ):
+        assert text in explained()
+    assert "echo_STRING" not in explained()
+
+
 POLICY = """
 import pathlib
 
@@ -218,7 +239,7 @@ def test_a_policy_in_python_decides_until_it_raises(
         at_once(server, [[1.0]])
         return CliRunner().invoke(explain, ["m", f"--url={server.rest}/metrics"]).output
 
-    decided = "by an installed policy: up to 4 rows in a batch, 3 at a time"
+    decided = "by the policy moody: up to 4 rows in a batch, 3 at a time"
     wait_until(lambda: decided in explained(), "decision")
     bad_mood.touch()
     complaint = "The batching policy moody failed for m version 1"
@@ -232,7 +253,11 @@ def test_a_policy_in_python_decides_until_it_raises(
 def test_a_policy_that_is_not_installed_ends_the_start(
     model: str, start: Callable[..., Any]
 ) -> None:
-    with pytest.raises(AssertionError, match="There is no nobodys among"):
+    refused = (
+        "There is no nobodys among servable.batching_policies; installed are: "
+        "adaptive, fixed"
+    )
+    with pytest.raises(AssertionError, match=refused):
         start(model, "--enable_batching", "--batching_policy=nobodys")
 
 

@@ -15,11 +15,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::adaptive::{Adaptive, Decision};
+use super::observation::Observation;
 use super::run;
 use super::scheduler::Priority;
 use super::signature::Signature;
 use super::task::Task;
-use super::waiting::{Observation, Waiting};
+use super::waiting::Waiting;
 use crate::compute::Compute;
 use crate::metrics::{Batching, Run};
 use crate::promptness;
@@ -118,7 +119,6 @@ impl Dynamic {
         signature: Arc<Signature>,
         compute: Arc<Compute>,
         metrics: Arc<Batching>,
-        now: Instant,
     ) -> Arc<Self> {
         let runtime = Handle::current();
         let parameters = &signature.parameters;
@@ -133,7 +133,7 @@ impl Dynamic {
             in_flight,
             target.filter(|target| !target.is_zero()),
         );
-        let state = State { waiting: Waiting::new(policy, now), is_awaited: false };
+        let state = State { waiting: Waiting::new(policy), is_awaited: false };
         let (state, refused) = (Mutex::new(state), AtomicU64::new(0));
         Arc::new(Self {
             signature,
@@ -369,7 +369,7 @@ mod tests {
         let signature =
             Signature::new("m".to_owned(), echo, names("x:0"), names("y:0"), Arc::new(parameters));
         let compute = Arc::new(Compute::new(2));
-        let queue = Dynamic::new(Arc::new(signature), compute, Arc::default(), Instant::now());
+        let queue = Dynamic::new(Arc::new(signature), compute, Arc::default());
         (queue, runs)
     }
 

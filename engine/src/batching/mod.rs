@@ -8,6 +8,7 @@
 mod adaptive;
 mod batcher;
 mod dynamic;
+mod observation;
 mod pool;
 #[cfg(feature = "python")]
 mod python;
@@ -33,6 +34,7 @@ use parking_lot::RwLock;
 pub use self::adaptive::{Decision, Reason};
 pub use self::dynamic::AtOnce;
 use self::dynamic::Dynamic;
+pub use self::observation::Observation;
 pub use self::pool::Pool;
 use self::queue::Entry;
 pub use self::run::queue_timeout;
@@ -41,7 +43,6 @@ use self::scheduler::QueueId;
 pub use self::signature::Parameters;
 use self::signature::Signature;
 pub use self::task::{Hold, Task};
-pub use self::waiting::Observation;
 use crate::compute::Compute;
 use crate::metrics::{Batching, Run};
 use crate::servable::{RunOptions, Servable};
@@ -177,14 +178,21 @@ impl Queues {
         &self.parameters
     }
 
-    /// Signature and state of the queues whose sizes are decided while they run, sorted. Of several
-    /// queues of a signature, which are for different outputs, the one that ran most.
+    /// Signature and state of the queues whose requests are batched, sorted. Of several queues of a
+    /// signature, which are for different outputs, the one that ran most.
     pub fn observe(&self) -> Vec<(String, Observation)> {
         let now = Instant::now();
         let queues = self.by_names.read();
-        let observed = queues.values().filter_map(|queue| match &queue.line {
-            Line::Dynamic(line) => Some((queue.signature.name.clone(), line.observe(now))),
-            Line::Fixed(..) => None,
+        let batched =
+            queues.values().filter(|queue| !queue.signature.is_unbatchable.load(Ordering::Relaxed));
+        let observed = batched.filter_map(|queue| {
+            let seen = match &queue.line {
+                Line::Fixed([high, low], pool) => {
+                    pool.observe(*high, now)?.joined(&pool.observe(*low, now)?)
+                }
+                Line::Dynamic(line) => line.observe(now),
+            };
+            Some((queue.signature.name.clone(), seen))
         });
         let mut observed: Vec<_> = observed.collect();
         observed.sort_by(|(one, seen), (other, also)| {
@@ -359,7 +367,7 @@ impl Queues {
                 [Priority::High, Priority::Low].map(|priority| pool.add(limits.clone(), priority));
             Line::Fixed(ids, pool)
         } else {
-            Line::Dynamic(Dynamic::new(signature.clone(), compute, metrics, Instant::now()))
+            Line::Dynamic(Dynamic::new(signature.clone(), compute, metrics))
         };
         let queue = Arc::new(SignatureQueue { signature, line });
         queues.insert(key, queue.clone());
@@ -469,13 +477,17 @@ mod tests {
 
     fn queues(parameters: Parameters) -> (Queues, Runs) {
         let (echo, runs) = Echo::new(None);
+        (queues_of(echo, parameters), runs)
+    }
+
+    fn queues_of(echo: Echo, parameters: Parameters) -> Queues {
         let metrics = Arc::new(Batching::default());
         let shared = Shared {
             pool: Arc::new(Pool::new(2, "batch".to_owned(), metrics.clone())),
             compute: Arc::new(Compute::new(2)),
             metrics,
         };
-        (Queues::new("m".to_owned(), Arc::new(echo), parameters, shared), runs)
+        Queues::new("m".to_owned(), Arc::new(echo), parameters, shared)
     }
 
     /// What a request with these rows is answered.
@@ -562,6 +574,31 @@ mod tests {
 
         assert_eq!(run_here(false), [[4]]);
         assert_eq!(run_here(true), [[4], [2], [16]]);
+    }
+
+    #[tokio::test]
+    async fn queues_of_every_policy_show_what_ran_but_for_those_that_turned_out_to_be_none() {
+        for policy in ["fixed", "adaptive"] {
+            let observed = |output| async move {
+                let (echo, _) = Echo::new(output);
+                let parameters = Parameters {
+                    policy: policy.to_owned(),
+                    allowed_batch_sizes: vec![4, 16],
+                    run_unbatchable_alone: true,
+                    ..parameters()
+                };
+                let queues = queues_of(echo, parameters);
+                ask(&queues, &[1, 2, 3]).await.unwrap();
+                queues.observe()
+            };
+
+            let seen = observed(None).await;
+            let [(_, seen)] = &seen[..] else { panic!("{policy}: {seen:?}") };
+            assert_eq!((seen.counts.rows, seen.counts.batches), (3, 1), "{policy}");
+            assert_eq!(seen.waiting_rows, 0, "{policy}");
+            let seen = observed(Some(vec![1])).await;
+            assert!(seen.is_empty(), "{policy}: {seen:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::observation::Observation;
 use super::queue::Limits;
 use super::run;
 use super::scheduler::{Priority, QueueId, Scheduler};
@@ -66,6 +67,11 @@ impl Pool {
         self.shared.changed.notify_one();
     }
 
+    /// What a queue that [`Self::add`] has made, and nobody removed, shows of itself.
+    pub fn observe(&self, id: QueueId, now: Instant) -> Option<Observation> {
+        self.shared.state.lock().scheduler.observe(id, self.limit, now)
+    }
+
     /// Put a task into a queue.
     ///
     /// # Errors
@@ -106,7 +112,7 @@ impl Shared {
         let mut state = self.state.lock();
         while !state.is_closed {
             let now = Instant::now();
-            if let Some((_, batch)) = state.scheduler.take(now) {
+            if let Some((id, batch)) = state.scheduler.take(now) {
                 let is_more = state.idle > 0 && state.scheduler.due_at().is_some();
                 drop(state);
                 if is_more {
@@ -115,6 +121,7 @@ impl Shared {
                 // A panic ends the batch, which its waiters see as an error, and nothing else.
                 drop(catch_unwind(AssertUnwindSafe(|| run::run(batch, &self.metrics))));
                 state = self.state.lock();
+                state.scheduler.ended(id);
                 continue;
             }
             state.idle += 1;

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::adaptive::{Costs, Decision, Reason};
+use super::observation::{Arrivals, Counts, Observation};
 use crate::status::{Result, Status};
 
 /// How large batches may be, how many may wait, and for how long.
@@ -68,11 +70,24 @@ pub struct Queue<T> {
     closed: VecDeque<Filling<T>>,
     open: Filling<T>,
     is_closing: bool,
+    in_flight: usize,
+    arrivals: Arrivals,
+    counts: Counts,
+    refused: u64,
 }
 
 impl<T: Clone> Queue<T> {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, closed: VecDeque::new(), open: Filling::default(), is_closing: false }
+        Self {
+            limits,
+            closed: VecDeque::new(),
+            open: Filling::default(),
+            is_closing: false,
+            in_flight: 0,
+            arrivals: Arrivals::default(),
+            counts: Counts::default(),
+            refused: 0,
+        }
     }
 
     /// Put a task of `size` rows into the queue, and say into how many batches.
@@ -81,7 +96,8 @@ impl<T: Clone> Queue<T> {
     /// INVALID_ARGUMENT when it is larger than any task may be; UNAVAILABLE when there is no room.
     pub fn offer(&mut self, task: T, size: usize, now: Instant) -> Result<usize> {
         self.limits.check_size(size)?;
-        self.check_room(size)?;
+        self.arrivals.came(size, now);
+        self.check_room(size).inspect_err(|_| self.refused += 1)?;
         let mut pieces = 0;
         let mut start = 0;
         loop {
@@ -104,13 +120,44 @@ impl<T: Clone> Queue<T> {
         }
     }
 
-    /// The next batch, if one is due.
+    /// The next batch, if one is due. It is in flight until [`Self::ended`].
     pub fn take(&mut self, now: Instant) -> Option<Batch<T>> {
         if self.due_at()? > now {
             return None;
         }
-        let batch = self.closed.pop_front().unwrap_or_else(|| std::mem::take(&mut self.open));
+        let (batch, is_closed) = match self.closed.pop_front() {
+            Some(batch) => (batch, true),
+            None => (std::mem::take(&mut self.open), false),
+        };
+        let is_full = is_closed || batch.size >= self.limits.max_batch_size;
+        self.counts.count(batch.size, if is_full { Reason::SizeLimit } else { Reason::QueueEmpty });
+        self.in_flight += 1;
         Some(batch.entries)
+    }
+
+    /// A batch that was taken has been run.
+    pub fn ended(&mut self) {
+        self.in_flight -= 1;
+    }
+
+    /// What the queue shows of itself, where at most so many batches run at a time.
+    pub fn observe(&mut self, max_in_flight: usize, now: Instant) -> Observation {
+        let limits = &self.limits;
+        Observation {
+            waiting_rows: self.closed.iter().chain([&self.open]).map(|batch| batch.size).sum(),
+            in_flight: self.in_flight,
+            arrival_rate: self.arrivals.look(now),
+            decision: Decision {
+                size: limits.max_batch_size,
+                wait: limits.timeout,
+                in_flight: max_in_flight,
+            },
+            is_decided: false,
+            expected_wait: None,
+            costs: Costs::default(),
+            counts: self.counts,
+            refused: self.refused,
+        }
     }
 
     /// When the next batch is due if nothing else comes; possibly in the past. `None`: never.
@@ -319,6 +366,27 @@ mod tests {
     }
 
     #[test]
+    fn it_shows_what_waits_runs_and_ran_and_why_batches_were_no_larger() {
+        let now = Instant::now();
+        let mut queue = offered(limits(4, 2), &[3, 2], now);
+        queue.offer(9, 3, now).unwrap_err();
+        queue.take(now + 10 * MS).unwrap();
+        queue.take(now + 10 * MS).unwrap();
+        queue.offer(2, 1, now + 10 * MS).unwrap();
+        queue.ended();
+
+        let seen = queue.observe(5, now + 1000 * MS);
+
+        let decision = Decision { size: 4, wait: 10 * MS, in_flight: 5 };
+        assert_eq!(seen.decision, decision);
+        assert_eq!((seen.waiting_rows, seen.in_flight, seen.refused), (1, 1, 1));
+        assert!((seen.arrival_rate - 9.0).abs() < 1e-9, "{}", seen.arrival_rate);
+        let [queue_empty, size_limit, trial] = seen.counts.reasons;
+        assert_eq!([queue_empty, size_limit, trial], [1, 1, 0]);
+        assert_eq!((seen.counts.rows, seen.counts.batches), (5, 2));
+    }
+
+    #[test]
     fn a_timeout_beyond_the_end_of_time_never_comes() {
         let now = Instant::now();
         let limits = Limits { timeout: Duration::MAX, ..limits(4, 10) };
@@ -359,12 +427,16 @@ mod tests {
             let mut now = Instant::now();
             let mut came = Vec::new();
             let mut went = Vec::new();
+            let mut refused = 0;
             for (task, step) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Offer(size) => if let Ok(pieces) = queue.offer(task, size, now) {
-                        prop_assert!(size <= limits.max_task_size);
-                        prop_assert!(pieces == 1 || splits);
-                        came.push((task, size));
+                    Step::Offer(size) => match queue.offer(task, size, now) {
+                        Ok(pieces) => {
+                            prop_assert!(size <= limits.max_task_size);
+                            prop_assert!(pieces == 1 || splits);
+                            came.push((task, size));
+                        }
+                        Err(_) => refused += u64::from(size <= limits.max_task_size),
                     },
                     Step::Pass(ms) => now += u32::try_from(ms).unwrap() * MS,
                     Step::Take => {
@@ -375,6 +447,12 @@ mod tests {
                     }
                 }
                 prop_assert!(queue.num_batches() <= max_enqueued_batches);
+                let seen = queue.observe(1, now);
+                let all_rows: usize = came.iter().map(|(_, size)| size).sum();
+                prop_assert_eq!(seen.counts.rows, (all_rows - seen.waiting_rows) as u64);
+                prop_assert_eq!(seen.counts.batches, went.len() as u64);
+                prop_assert_eq!(seen.in_flight, went.len());
+                prop_assert_eq!(seen.refused, refused);
             }
             queue.close();
             went.extend(std::iter::from_fn(|| queue.take(now)));

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::observation::Observation;
 use super::queue::{Batch, Limits, Queue};
 use crate::status::Result;
 
@@ -81,6 +82,23 @@ impl<T: Clone> Scheduler<T> {
             self.last[priority as usize] = Some(id);
             Some((id, self.queues.get_mut(&id)?.take(now)?))
         })
+    }
+
+    /// A batch of a queue, which may have been forgotten meanwhile, has been run.
+    pub fn ended(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.ended();
+        }
+    }
+
+    /// See [`Queue::observe`]; `None` for a queue that was forgotten.
+    pub fn observe(
+        &mut self,
+        id: QueueId,
+        max_in_flight: usize,
+        now: Instant,
+    ) -> Option<Observation> {
+        Some(self.queues.get_mut(&id)?.observe(max_in_flight, now))
     }
 
     /// When the next batch is due if nothing else comes; possibly in the past. `None`: never.

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::adaptive::{Adaptive, Costs, Decision, Reason};
+use super::adaptive::{Adaptive, Decision, Reason};
+use super::observation::{Arrivals, Counts, Observation};
 use super::queue::{Batch, Entry};
 use super::scheduler::Priority;
 use crate::turns::{Client, Turns};
@@ -24,32 +25,6 @@ pub struct Waiting<T> {
     counts: Counts,
 }
 
-/// What ran so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    /// Batches by why they had the size they had.
-    pub reasons: [u64; Reason::ALL.len()],
-    pub rows: u64,
-    pub batches: u64,
-}
-
-/// What the queue of one signature shows of itself.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    pub waiting_rows: usize,
-    pub in_flight: usize,
-    /// Rows that came in a second, of late.
-    pub arrival_rate: f64,
-    pub decision: Decision,
-    /// Whether the decision is that of a policy in Python.
-    pub is_decided: bool,
-    /// How long a request that comes now is expected to take.
-    pub expected_wait: Option<Duration>,
-    pub costs: Costs,
-    pub counts: Counts,
-    pub refused: u64,
-}
-
 /// A batch that is to run now.
 pub struct Formed<T> {
     pub batch: Batch<T>,
@@ -59,14 +34,14 @@ pub struct Formed<T> {
 }
 
 impl<T: Clone> Waiting<T> {
-    pub fn new(policy: Adaptive, now: Instant) -> Self {
+    pub fn new(policy: Adaptive) -> Self {
         Self {
             entries: Default::default(),
             rows: 0,
             in_flight: 0,
             policy,
             decided: None,
-            arrivals: Arrivals { rate: 0.0, rows: 0, since: now },
+            arrivals: Arrivals::default(),
             solitude: Solitude::default(),
             counts: Counts::default(),
         }
@@ -152,7 +127,7 @@ impl<T: Clone> Waiting<T> {
         self.in_flight += 1;
         let beside = self.in_flight > 1;
         self.solitude.ran(batch.len() == 1 && !is_full && !beside);
-        self.count(
+        self.counts.count(
             rows,
             match (is_full, is_trial) {
                 (false, _) => Reason::QueueEmpty,
@@ -174,7 +149,7 @@ impl<T: Clone> Waiting<T> {
         }
         self.solitude.ran_at_once();
         self.in_flight += 1;
-        self.count(rows, Reason::QueueEmpty);
+        self.counts.count(rows, Reason::QueueEmpty);
         true
     }
 
@@ -206,39 +181,6 @@ impl<T: Clone> Waiting<T> {
             counts: self.counts,
             refused,
         }
-    }
-
-    fn count(&mut self, rows: usize, reason: Reason) {
-        self.counts.reasons[reason as usize] += 1;
-        self.counts.rows += rows as u64;
-        self.counts.batches += 1;
-    }
-}
-
-/// Rows that came, by the second.
-struct Arrivals {
-    rate: f64,
-    rows: usize,
-    since: Instant,
-}
-
-impl Arrivals {
-    const SPAN: Duration = Duration::from_millis(250);
-
-    fn came(&mut self, rows: usize, now: Instant) {
-        self.look(now);
-        self.rows += rows;
-    }
-
-    /// Rows a second over the last span that is over, which may have been a long one.
-    fn look(&mut self, now: Instant) -> f64 {
-        let span = now.saturating_duration_since(self.since);
-        if span >= Self::SPAN {
-            self.rate = self.rows as f64 / span.as_secs_f64();
-            self.rows = 0;
-            self.since = now;
-        }
-        self.rate
     }
 }
 
@@ -283,7 +225,7 @@ mod tests {
     const HIGH: (Priority, Client) = (Priority::High, Client::NOBODY);
 
     fn waiting(size: usize, in_flight: usize) -> Waiting<usize> {
-        let mut waiting = Waiting::new(Adaptive::new(size, in_flight, None), Instant::now());
+        let mut waiting = Waiting::new(Adaptive::new(size, in_flight, None));
         waiting.decide(Decision { size, wait: Duration::ZERO, in_flight });
         waiting
     }

@@ -76,9 +76,10 @@ class HostedBatcher:
         if sorted(place for group in placed for place in group) != list(
             range(len(made))
         ):
-            raise Internal(
-                f"The batcher {self.name} has not put each request into one group"
-            )
+            what = f"The batcher {self.name} has not put each request into one group"
+            if self._is_new(what):
+                _logger.error("%s", what)
+            raise Internal(what)
         return [
             (group, HostedGroup(self, [made[place] for place in group]))
             for group in placed
@@ -93,10 +94,16 @@ class HostedBatcher:
             raise
         except Exception as error:
             what = f"The batcher {self.name} failed to {method}: {type(error).__name__}"
-            if what not in self._told:  # each kind once: requests may come by thousands
-                self._told.add(what)
+            if self._is_new(what):
                 _logger.exception("%s", what)
             raise Internal(f"{what}: {error}") from error
+
+    def _is_new(self, what: str) -> bool:
+        """Whether *what* was not told yet; requests may come by thousands."""
+        if what in self._told:
+            return False
+        self._told.add(what)
+        return True
 
     def __repr__(self) -> str:
         return f"<HostedBatcher {self.name}>"

@@ -13,6 +13,8 @@ from typing import Final
 
 import click
 
+from servable.config.batching_options import FIXED
+
 _SAMPLE: Final = re.compile(r"(servable_batching_\w+)\{([^}]*)\} (\S+)")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _REASONS: Final = {
@@ -28,6 +30,7 @@ class Queue:
 
     version: str
     signature: str
+    policy: str = ""
     values: dict[str, float] = field(default_factory=dict)
     row_s: dict[int, float] = field(default_factory=dict)
     reasons: dict[str, float] = field(default_factory=dict)
@@ -51,8 +54,8 @@ def explain(*, model: str, url: str, timeout: float) -> None:
     """
     Say how batches of MODEL are made, and why.
 
-    It tells of queues whose sizes are found while they run, under the adaptive or an
-    installed policy.  The exit status is 1 if there is none of MODEL.
+    It tells of every signature whose requests were put into batches.  The exit status
+    is 1 if there is none of MODEL.
     """
     import httpx  # noqa: PLC0415 - slow to import
 
@@ -64,8 +67,8 @@ def explain(*, model: str, url: str, timeout: float) -> None:
     found = queues(answer.text, model)
     if not found:
         click.echo(
-            f"{url} shows no batches of {model} whose sizes are found while they run: "
-            "it is served with another policy, or was not asked anything yet.",
+            f"{url} shows no batches of {model}: its requests are not batched, or none "
+            "has come yet that a batch can hold.",
             err=True,
         )
         sys.exit(1)
@@ -82,6 +85,8 @@ def queues(page: str, model: str) -> list[Queue]:
         key = labels["version"], labels["signature"]
         queue = found.setdefault(key, Queue(*key))
         match name.removeprefix("servable_batching_"):
+            case "info":
+                queue.policy = labels["policy"]
             case "row_seconds":
                 queue.row_s[int(labels["rows"])] = float(value)
             case "batches_total":
@@ -96,12 +101,17 @@ def told(model: str, queue: Queue) -> Iterable[str]:
     value = _Values(queue.values)
     signature = queue.signature or "several signatures at once"
     yield f"{model}, version {queue.version}, {signature}"
-    by = "an installed policy" if value.of("policy_decides") else "the adaptive policy"
+    by = _decider(queue.policy, is_installed=bool(value.of("policy_decides")))
     yield (
         f"  decided by {by}: up to {value.of('decided_rows'):g} rows in a batch, "
         f"{value.of('decided_in_flight'):g} at a time, waiting "
         f"{value.of('decided_wait_seconds') * 1e3:g} ms for more rows"
     )
+    if queue.policy == FIXED:
+        yield (
+            f"  at most {value.of('max_waiting_batches'):g} batches may wait; requests "
+            "beyond are refused"
+        )
     yield (
         f"  now: {value.of('waiting_rows'):g} rows wait, {value.of('in_flight'):g} "
         f"batches run, {value.of('arriving_rows_per_second'):.1f} rows/s come, "
@@ -126,6 +136,13 @@ def told(model: str, queue: Queue) -> Iterable[str]:
         for size, row_s in sorted(queue.row_s.items()):
             mark = "  the least" if row_s == cheapest else ""
             yield f"    {size:6} {row_s * 1e6:10.1f} µs{mark}"
+
+
+def _decider(policy: str, *, is_installed: bool) -> str:
+    if is_installed:
+        return f"the policy {policy}"
+    # The adaptive policy decides until an installed one has.
+    return "the batching parameters" if policy == FIXED else "the adaptive policy"
 
 
 @dataclass(frozen=True, slots=True)

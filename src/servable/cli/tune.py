@@ -18,6 +18,8 @@ import click
 from servable.bench.runner import ClosedLoop, Spec
 from servable.cli.measuring import check_that_plots_can_be_drawn, input_option
 from servable.cli.quiet import quiet_tensorflow
+from servable.cli.saved_model_summary import find_version
+from servable.errors import InvalidArgument, ServingError
 
 if TYPE_CHECKING:
     from servable.bench.tune import Point, Setting
@@ -88,7 +90,6 @@ def tune(
     p99 stayed within the target.  The exit status is 1 if no size can do that.
     """
     from servable.bench import tune as choosing  # noqa: PLC0415 - loads the engine
-    from servable.errors import ServingError  # noqa: PLC0415 - the same
 
     quiet_tensorflow()
     check_that_plots_can_be_drawn(plot)
@@ -96,6 +97,7 @@ def tune(
     sizes = [0, *_powers_of_two(2, max_batch_size)]
     loads = [ClosedLoop(number) for number in _powers_of_two(1, max_in_flight)]
     try:
+        _check_that_versions_are_in(model)
         for size in sizes:
             setting = choosing.Setting(size)
             with _serve(model, setting) as address:
@@ -108,6 +110,15 @@ def tune(
             plot, f"{model.name}, p99 of {target_p99_ms:g} ms", points, target_p99_ms
         )
     _conclude(points, target_p99_ms, output)
+
+
+def _check_that_versions_are_in(model: Path) -> None:
+    """A server waits for what is not there yet; a measurement has to begin."""
+    _, number, _ = find_version(model)
+    if number is None:
+        raise InvalidArgument(
+            f"{model} is a version itself; give the directory that it is in"
+        )
 
 
 def _conclude(points: "Sequence[Point]", target_p99_ms: float, output: Path) -> None:

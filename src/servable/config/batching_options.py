@@ -15,6 +15,7 @@ from servable.errors import InvalidArgument
 
 FIXED: Final = "fixed"
 ADAPTIVE: Final = "adaptive"
+OWN_POLICIES: Final = frozenset({FIXED, ADAPTIVE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class BatchingOptionsByModel:
     def installed_policies(self) -> frozenset[str]:
         """The names of policies that are none of the engine's own."""
         options = (self.default, *(options for _, options in self.by_model))
-        return frozenset(one.policy for one in options) - {FIXED, ADAPTIVE}
+        return frozenset(one.policy for one in options) - OWN_POLICIES
 
     @property
     def batchers(self) -> frozenset[str]:
