@@ -148,7 +148,8 @@ def _changed(message: str) -> administration_pb2.ChangeResponse:
 
 def _model(report: ModelReport) -> administration_pb2.Model:
     model = administration_pb2.Model(
-        config=model_server_config.model_to_proto(report.config)
+        config=model_server_config.model_to_proto(report.config),
+        problem=report.problem,
     )
     for version in report.versions:
         message = model.versions.add(

@@ -15,6 +15,10 @@ def version(
     return made
 
 
+def having(*versions: administration_pb2.Version) -> administration_pb2.Model:
+    return administration_pb2.Model(versions=versions)
+
+
 @pytest.mark.parametrize(
     ("typed", "sent"),
     [
@@ -49,7 +53,9 @@ FETCHED = [version(10, f"is fetched: {part} of 9.0 MiB", part) for part in range
 )
 def test_what_goes_on(is_followed: bool, times: list[int]) -> None:
     news = _News(is_followed=is_followed)
-    lines = [news.lines([found], now=2.5 * at) for at, found in enumerate(FETCHED)]
+    lines = [
+        news.lines([having(found)], now=2.5 * at) for at, found in enumerate(FETCHED)
+    ]
 
     assert [at for at, told in enumerate(lines) if told] == times
     assert lines[0] == ["version 1 is START: is fetched: 0 of 9.0 MiB (0 s)"]
@@ -66,7 +72,9 @@ def test_what_is_another_thing_is_told_at_once() -> None:
         version(30),
     ]
 
-    assert [line for found in seen for line in news.lines([found], now=0.0)] == [
+    assert [
+        line for found in seen for line in news.lines([having(found)], now=0.0)
+    ] == [
         "version 1 is START: waits to be fetched (0 s)",
         "version 1 is START: is fetched: 1.0 of 2.0 MiB (0 s)",
         "version 1 is LOADING: loads (1 s)",
@@ -81,9 +89,21 @@ def test_an_end_for_another_reason_is_another_thing() -> None:
         ended = version(50)
         ended.status.status.error_code = 5  # type: ignore[assignment]
         ended.status.status.error_message = message
-        lines += news.lines([ended], now=0.0)
+        lines += news.lines([having(ended)], now=0.0)
 
     assert lines == [
         "version 1 is END: NOT_FOUND: no graph",
         "version 1 is END: NOT_FOUND: no variables",
+    ]
+
+
+def test_what_is_wrong_with_the_base_path_is_told_when_it_is_another_thing() -> None:
+    news = _News(is_followed=False)
+    seen = ["", "it is down", "it is down", "it is missing", "", "it is down"]
+    found = [administration_pb2.Model(problem=problem) for problem in seen]
+
+    assert [line for model in found for line in news.lines([model], now=0.0)] == [
+        "it is down",
+        "it is missing",
+        "it is down",
     ]
