@@ -185,6 +185,28 @@ def test_a_specific_version_that_is_missing_is_named(
     ) in caplog.text
 
 
+def test_specific_versions_that_never_were_there_change_nothing(
+    new_source: NewSource, target: Target, tmp_path: Path
+) -> None:
+    add(tmp_path / "m", "1")
+    source = new_source(monitor(tmp_path / "m"))
+    source.poll()
+    config = FileSystemStoragePathSourceConfig(
+        (monitor(tmp_path / "m", Specific((7,))),)
+    )
+    source.set_config(config)
+    source.poll()
+    meanwhile = aspired(target)
+    add(tmp_path / "m", "7")
+    source.poll()
+    then = aspired(target)
+    shutil.rmtree(tmp_path / "m" / "7")
+    source.poll()
+
+    assert (meanwhile, then) == ([1], [7])
+    assert aspired(target) == []  # it was there, and somebody took it away
+
+
 def test_an_empty_list_of_specific_versions_serves_nothing(
     new_source: NewSource, target: Target, tmp_path: Path
 ) -> None:
@@ -339,7 +361,7 @@ def test_a_policy_that_chooses_nothing_is_obeyed_at_once(
     new_source: NewSource, target: Target, tmp_path: Path
 ) -> None:
     add(tmp_path / "m", "1")
-    servable = monitor(tmp_path / "m", Specific((9,)))
+    servable = monitor(tmp_path / "m", Specific(()))
 
     new_source(servable, empty_listings_before_unload=3).poll()
 

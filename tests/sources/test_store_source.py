@@ -409,6 +409,32 @@ def test_another_policy_needs_no_other_fetch_of_what_is_here(bench: Bench) -> No
     assert bench.store().reads == reads
 
 
+def test_specific_versions_that_are_missing_are_named_and_change_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.serve(monitor())
+    bench.go_on()
+    bench.store("x://n").versions["1"] = {"saved_model.pb": b"n"}
+    for base_path in ("x://m", "x://n"):
+        bench.serve(monitor("m", base_path, servable_version_policy=Specific((7, 8))))
+        bench.go_on()
+        assert bench.told() == [1]
+
+    assert caplog.messages == [
+        "Version 7, 8 of servable m, which was requested to be served as a 'specific' "
+        "version in the servable's version policy, was not found under base path "
+        f"{base_path}"
+        for base_path in ("x://m", "x://n")
+    ]
+    bench.store("x://n").versions["7"] = {"saved_model.pb": b"seven"}
+    bench.clock.advance(1.0)
+    bench.go_on()
+    bench.clock.advance(1.0)
+    bench.go_on()
+
+    assert bench.told() == [7]
+
+
 def test_passwords_are_not_logged(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

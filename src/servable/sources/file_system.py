@@ -35,6 +35,7 @@ from servable.sources.versions import (
     Latest,
     ServableToMonitor,
     Specific,
+    is_yet_to_come,
     versions_among,
 )
 
@@ -200,6 +201,10 @@ class FileSystemStoragePathSource:
         with self._lock:
             if self._is_stopped or not self._is_watched(monitor):
                 return  # it was removed meanwhile, and the Target knows
+            policy, told = monitor.servable.servable_version_policy, monitor.attempts
+            if not found.is_empty and is_yet_to_come(policy, found.paths, told):
+                self._note(monitor, found.notes)
+                return  # what is served stays
             versions = monitor.aspire(found, signatures)
             if versions or self._may_unload_all(monitor, found):
                 self._note(monitor, found.notes)

@@ -41,6 +41,7 @@ from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Listing,
     ServableToMonitor,
+    Specific,
     versions_among,
 )
 
@@ -338,6 +339,17 @@ class StoreSource:
 
     def _note_listing(self, monitor: "_Monitor", listing: Listing) -> None:
         name, base_path = monitor.servable.servable_name, monitor.servable.base_path
+        policy = monitor.servable.servable_version_policy
+        named = policy.versions if isinstance(policy, Specific) else ()
+        if missing := [str(v) for v in named if v not in listing.versions]:
+            self._note(
+                monitor,
+                logging.WARNING,
+                f"Version {', '.join(missing)} of servable {name}, which was requested "
+                "to be served as a 'specific' version in the servable's version "
+                f"policy, was not found under base path {redacted(base_path)}",
+            )
+            return
         if listing.versions:
             self._note(monitor, logging.WARNING, "")
             return
@@ -410,8 +422,9 @@ class StoreSource:
 
     def _announce(self, monitor: "_Monitor") -> None:
         name = monitor.servable.servable_name
+        is_waiting = monitor.versions.is_waiting
         aspired = monitor.versions.aspire()
-        if not aspired and monitor.versions.is_waiting:
+        if not aspired and is_waiting:
             return  # what was there before stays until something has been fetched
         self._tell(
             name,
