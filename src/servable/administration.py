@@ -17,6 +17,7 @@ from servable.config.model_server_config import ModelConfig
 from servable.errors import Code, InvalidArgument, ServingError
 from servable.policies import Platforms
 from servable.reports import ModelReport
+from servable.sources.urls import redacted
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _add_model(
         config, replace=request.replace, timeout_s=max(request.wait_seconds, 0.0)
     )
     does = "is served from" if request.wait_seconds > 0 else "is looked for at"
-    return _changed(f"Model {config.name} {does} {config.base_path}")
+    return _changed(f"Model {config.name} {does} {redacted(config.base_path)}")
 
 
 def _remove_model(

@@ -366,6 +366,20 @@ def test_who_waits_for_a_base_path_that_is_missing_is_told_of_it(
     assert sent.output.endswith("; " + problem.replace("servable late", "servable new"))
 
 
+def test_passwords_in_base_paths_are_not_shown(serve: Serve, base: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="servable[database] is not installed")
+    running = serve()
+    base_path = f"sqlite:///{base}/none.db?password=secret#m"
+
+    added = run(running, "add", "d", base_path, "--wait=0").output
+    running.wait_until(lambda: running.server.models()[-1].problem)
+    listed = run(running, "list", "d").output
+
+    assert added == f"Model d is looked for at sqlite:///{base}/none.db?…#m\n"
+    assert "secret" not in listed
+    assert "none.db?…#m" in listed
+
+
 def test_a_config_file_is_sent(serve: Serve, base: Path) -> None:
     running = serve()
     config = ModelServerConfig((ModelConfig("n", str(base / "n")),))

@@ -17,7 +17,7 @@ from servable.cli.status_line import StatusLine
 from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
 from servable.errors import Code, DeadlineExceeded, NotFound
-from servable.sources.urls import scheme_of
+from servable.sources.urls import redacted, scheme_of
 
 if TYPE_CHECKING:
     from servable.client import Client
@@ -366,7 +366,7 @@ def _show(found: Sequence[administration_pb2.Model]) -> None:
 
 def _rows(model: administration_pb2.Model) -> Iterator[tuple[str, ...]]:
     rows = [_row(model, version) for version in model.versions]
-    rows = rows or [("", "none yet", "", "", model.config.base_path)]
+    rows = rows or [("", "none yet", "", "", redacted(model.config.base_path))]
     for at, row in enumerate(rows):
         yield "" if at else model.config.name, *row
 
