@@ -1,9 +1,13 @@
 """What `servable models add` asks for, and what it prints of what happens meanwhile."""
 
+import socket
+
 import pytest
 
 from servable.apis import administration_pb2
-from servable.cli.models import _as_meant_here, _News
+from servable.cli.models import _as_meant_here, _News, _with_problems
+from servable.client import Client
+from servable.errors import DeadlineExceeded
 
 
 def version(
@@ -107,3 +111,12 @@ def test_what_is_wrong_with_the_base_path_is_told_when_it_is_another_thing() -> 
         "it is missing",
         "it is down",
     ]
+
+
+def test_a_server_that_answers_nothing_at_all_is_the_problem() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Client(address, timeout=0.1) as client:
+            late = DeadlineExceeded("no answer")
+
+            assert _with_problems(late, client) is late

@@ -16,7 +16,7 @@ from servable.cli.client_options import client_options
 from servable.cli.status_line import StatusLine
 from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
-from servable.errors import Code, DeadlineExceeded, NotFound
+from servable.errors import Code, DeadlineExceeded, NotFound, ServingError
 from servable.sources.urls import redacted, scheme_of
 
 if TYPE_CHECKING:
@@ -188,7 +188,10 @@ def rollback(*, name: str, connect: Connect, **_: Any) -> None:
 
 def _with_problems(error: DeadlineExceeded, client: "Client") -> DeadlineExceeded:
     """Return *error* with what keeps the server's models from being available."""
-    found = client.administration.models()
+    try:
+        found = client.administration.models()
+    except ServingError:
+        return error  # it was the server that did not answer
     problems = [model.problem for model in found if model.problem]
     return DeadlineExceeded("; ".join([error.message, *problems]))
 
