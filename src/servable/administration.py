@@ -17,6 +17,7 @@ from servable.config.model_server_config import ModelConfig
 from servable.errors import Code, InvalidArgument, ServingError
 from servable.policies import Platforms
 from servable.reports import ModelReport
+from servable.sources.urls import redacted
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _add_model(
         config, replace=request.replace, timeout_s=max(request.wait_seconds, 0.0)
     )
     does = "is served from" if request.wait_seconds > 0 else "is looked for at"
-    return _changed(f"Model {config.name} {does} {config.base_path}")
+    return _changed(f"Model {config.name} {does} {redacted(config.base_path)}")
 
 
 def _remove_model(
@@ -148,7 +149,8 @@ def _changed(message: str) -> administration_pb2.ChangeResponse:
 
 def _model(report: ModelReport) -> administration_pb2.Model:
     model = administration_pb2.Model(
-        config=model_server_config.model_to_proto(report.config)
+        config=model_server_config.model_to_proto(report.config),
+        problem=report.problem,
     )
     for version in report.versions:
         message = model.versions.add(

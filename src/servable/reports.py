@@ -31,11 +31,17 @@ class VersionReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One model: its configuration, its versions, highest first, and its rollout."""
+    """
+    One model: its configuration, its versions, highest first, and its rollout.
+
+    Attributes:
+        problem: what is wrong with its base path, "" for nothing.
+    """
 
     config: ModelConfig
     versions: tuple[VersionReport, ...]
     rollout: RolloutStatus | None
+    problem: str = ""
 
 
 def default_part(version: int, served: Collection[int], route: Route | None) -> float:

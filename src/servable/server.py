@@ -190,7 +190,8 @@ class Server:
 
         Raises:
             AlreadyExists: There is one of its name.
-            DeadlineExceeded: It is still not available.
+            DeadlineExceeded: It is still not available; where its base path is the
+                reason, it says what is wrong with that.
             ServingError: It is refused, or cannot be loaded.
         """
 

@@ -54,6 +54,7 @@ from servable.rollout_memory import RolloutMemory, default_state_file
 from servable.rollouts import Rollout, Rollouts, Route
 from servable.sources import versions
 from servable.sources.cache import ModelCache, default_cache_directory
+from servable.sources.problems import ProblemBoard
 from servable.sources.registry import SourceOptions
 from servable.sources.sources import Sources
 from servable.sources.store import Fetched
@@ -147,6 +148,7 @@ class ServerCore:
         self._router: SourceRouter[StoragePath | Loader] = SourceRouter(
             {}, SourceAdapter(refuse_unrouted, self._manager)
         )
+        self._problems = ProblemBoard()
         self._source = Sources(
             SourceOptions(
                 options.file_system_poll_wait_s,
@@ -159,6 +161,7 @@ class ServerCore:
                 self._record_fetch,
                 self._manager.progress,
                 self._manager.failed_load,
+                self._problems,
             )
         )
 
@@ -257,7 +260,8 @@ class ServerCore:
         Wait until the models that *change* added are available.  Blocks.
 
         Raises:
-            DeadlineExceeded: *timeout_s* seconds are over.
+            DeadlineExceeded: *timeout_s* seconds are over; it says what is wrong with
+                the base paths, as far as that is known.
             Unknown: Some of them cannot be loaded; it says how many *what*, which,
                 and why.
             Aborted: A newer configuration does without one that is missing.
@@ -358,7 +362,12 @@ class ServerCore:
             )
             for state in states
         )
-        return ModelReport(model, versions, self._rollouts.status(model.name))
+        return ModelReport(
+            model,
+            versions,
+            self._rollouts.status(model.name),
+            self._problems.of(model.name),
+        )
 
     def _source_config(
         self, config: ModelServerConfig
@@ -409,9 +418,11 @@ class ServerCore:
                 decided = self._monitor.wait_until_available(
                     change.added, min(_LOOK_FOR_NEWER_CONFIG_S, left_s)
                 )
-            except DeadlineExceeded:
+            except DeadlineExceeded as error:
                 if left_s <= _LOOK_FOR_NEWER_CONFIG_S:
-                    raise
+                    problems = filter(None, map(self._problems.of, change.added))
+                    message = "; ".join([error.message, *problems])
+                    raise DeadlineExceeded(message) from None
                 if gone := change.added.keys() - self._config.names():
                     raise Aborted(
                         "A newer configuration has no model(s) "

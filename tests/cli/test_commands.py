@@ -217,6 +217,19 @@ def test_check_shows_what_would_be_served(tmp_path: Path) -> None:
     assert "needs --allow_version_labels_for_unavailable_models" in output
 
 
+def test_check_looks_for_savedmodels_where_there_must_be_some(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "table.csv").write_text("word,id\nthe,1\n")
+    (tmp_path / "c").write_text(
+        f"model_config_list {{ config {{ name: 'm' base_path: '{tmp_path}/m' "
+        "model_platform: 'hashmap' } }"
+    )
+
+    code, output = invoke("check", str(tmp_path / "c"))
+
+    assert (code, "saved_model.pb" in output) == (0, False)
+
+
 def test_check_looks_at_other_places_than_directories(tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy", reason="servable[database] is not installed")
     database = tmp_path / "models.db"

@@ -97,12 +97,12 @@ def test_an_upload_that_fails_leaves_nothing(
 
     def fail(self: Any, local: str, remote: str, **options: Any) -> None:
         if local.endswith("saved_model.pb"):
-            raise OSError("the store is full")
+            raise OSError("the store is full\nRequestId: 7")
         put_file(self, local, remote, **options)
 
     monkeypatch.setattr(type(store), "put_file", fail)
 
-    with pytest.raises(Unavailable, match="the store is full"):
+    with pytest.raises(Unavailable, match=r"the store is full$"):
         upload(model, URL)
 
     assert store.find("/bucket/models/m") == []
@@ -344,6 +344,22 @@ def test_databases_keep_as_many_versions_as_are_wanted(
         assert CliRunner().invoke(servable, command).exit_code == 0
 
     assert [row.version for row in ModelDatabase(url).rows("m")] == [2, 3]
+
+
+def test_a_bucket_that_is_not_there_is_one_line(
+    store: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: object, *_: object, **_options: object) -> None:
+        raise FileNotFoundError("https://store.net/bucket")
+
+    monkeypatch.setattr(type(store), "put_file", fail)
+    monkeypatch.setattr(type(store), "pipe_file", fail)
+    result = CliRunner().invoke(servable, ["publish", str(model), URL])
+
+    assert (result.exit_code, result.output) == (
+        1,
+        f"UNAVAILABLE: {URL} cannot be written: not found: https://store.net/bucket\n",
+    )
 
 
 def test_a_database_that_is_not_there_is_one_line(model: Path, tmp_path: Path) -> None:

@@ -259,4 +259,5 @@ def test_a_part_that_is_not_served_may_be_tried_again(client: Client) -> None:
 
 def test_anybody_can_tell_the_shard_of_a_key() -> None:
     assert shard_of(b"word", 7) == zlib.crc32(b"word") % 7
+    assert shard_of("Wörter", 7) == zlib.crc32("Wörter".encode()) % 7
     assert shard_of(-2, 7) == zlib.crc32(np.int64(-2).tobytes()) % 7

@@ -68,7 +68,8 @@ def test_what_cannot_be_added_or_removed(serve: Serve, base: Path) -> None:
         server.add_model(ModelConfig("broken", str(base / "broken")))
     with pytest.raises(DeadlineExceeded):
         server.add_model(ModelConfig("late", str(base / "late")), timeout_s=0.1)
-    with pytest.raises(DeadlineExceeded):
+    running.wait_until(lambda: server.models()[-1].problem)
+    with pytest.raises(DeadlineExceeded, match=f"{base}/late not found"):
         server.wait_until_available("late", timeout_s=0.1)
     server.wait_until_available("m", timeout_s=0.1)
 
@@ -333,6 +334,50 @@ def test_models_are_changed_from_the_command_line(
         "No models.\n",
         "NOT_FOUND: There is no model m\n",
     ]
+
+
+def test_who_waits_for_a_base_path_that_is_missing_is_told_of_it(
+    serve: Serve, base: Path
+) -> None:
+    running = serve()
+    path = base / "late.config"
+    path.write_text(
+        f'model_config_list {{ config {{ name: "new" base_path: "{base}/late" '
+        'model_platform: "tensorflow" } }'
+    )
+    problem = (
+        "FileSystemStoragePathSource encountered a filesystem access error: Could not "
+        f"find base path {base}/late for servable late with error NOT_FOUND: "
+        f"{base}/late not found\n"
+    )
+
+    added = run(running, "add", "late", str(base / "late"), "--wait=1")
+    listed = run(running, "list", "late")
+    sent = run(running, "reload", str(path), "--timeout=1")
+
+    assert added.exit_code == 1
+    assert added.output == (
+        f"{problem}DEADLINE_EXCEEDED: Servables did not become available: late; "
+        f"{problem}"
+    )
+    assert listed.output.endswith(f"late: {problem}")
+    assert sent.exit_code == 1
+    assert sent.output.startswith("DEADLINE_EXCEEDED: ")
+    assert sent.output.endswith("; " + problem.replace("servable late", "servable new"))
+
+
+def test_passwords_in_base_paths_are_not_shown(serve: Serve, base: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="servable[database] is not installed")
+    running = serve()
+    base_path = f"sqlite:///{base}/none.db?password=secret#m"
+
+    added = run(running, "add", "d", base_path, "--wait=0").output
+    running.wait_until(lambda: running.server.models()[-1].problem)
+    listed = run(running, "list", "d").output
+
+    assert added == f"Model d is looked for at sqlite:///{base}/none.db?…#m\n"
+    assert "secret" not in listed
+    assert "none.db?…#m" in listed
 
 
 def test_a_config_file_is_sent(serve: Serve, base: Path) -> None:

@@ -15,6 +15,7 @@ from servable.core.servable_id import ServableId
 from servable.core.storage_path import StoragePath
 from servable.errors import PermissionDenied
 from servable.sources.file_system import FileSystemStoragePathSource
+from servable.sources.problems import ProblemBoard
 from servable.sources.versions import (
     All,
     FileSystemStoragePathSourceConfig,
@@ -184,6 +185,28 @@ def test_a_specific_version_that_is_missing_is_named(
     ) in caplog.text
 
 
+def test_specific_versions_that_never_were_there_change_nothing(
+    new_source: NewSource, target: Target, tmp_path: Path
+) -> None:
+    add(tmp_path / "m", "1")
+    source = new_source(monitor(tmp_path / "m"))
+    source.poll()
+    config = FileSystemStoragePathSourceConfig(
+        (monitor(tmp_path / "m", Specific((7,))),)
+    )
+    source.set_config(config)
+    source.poll()
+    meanwhile = aspired(target)
+    add(tmp_path / "m", "7")
+    source.poll()
+    then = aspired(target)
+    shutil.rmtree(tmp_path / "m" / "7")
+    source.poll()
+
+    assert (meanwhile, then) == ([1], [7])
+    assert aspired(target) == []  # it was there, and somebody took it away
+
+
 def test_an_empty_list_of_specific_versions_serves_nothing(
     new_source: NewSource, target: Target, tmp_path: Path
 ) -> None:
@@ -241,6 +264,37 @@ def test_a_missing_base_path_is_named(
         f"Could not find base path {base} for servable none "
         f"with error NOT_FOUND: {base} not found"
     ]
+
+
+def test_what_is_wrong_can_be_asked_as_long_as_it_is(
+    new_source: NewSource, tmp_path: Path
+) -> None:
+    problems = ProblemBoard()
+    source = new_source(monitor(tmp_path / "m"), problems=problems)
+    told = []
+    steps: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: (tmp_path / "m").mkdir(),
+        lambda: add(tmp_path / "m", "1"),
+        lambda: shutil.rmtree(tmp_path / "m"),
+    ]
+    for step in steps:
+        step()
+        source.poll()
+        told.append(problems.of("m"))
+    source.set_config(FileSystemStoragePathSourceConfig())
+    told.append(problems.of("m"))
+
+    missing = (
+        "FileSystemStoragePathSource encountered a filesystem access error: Could not "
+        f"find base path {tmp_path}/m for servable m with error NOT_FOUND: "
+        f"{tmp_path}/m not found"
+    )
+    empty = (
+        f"No versions of servable m found under base path {tmp_path}/m. Did you forget "
+        "to name your leaf directory as a number (eg. '/1/')?"
+    )
+    assert told == [missing, empty, "", missing, ""]
 
 
 def test_a_base_path_that_is_a_file_is_left_alone(
@@ -307,7 +361,7 @@ def test_a_policy_that_chooses_nothing_is_obeyed_at_once(
     new_source: NewSource, target: Target, tmp_path: Path
 ) -> None:
     add(tmp_path / "m", "1")
-    servable = monitor(tmp_path / "m", Specific((9,)))
+    servable = monitor(tmp_path / "m", Specific(()))
 
     new_source(servable, empty_listings_before_unload=3).poll()
 

@@ -10,7 +10,7 @@ import pytest
 from servable.errors import Code
 from servable.sources import filesystems
 from servable.sources.object_store import ObjectStore
-from servable.sources.store_source import _what_failed
+from servable.sources.store_source import what_failed
 
 pytestmark = pytest.mark.filterwarnings(
     # aiohttp's sessions live as long as fsspec's loop, which is as long as the process.
@@ -98,7 +98,7 @@ def test_a_store_that_is_down_is_unavailable(
         setattr(line, name, value)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - each library's own
         list(store.children())
-    error = _what_failed(caught.value)
+    error = what_failed(caught.value)
 
     assert error.code is Code.UNAVAILABLE
     assert len(error.message.splitlines()) == 1

@@ -119,6 +119,20 @@ def test_another_choice_of_versions_keeps_the_old_one_until_it_was_fetched() -> 
     assert aspired(versions) == [2]
 
 
+def test_specific_versions_that_never_were_there_change_nothing() -> None:
+    versions = RemoteVersions(Specific((1,)))
+    fetch(versions, {1: "a"})
+    aspired(versions)
+
+    versions.policy = Specific((2,))
+    look(versions, {1: "a"}, 1)
+    assert aspired(versions) == [1]
+    fetch(versions, {1: "a", 2: "b"})
+    assert aspired(versions) == [2]
+    look(versions, {1: "a"})
+    assert aspired(versions) == []
+
+
 def test_a_version_that_must_be_there_and_is_not_changes_nothing() -> None:
     versions = RemoteVersions(Pinned(1))
     fetch(versions, {1: "a"})

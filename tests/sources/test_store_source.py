@@ -19,6 +19,7 @@ from servable.errors import (
     ServingError,
 )
 from servable.sources.cache import ModelCache
+from servable.sources.problems import ProblemBoard
 from servable.sources.store_source import StoreSource, _Fetch
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
@@ -35,6 +36,7 @@ class Bench:
     def __init__(self, cache: ModelCache, new_store: Callable[[], Any]) -> None:
         self.clock = FakeClock()
         self.progress = ProgressBoard(self.clock)
+        self.problems = ProblemBoard()
         self.target: FakeTarget[StoragePath] = FakeTarget()
         self.looks, self.fetches = ManualPool(), ManualPool()
         self.stores: dict[str, Any] = {}
@@ -52,6 +54,7 @@ class Bench:
             clock=self.clock,
             jitter=lambda: 0.5,
             progress=self.progress,
+            problems=self.problems,
         )
         self.source.set_target(self.target)
 
@@ -168,6 +171,47 @@ def test_a_store_that_is_down_changes_nothing(
         "it is tried again: UNAVAILABLE: refused",
         "Base path x://m is there again",
     ]
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        pytest.param(
+            ConnectionError("refused"),
+            "Could not look at base path x://m for servable m; what is loaded stays, "
+            "and it is tried again: UNAVAILABLE: refused",
+            id="a store that is down",
+        ),
+        pytest.param(
+            FileNotFoundError(),
+            "Could not find base path x://m for servable m with error NOT_FOUND: x://m "
+            "not found",
+            id="a base path that is missing",
+        ),
+    ],
+)
+def test_what_is_wrong_can_be_asked_as_long_as_it_is(
+    problem: Exception, told: str, bench: Bench
+) -> None:
+    bench.store().broken = [problem]
+    bench.serve(monitor())
+    bench.look()
+    while_it_is = bench.problems.of("m")
+    bench.clock.advance(1.0)
+    bench.look()
+
+    assert while_it_is == told
+    assert bench.problems.of("m") == ""
+
+
+def test_nothing_is_wrong_with_a_servable_that_is_removed(bench: Bench) -> None:
+    bench.store().versions.clear()
+    bench.serve(monitor())
+    bench.look()
+    assert bench.problems.of("m").startswith("No versions of servable m found")
+    bench.serve()
+
+    assert bench.problems.of("m") == ""
 
 
 def test_what_took_too_long_is_told_of_without_secrets(
@@ -363,6 +407,32 @@ def test_another_policy_needs_no_other_fetch_of_what_is_here(bench: Bench) -> No
 
     assert bench.told() == [1]
     assert bench.store().reads == reads
+
+
+def test_specific_versions_that_are_missing_are_named_and_change_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.serve(monitor())
+    bench.go_on()
+    bench.store("x://n").versions["1"] = {"saved_model.pb": b"n"}
+    for base_path in ("x://m", "x://n"):
+        bench.serve(monitor("m", base_path, servable_version_policy=Specific((7, 8))))
+        bench.go_on()
+        assert bench.told() == [1]
+
+    assert caplog.messages == [
+        "Version 7, 8 of servable m, which was requested to be served as a 'specific' "
+        "version in the servable's version policy, was not found under base path "
+        f"{base_path}"
+        for base_path in ("x://m", "x://n")
+    ]
+    bench.store("x://n").versions["7"] = {"saved_model.pb": b"seven"}
+    bench.clock.advance(1.0)
+    bench.go_on()
+    bench.clock.advance(1.0)
+    bench.go_on()
+
+    assert bench.told() == [7]
 
 
 def test_passwords_are_not_logged(

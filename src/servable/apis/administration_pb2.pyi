@@ -21,14 +21,16 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("config", "versions", "rollout")
+    __slots__ = ("config", "versions", "rollout", "problem")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     config: _model_server_config_pb2.ModelConfig
     versions: _containers.RepeatedCompositeFieldContainer[Version]
     rollout: Rollout
-    def __init__(self, config: _Optional[_Union[_model_server_config_pb2.ModelConfig, _Mapping[str, _Any]]] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping[str, _Any]]]] = ..., rollout: _Optional[_Union[Rollout, _Mapping[str, _Any]]] = ...) -> None: ...
+    problem: str
+    def __init__(self, config: _Optional[_Union[_model_server_config_pb2.ModelConfig, _Mapping[str, _Any]]] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping[str, _Any]]]] = ..., rollout: _Optional[_Union[Rollout, _Mapping[str, _Any]]] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class Version(_message.Message):
     __slots__ = ("status", "progress", "progress_seconds", "reserved_bytes", "default_percent", "shadow_requests")

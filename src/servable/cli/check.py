@@ -16,6 +16,7 @@ from servable.cli.saved_model_summary import find_version
 from servable.cli.tables import print_table, printable
 from servable.config import model_server_config
 from servable.config.model_server_config import (
+    TENSORFLOW,
     All,
     Latest,
     ModelConfig,
@@ -23,7 +24,7 @@ from servable.config.model_server_config import (
     Specific,
 )
 from servable.core.served_versions import Canary, Pinned, Shadow
-from servable.errors import ServingError, Unimplemented, from_exception
+from servable.errors import ServingError, Unimplemented
 from servable.platforms.graph_ops import (
     EFFECTS,
     ORDINARY,
@@ -34,7 +35,7 @@ from servable.platforms.saved_model_files import Completeness, judge_directory
 from servable.policies import Platforms, aspired_version_policy, version_policy
 from servable.sources.cache import ModelCache, default_cache_directory
 from servable.sources.registry import SourceOptions, new_source, source_plugin
-from servable.sources.store_source import StoreSource
+from servable.sources.store_source import StoreSource, what_failed
 from servable.sources.urls import redacted, scheme_of
 from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
@@ -78,7 +79,7 @@ def check(path: str, *, ops: bool, allow: str) -> None:
     Say what the model config file CONFIG would serve, or what is wrong with it.
 
     Nothing is loaded: the file, its paths and labels are checked, and whether each
-    version has all of its files.  The exit status is 1 if anything is wrong.
+    SavedModel has all of its files.  The exit status is 1 if anything is wrong.
 
     With --ops it is the directory of a SavedModel, or the base path of some, of which
     the newest is looked at.  The exit status is 1 if an operation can do more than
@@ -149,7 +150,9 @@ def find(model: ModelConfig) -> Finding:
     problems = [
         f"{listing.versions[version]}: {verdict.reason}"
         for version in chosen
-        if is_local  # what is elsewhere would have to be fetched
+        # What is elsewhere would have to be fetched; of others each platform knows.
+        if is_local
+        and model.platform == TENSORFLOW
         and (
             verdict := judge_directory(
                 os.path.join(model.base_path, listing.versions[version])  # noqa: PTH118
@@ -201,7 +204,7 @@ def children_elsewhere(model: ModelConfig) -> list[str]:
     except (OSError, ServingError):
         raise
     except Exception as error:
-        raise from_exception(error) from error
+        raise what_failed(error) from error
 
 
 def _problem_of_place(model: ModelConfig, error: OSError) -> str:

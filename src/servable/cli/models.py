@@ -16,8 +16,8 @@ from servable.cli.client_options import client_options
 from servable.cli.status_line import StatusLine
 from servable.cli.tables import print_table, printable
 from servable.core.servable_state import ManagerState
-from servable.errors import Code, NotFound
-from servable.sources.urls import scheme_of
+from servable.errors import Code, DeadlineExceeded, NotFound, ServingError
+from servable.sources.urls import redacted, scheme_of
 
 if TYPE_CHECKING:
     from servable.client import Client
@@ -131,7 +131,10 @@ def reload(*, config: str | None, connect: Connect, **_: Any) -> None:
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise click.UsageError(f"{config}: {why}") from None
-        client.reload_config(text)
+        try:
+            client.reload_config(text)
+        except DeadlineExceeded as error:
+            raise _with_problems(error, client) from None
         click.echo(f"{config} is in force")
 
 
@@ -181,6 +184,16 @@ def rollback(*, name: str, connect: Connect, **_: Any) -> None:
     """Let the candidate of NAME answer nothing any more."""
     with connect() as client:
         click.echo(client.administration.roll_back(name))
+
+
+def _with_problems(error: DeadlineExceeded, client: "Client") -> DeadlineExceeded:
+    """Return *error* with what keeps the server's models from being available."""
+    try:
+        found = client.administration.models()
+    except ServingError:
+        return error  # it was the server that did not answer
+    problems = [model.problem for model in found if model.problem]
+    return DeadlineExceeded("; ".join([error.message, *problems]))
 
 
 def _config(
@@ -258,7 +271,7 @@ def _add(
     administration = client.administration
     status = StatusLine(sys.stdout)
     news = _News(is_followed=status.is_seen)
-    news.lines(_versions(client, config.name), time.monotonic())  # of before
+    news.lines(administration.models(config.name), time.monotonic())  # of before
     with futures.ThreadPoolExecutor(1) as pool, status:
         adding = pool.submit(
             administration.add_model, config, replace=replace, wait_s=wait_s
@@ -266,9 +279,10 @@ def _add(
         is_done = False
         while not is_done:
             is_done = bool(futures.wait([adding], _LOOK_S).done)
-            versions = _versions(client, config.name)
-            for line in news.lines(versions, time.monotonic()):
+            found = administration.models(config.name)
+            for line in news.lines(found, time.monotonic()):
                 status.print(line)
+            versions = [version for model in found for version in model.versions]
             working = [version for version in versions if version.progress]
             status.show("; ".join(map(_version_line, working)))
     click.echo(adding.result())
@@ -276,7 +290,7 @@ def _add(
 
 class _News:
     """
-    What is worth a line of what happens to the versions of a model.
+    What is worth a line of what happens to a model and its versions.
 
     Args:
         is_followed: somebody sees how far things are, and needs no lines for that.
@@ -285,8 +299,19 @@ class _News:
     def __init__(self, *, is_followed: bool) -> None:
         self._is_followed = is_followed
         self._told: dict[int, tuple[tuple[str, ...], float]] = {}
+        self._problem = ""
 
-    def lines(
+    def lines(self, found: Iterable[administration_pb2.Model], now: float) -> list[str]:
+        """Return a line for what is wrong, and for each version as it is needed."""
+        lines = []
+        for model in found:
+            if model.problem not in ("", self._problem):
+                lines.append(printable(model.problem))
+            self._problem = model.problem
+            lines += self._version_lines(model.versions, now)
+        return lines
+
+    def _version_lines(
         self, versions: Iterable[administration_pb2.Version], now: float
     ) -> list[str]:
         """Return a line for each version that does another thing, or one for long."""
@@ -301,11 +326,6 @@ class _News:
                 self._told[version.status.version] = what, now
                 lines.append(_version_line(version))
         return lines
-
-
-def _versions(client: "Client", name: str) -> list[administration_pb2.Version]:
-    found = client.administration.models(name)
-    return [version for model in found for version in model.versions]
 
 
 def _version_line(version: administration_pb2.Version) -> str:
@@ -343,11 +363,13 @@ def _show(found: Sequence[administration_pb2.Model]) -> None:
             rollout = model.rollout
             verdict = rollout.verdict or "no candidate"
             click.echo(printable(f"{model.config.name}: {rollout.kind}, {verdict}"))
+        if model.problem:
+            click.echo(printable(f"{model.config.name}: {model.problem}"))
 
 
 def _rows(model: administration_pb2.Model) -> Iterator[tuple[str, ...]]:
     rows = [_row(model, version) for version in model.versions]
-    rows = rows or [("", "none yet", "", "", model.config.base_path)]
+    rows = rows or [("", "none yet", "", "", redacted(model.config.base_path))]
     for at, row in enumerate(rows):
         yield "" if at else model.config.name, *row
 

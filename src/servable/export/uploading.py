@@ -124,7 +124,15 @@ def store_errors(shown: str) -> Iterator[None]:
         raise
     except Exception as exc:  # each store's library has errors of its own
         reason = getattr(exc, "orig", None) or exc  # SQLAlchemy's go on about it
-        raise Unavailable(f"{shown} cannot be written: {reason}") from exc
+        raise Unavailable(f"{shown} cannot be written: {_line(reason)}") from exc
+
+
+def _line(reason: object) -> str:
+    """Return the first line of *reason*; stores go on with what they were asked."""
+    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    # Of a bucket that is missing some say no more than where it would be.
+    is_missing = isinstance(reason, FileNotFoundError)
+    return f"not found: {lines[0]}" if is_missing else lines[0]
 
 
 def _claim(

@@ -38,14 +38,19 @@ KEYS: Final = "keys"
 _MEMORY_PER_FILE_BYTE: Final = 3
 
 
-def shard_of(key: bytes | int, shards: int) -> int:
+def shard_of(key: bytes | str | int, shards: int) -> int:
     """
     Return which of *shards* tables the row of *key* belongs into, from 0 on.
 
-    Composites route keys so: by the CRC-32 of the bytes of a text, or of the eight
-    bytes of an integer, lowest first.
+    Composites route keys so: by the CRC-32 of the bytes of a text, in UTF-8, or of the
+    eight bytes of an integer, lowest first.
     """
-    data = key if isinstance(key, bytes) else key.to_bytes(8, "little", signed=True)
+    if isinstance(key, str):
+        data = key.encode()
+    elif isinstance(key, int):
+        data = key.to_bytes(8, "little", signed=True)
+    else:
+        data = key
     return zlib.crc32(data) % shards
 
 

@@ -26,6 +26,7 @@ def database_source(options: SourceOptions) -> StoreSource:
         failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
+        problems=options.problems,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),
     )
 

@@ -27,6 +27,7 @@ from servable.sources.directory_signature import (
     directory_signature,
 )
 from servable.sources.model_roots import leads_out
+from servable.sources.problems import ProblemBoard
 from servable.sources.registry import SourceOptions
 from servable.sources.versions import (
     All,
@@ -34,6 +35,7 @@ from servable.sources.versions import (
     Latest,
     ServableToMonitor,
     Specific,
+    is_yet_to_come,
     versions_among,
 )
 
@@ -47,6 +49,7 @@ def file_system_source(options: SourceOptions) -> "FileSystemStoragePathSource":
         options.poll_wait_s,
         is_available=options.is_available,
         model_roots=options.model_roots,
+        problems=options.problems,
     )
 
 
@@ -68,6 +71,7 @@ class FileSystemStoragePathSource:
             before those that are loaded are un-aspired.
         model_roots: a version that is below none of them, links followed, is in
             error; none allow everything.
+        problems: is told of what is wrong with a base path.
         pool: where the file system is looked at.
         clock: monotonic seconds.
     """
@@ -80,6 +84,7 @@ class FileSystemStoragePathSource:
         is_available: Callable[[ServableId], bool] = lambda _: False,
         empty_listings_before_unload: int = 1,
         model_roots: Sequence[str] = (),
+        problems: ProblemBoard | None = None,
         pool: Pool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +92,7 @@ class FileSystemStoragePathSource:
         self._is_available = is_available
         self._empty_listings_before_unload = empty_listings_before_unload
         self._model_roots = tuple(model_roots)
+        self._problems = problems or ProblemBoard()
         # A look that takes longer is at a file system that hangs; the others go on.
         self._pool = pool or WorkerPool("file-system", 1, stall_s=0.5)
         self._clock = clock
@@ -120,6 +126,7 @@ class FileSystemStoragePathSource:
             self._monitors = _monitors(config, before)
             for name in before.keys() - self._monitors.keys():
                 self._tell(name, [])
+                self._problems.note(name, "")
         self._wake.set()
 
     def stop(self) -> None:
@@ -168,7 +175,9 @@ class FileSystemStoragePathSource:
             is_well = found.paths and not (found.notes or self._model_roots)
             monitor.settled_names = names if is_well else None
         except _Inaccessible as exc:
-            monitor.note([(logging.ERROR, str(exc))])
+            with self._lock:
+                if self._is_watched(monitor):
+                    self._note(monitor, [(logging.ERROR, str(exc))])
         finally:
             with self._lock:
                 monitor.is_being_looked_at = False
@@ -190,11 +199,15 @@ class FileSystemStoragePathSource:
     ) -> None:
         name = monitor.servable.servable_name
         with self._lock:
-            if self._is_stopped or self._monitors.get(name) is not monitor:
+            if self._is_stopped or not self._is_watched(monitor):
                 return  # it was removed meanwhile, and the Target knows
+            policy, told = monitor.servable.servable_version_policy, monitor.attempts
+            if not found.is_empty and is_yet_to_come(policy, found.paths, told):
+                self._note(monitor, found.notes)
+                return  # what is served stays
             versions = monitor.aspire(found, signatures)
             if versions or self._may_unload_all(monitor, found):
-                monitor.note(found.notes)
+                self._note(monitor, found.notes)
                 self._tell(name, versions)
 
     def _signatures(self, monitor: "_Monitor", found: "_Found") -> dict[int, Signature]:
@@ -216,12 +229,20 @@ class FileSystemStoragePathSource:
         if self._config.servable_versions_always_present:
             name = monitor.servable.servable_name
             text = f"Refusing to unload all versions for Servable: {name}"
-            monitor.note([*found.notes, (logging.WARNING, text)])
+            self._note(monitor, [*found.notes, (logging.WARNING, text)])
             return False
         if monitor.empty_listings < self._empty_listings_before_unload:
-            monitor.note(found.notes)
+            self._note(monitor, found.notes)
             return False
         return True
+
+    def _is_watched(self, monitor: "_Monitor") -> bool:
+        return self._monitors.get(monitor.servable.servable_name) is monitor
+
+    def _note(self, monitor: "_Monitor", notes: list[tuple[int, str]]) -> None:
+        monitor.note(notes)
+        first = notes[0][1] if notes else ""
+        self._problems.note(monitor.servable.servable_name, first)
 
     def _tell(self, name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
         if self._target is not None:

@@ -53,6 +53,7 @@ def mlflow_source(options: SourceOptions) -> StoreSource:
         failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
+        problems=options.problems,
         check=_check,
     )
 

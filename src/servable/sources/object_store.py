@@ -35,6 +35,7 @@ def object_store_source(options: SourceOptions) -> StoreSource:
         failed_load=options.failed_load,
         record=options.record_fetch,
         progress=options.progress,
+        problems=options.problems,
         check=lambda servable: check_installed(scheme_of(servable.base_path)),
     )
 

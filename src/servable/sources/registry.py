@@ -19,6 +19,7 @@ from servable.core.storage_path import StoragePath
 from servable.errors import FailedPrecondition, InvalidArgument
 from servable.plugins import Plugin
 from servable.sources.cache import ModelCache
+from servable.sources.problems import ProblemBoard
 from servable.sources.store import Fetched
 from servable.sources.versions import FileSystemStoragePathSourceConfig
 
@@ -37,6 +38,7 @@ class SourceOptions:
         model_roots: below which of them local files may be; anywhere if empty.
         record_fetch: is told of what was fetched, for metrics.
         progress: is told of what is being fetched, for people.
+        problems: is told of what is wrong with a base path, for people.
     """
 
     poll_wait_s: float
@@ -46,6 +48,7 @@ class SourceOptions:
     record_fetch: Callable[[Fetched], None] = lambda _: None
     progress: ProgressBoard = field(default_factory=ProgressBoard)
     failed_load: Callable[[ServableId], FailedLoad | None] = lambda _: None
+    problems: ProblemBoard = field(default_factory=ProblemBoard)
 
 
 class ServableSource(Protocol):

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 
 from servable.errors import NotFound, ServingError
 from servable.sources.store import Content, LocalContent
-from servable.sources.versions import Listing, ServableVersionPolicy
+from servable.sources.versions import (
+    Listing,
+    ServableVersionPolicy,
+    is_yet_to_come,
+)
 
 # A fetch that fails for a moment is nobody's business but the log's.
 FAILURES_BEFORE_TOLD = 3
@@ -174,8 +178,8 @@ class RemoteVersions:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something is wanted of what is there."""
-        return bool(self._choose(self._published()))
+        """Whether something is wanted of what is there, or is yet to come."""
+        return bool(self._choose(self._published())) or self._is_yet_to_come
 
     @property
     def is_done(self) -> bool:
@@ -190,7 +194,7 @@ class RemoteVersions:
         ready = [number for number in self._listed if self._path(number)]
         aspired = self._choose(ready)
         wanted = self._choose(self._published())
-        if len(aspired) < len(wanted):
+        if len(aspired) < len(wanted) or self._is_yet_to_come:
             # What was aspired before stays while something is on its way.
             kept = (number for number in self._told if number in self._listed)
             aspired += [n for n in kept if n not in aspired and self._path(n)]
@@ -214,6 +218,11 @@ class RemoteVersions:
             if self._versions[number].path is None:
                 del self._versions[number]
         return gone
+
+    @property
+    def _is_yet_to_come(self) -> bool:
+        is_there = bool(self._listed)
+        return is_there and is_yet_to_come(self.policy, self._listed, self._told)
 
     def _published(self) -> list[int]:
         """Return the versions that are there and that nobody is at."""

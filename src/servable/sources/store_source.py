@@ -33,6 +33,7 @@ from servable.errors import (
     from_exception,
 )
 from servable.sources.cache import Fetching, Lease, ModelCache
+from servable.sources.problems import ProblemBoard
 from servable.sources.remote_versions import RemoteVersions, back_off_s
 from servable.sources.store import Content, Fetched, LocalContent, VersionStore
 from servable.sources.urls import place_of, redacted, redacted_text, scheme_of
@@ -40,6 +41,7 @@ from servable.sources.versions import (
     FileSystemStoragePathSourceConfig,
     Listing,
     ServableToMonitor,
+    Specific,
     versions_among,
 )
 
@@ -80,6 +82,7 @@ class StoreSource:
         check: raises a ServingError for a servable that can never be looked at.
         record: is told of what became of each fetch.
         progress: is told of what is being fetched.
+        problems: is told of what is wrong with a base path.
         clock: monotonic seconds.
         jitter: draws from 0 to 1.
     """
@@ -95,6 +98,7 @@ class StoreSource:
         check: Callable[[ServableToMonitor], None] = lambda _: None,
         record: Callable[[Fetched], None] = lambda _: None,
         progress: ProgressBoard | None = None,
+        problems: ProblemBoard | None = None,
         look_pool: Pool | None = None,
         fetch_pool: Pool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +112,7 @@ class StoreSource:
         self._check = check
         self._record = record
         self._progress = progress or ProgressBoard()
+        self._problems = problems or ProblemBoard()
         # A look that takes longer is at a store that hangs; those at others go on.
         self._look_pool = look_pool or WorkerPool("store", _LOOKS_AT_A_TIME, 2.0)
         self._fetch_pool = fetch_pool or WorkerPool("fetch", _FETCHES_AT_A_TIME, 0)
@@ -162,6 +167,7 @@ class StoreSource:
                 monitor.is_gone = self._monitors.get(name) is not monitor
                 if name not in self._monitors:
                     self._tell(name, [])
+                    self._problems.note(name, "")
                     monitor.release()
         self._wake.set()
 
@@ -281,14 +287,14 @@ class StoreSource:
             problem = (
                 f"Could not look at base path {base_path} for servable {name}; what is "
                 f"loaded stays, and it is tried again: "
-                f"{_what_failed(exc).status_text}"
+                f"{what_failed(exc).status_text}"
             )
         with self._lock:
             monitor.failed_looks = failures
             wait_s = back_off_s(failures, self._poll_wait_s or 1.0, self._jitter())
             monitor.look_at = self._clock() + wait_s
             if not monitor.is_gone:
-                monitor.note(logging.ERROR, problem)
+                self._note(monitor, logging.ERROR, problem)
 
     def _look_succeeded(self, monitor: "_Monitor", found: "_Found") -> None:
         now = self._clock()
@@ -333,15 +339,31 @@ class StoreSource:
 
     def _note_listing(self, monitor: "_Monitor", listing: Listing) -> None:
         name, base_path = monitor.servable.servable_name, monitor.servable.base_path
-        if listing.versions:
-            monitor.note(logging.WARNING, "")
+        policy = monitor.servable.servable_version_policy
+        named = policy.versions if isinstance(policy, Specific) else ()
+        if missing := [str(v) for v in named if v not in listing.versions]:
+            self._note(
+                monitor,
+                logging.WARNING,
+                f"Version {', '.join(missing)} of servable {name}, which was requested "
+                "to be served as a 'specific' version in the servable's version "
+                f"policy, was not found under base path {redacted(base_path)}",
+            )
             return
-        monitor.note(
+        if listing.versions:
+            self._note(monitor, logging.WARNING, "")
+            return
+        self._note(
+            monitor,
             logging.WARNING,
             f"No versions of servable {name} found under base path "
             f"{redacted(base_path)}. Did you forget to name your leaf directory as a "
             "number (eg. '/1/')?",
         )
+
+    def _note(self, monitor: "_Monitor", level: int, problem: str) -> None:
+        monitor.note(level, problem)
+        self._problems.note(monitor.servable.servable_name, problem)
 
     def _begin_fetches(self, monitor: "_Monitor", now: float) -> None:
         for number, content in monitor.versions.to_fetch(now):
@@ -363,7 +385,7 @@ class StoreSource:
             fetch.check()
             lease = self._cache.fetch(fetch.content, fetch)
         except Exception as exc:  # noqa: BLE001 - whatever a store's library raises
-            error = _what_failed(exc)
+            error = what_failed(exc)
         # Before anybody hears of it: who loads it has more to tell.
         self._progress.end(fetch.id)
         now = self._clock()
@@ -400,8 +422,9 @@ class StoreSource:
 
     def _announce(self, monitor: "_Monitor") -> None:
         name = monitor.servable.servable_name
+        is_waiting = monitor.versions.is_waiting
         aspired = monitor.versions.aspire()
-        if not aspired and monitor.versions.is_waiting:
+        if not aspired and is_waiting:
             return  # what was there before stays until something has been fetched
         self._tell(
             name,
@@ -427,6 +450,23 @@ class StoreSource:
 
     def __repr__(self) -> str:
         return f"<StoreSource {sorted(self._monitors)}>"
+
+
+def what_failed(exc: BaseException) -> ServingError:
+    """
+    Return *exc* as what everybody may be told: one line, without secrets.
+
+    Stores raise what their library does when they cannot be reached; only what Python
+    itself raises may be anything.
+    """
+    while not str(exc) and exc.__cause__ is not None:
+        exc = exc.__cause__  # fsspec says no more of what took too long
+    error = from_exception(exc)
+    is_of_python = type(exc).__module__ == "builtins"
+    if error.code is Code.UNKNOWN and error is not exc and not is_of_python:
+        error = Unavailable(error.message)
+    lines = redacted_text(error.message).splitlines() or [type(exc).__name__]
+    return from_code(error.code, lines[0][:300])
 
 
 class _Missing(NotFound):
@@ -576,20 +616,3 @@ class _Fetch(Fetching):
         return (
             f"version {self.number} of servable {self.monitor.servable.servable_name}"
         )
-
-
-def _what_failed(exc: BaseException) -> ServingError:
-    """
-    Return *exc* as what everybody may be told: one line, without secrets.
-
-    Stores raise what their library does when they cannot be reached; only what Python
-    itself raises may be anything.
-    """
-    while not str(exc) and exc.__cause__ is not None:
-        exc = exc.__cause__  # fsspec says no more of what took too long
-    error = from_exception(exc)
-    is_of_python = type(exc).__module__ == "builtins"
-    if error.code is Code.UNKNOWN and error is not exc and not is_of_python:
-        error = Unavailable(error.message)
-    lines = redacted_text(error.message).splitlines() or [type(exc).__name__]
-    return from_code(error.code, lines[0][:300])

@@ -99,6 +99,18 @@ class Specific:
         return [v for v in dict.fromkeys(self.versions) if v in present]
 
 
+def is_yet_to_come(
+    policy: ServableVersionPolicy, there: Iterable[int], told: Iterable[int]
+) -> bool:
+    """
+    Return whether *policy* names versions of which none is there, nor ever was told.
+
+    Nothing is to change then: they may be a slip, and no reason to serve nothing.
+    """
+    named = policy.versions if isinstance(policy, Specific) else ()
+    return bool(named) and not {*named} & {*there, *told}
+
+
 @dataclass(frozen=True, slots=True)
 class ServableToMonitor:
     """One servable stream on disk."""
