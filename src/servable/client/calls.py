@@ -252,19 +252,28 @@ class Calls:
             yield Sleep(min(self._pause(attempt), max(0.0, deadline - self._clock())))
 
     def send(self, operation: Operation, deadline: float) -> Steps[Any]:
-        """Send one operation, and again while it is UNAVAILABLE and time is left."""
+        """
+        Send one operation, and again while it is UNAVAILABLE and time is left.
+
+        Another attempt is for another address, whatever other calls do meanwhile; a
+        pause comes only after all of them.
+        """
+        first = self._next_address()
         for attempt in itertools.count(1):
             left = deadline - self._clock()
             if left <= 0:
                 raise DeadlineExceeded("no time is left for this call")
+            address = (first + attempt - 1) % self._addresses
             try:
-                return (yield Send(operation, self._next_address(), left))
+                return (yield Send(operation, address, left))
             except Unavailable:
-                pause = self._pause(attempt - 1)
+                rounds, others = divmod(attempt, self._addresses)
+                pause = 0.0 if others else self._pause(rounds - 1)
                 is_last = attempt >= max(self._attempts, self._addresses)
                 if is_last or self._clock() + pause >= deadline:
                     raise
-            yield Sleep(pause)
+            if pause:
+                yield Sleep(pause)
         raise AssertionError  # itertools.count never ends
 
     def _know(self, model: ModelRef, deadline: float) -> Steps[_Known]:
