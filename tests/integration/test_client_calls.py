@@ -180,6 +180,15 @@ def test_errors_of_the_async_client_are_the_same(
         asyncio.run(main())
 
 
+def test_the_rest_port_is_recognised_by_a_client_of_grpc(server: Any) -> None:
+    address = server.rest.removeprefix("http://")
+    with (
+        Client(address) as client,
+        pytest.raises(Unavailable, match=f"the address is http://{address}"),
+    ):
+        client.predict("m", [1.0])
+
+
 @pytest.fixture
 def mortal(start: Callable[..., Any], base_path: Path) -> Iterator[Any]:
     """A server of which a test may do away."""

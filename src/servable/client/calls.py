@@ -187,6 +187,10 @@ class Calls:
     ) -> Steps[Mapping[str, Classification | npt.NDArray[Any]]]:
         """Classify and regress the same examples; see Client.multi_inference."""
         deadline = self._clock() + timeout_s
+        if not tasks:
+            raise InvalidArgument(
+                "no tasks were given; name signatures to 'classify' or 'regress'"
+            )
         for signature, method in tasks.items():
             if method not in ("classify", "regress"):
                 raise InvalidArgument(

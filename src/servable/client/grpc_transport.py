@@ -183,22 +183,24 @@ _NOT_REACHED: Final = ("connect", "Connection", "resol", "Socket closed", "GOAWA
 
 # What gRPC says when something else than a gRPC server answers.
 _NOT_GRPC: Final = ("http1", "http/1", "Failed parsing HTTP/2", "non-200 HTTP")
+_NOT_FOUND_OVER_HTTP2: Final = "Received http2 header with status: 404"
 
 
 def error_of(exc: Any, target: Target, timeout_s: float) -> ServingError:
     """Return what an RpcError of a call to *target* means."""
     code: int = exc.code().value[0]
     text = exc.details() or ""
-    if code == Unavailable.code:
-        if any(sign in text for sign in _NOT_GRPC):
-            return Unavailable(
-                f"{target} does not speak gRPC ({text}); is that the REST port? "
-                f"Then the address is http://{target}"
-            )
-        if any(sign in text for sign in _NOT_REACHED):
-            return Unavailable(
-                f"the server at {target} was not reached: {text}; {target.question}"
-            )
+    if text == _NOT_FOUND_OVER_HTTP2 or (
+        code == Unavailable.code and any(sign in text for sign in _NOT_GRPC)
+    ):
+        return Unavailable(
+            f"{target} does not speak gRPC ({text}); is that the REST port? "
+            f"Then the address is http://{target}"
+        )
+    if code == Unavailable.code and any(sign in text for sign in _NOT_REACHED):
+        return Unavailable(
+            f"the server at {target} was not reached: {text}; {target.question}"
+        )
     if code == DeadlineExceeded.code and "deadline exceeded" in text.lower():
         return _late(target, timeout_s)
     return from_code(
