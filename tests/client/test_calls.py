@@ -129,13 +129,13 @@ def test_another_attempt_is_for_another_address_whatever_other_calls_do() -> Non
     assert {first.address, second.address} == {0, 1}
 
 
-def test_all_addresses_are_tried_before_a_pause() -> None:
+def test_the_first_attempt_is_made_at_all_addresses_without_a_pause() -> None:
     script = Script(always(Unavailable("busy")), addresses=2)
 
     with pytest.raises(Unavailable, match="busy"):
         script.run(script.calls.status(MODEL, 10.0))
-    assert [send.address for send in script.sent] == [0, 1, 0, 1]
-    assert script.slept == [0.05]
+    assert [send.address for send in script.sent] == [0, 1, 0, 1, 0]
+    assert script.slept == [0.05, 0.1, 0.2]
 
 
 def predicting(

@@ -100,7 +100,8 @@ class Client(_Base):
         token: sent as a bearer token with every call; a function is asked each time.
         timeout: seconds that a call may take where it does not say; with infinity it
             is eleven days.
-        attempts: how often an UNAVAILABLE server is tried, within the timeout.
+        attempts: how often an UNAVAILABLE server is tried, within the timeout; the
+            first time with every address.
         keep_alive: seconds after which a silent gRPC connection is probed; None not
             at all.  Servers refuse to be probed much more often than by default.
 

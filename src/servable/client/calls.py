@@ -92,7 +92,8 @@ class Calls:
 
     Args:
         addresses: how many there are to take turns.
-        attempts: how often an operation is tried while it is UNAVAILABLE.
+        attempts: how often an operation is tried while it is UNAVAILABLE; the first
+            time at every address.
         needs_signatures: nothing can be predicted without (over REST).
         clock: seconds, monotonic.
         jitter: a number in [0, 1), to spread retries.
@@ -259,22 +260,21 @@ class Calls:
         """
         Send one operation, and again while it is UNAVAILABLE and time is left.
 
-        Another attempt is for another address, whatever other calls do meanwhile; a
-        pause comes only after all of them.
+        Another try is for the next address, whatever other calls do meanwhile.  The
+        first attempt is made at all of them; pauses come after it.
         """
         first = self._next_address()
-        for attempt in itertools.count(1):
+        for tried in itertools.count(1):
             left = deadline - self._clock()
             if left <= 0:
                 raise DeadlineExceeded("no time is left for this call")
-            address = (first + attempt - 1) % self._addresses
+            address = (first + tried - 1) % self._addresses
             try:
                 return (yield Send(operation, address, left))
             except Unavailable:
-                rounds, others = divmod(attempt, self._addresses)
-                pause = 0.0 if others else self._pause(rounds - 1)
-                is_last = attempt >= max(self._attempts, self._addresses)
-                if is_last or self._clock() + pause >= deadline:
+                attempts = tried - self._addresses + 1
+                pause = self._pause(attempts - 1) if attempts > 0 else 0.0
+                if attempts >= self._attempts or self._clock() + pause >= deadline:
                     raise
             if pause:
                 yield Sleep(pause)
