@@ -65,25 +65,27 @@ class GrpcTransport:
     def _call(
         self, kind: type[Operation], request: bytes, timeout_s: float, metadata: Any
     ) -> Any:
+        """Call, and count the request as under way no more when that is over."""
         try:
             return self._calls[kind](request, timeout=timeout_s, metadata=metadata)
         finally:
             with self._lock:
                 self._under_way -= len(request)
 
-    def _call_in_time(self, *call: Any) -> Any:
+    def _call_in_time(
+        self, kind: type[Operation], request: bytes, timeout_s: float, metadata: Any
+    ) -> Any:
         """
         Do as _call, on a thread, which waits on where it is not back in time.
 
         Raises:
             TimeoutError: it is not.
         """
-        *_, timeout_s, _metadata = call
         answer: futures.Future[Any] = futures.Future()
 
         def run() -> None:
             try:
-                answer.set_result(self._call(*call))
+                answer.set_result(self._call(kind, request, timeout_s, metadata))
             except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
                 answer.set_exception(exc)
 
