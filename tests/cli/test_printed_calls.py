@@ -1,7 +1,9 @@
 """What --python and --curl print does what the command does."""
 
+import base64
 import json
 import pathlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import pytest
 
 from servable.cli.client_options import Connection
 from servable.cli.printed_calls import _source, curl_call, python_call
-from servable.cli.values import read_inputs
-from servable.client import Signature, TensorSpec
+from servable.cli.values import WHOLE, read_inputs
+from servable.client import Signature, TensorSpec, make_example
 from servable.client.dtypes import parse
 
 SHOWN = "t"
@@ -127,6 +129,20 @@ def test_a_call_goes_where_the_command_asks(
     assert ("import os" in program) == ("os." in client)
     assert ("import Client, Tls\n" in program) == ("Tls(" in client)
     assert curl in curl_call(connection, "m", {"x": 1}, {})
+
+
+@pytest.mark.parametrize("given", [WHOLE, "inputs"], ids=["alone", "by name"])
+def test_curl_sends_rows_of_features_as_the_command_does(given: str) -> None:
+    rows = read_inputs({given: '[{"x": 1.0}, {"x": 2.0}]'})
+
+    sent = shlex.split(curl_call(Connection("localhost:8500"), "m", rows, {}))
+
+    inputs = json.loads(sent[sent.index("-d") + 1])["inputs"]
+    examples = [
+        base64.b64decode(row["b64"]) if isinstance(row, dict) else row.encode()
+        for row in (inputs if given == WHOLE else inputs["inputs"])
+    ]
+    assert examples == [make_example({"x": x}).SerializeToString() for x in (1.0, 2.0)]
 
 
 @pytest.mark.parametrize("address", ["unix:/run/s", "unix:///run/s:1"])

@@ -116,6 +116,28 @@ def test_addresses_take_turns() -> None:
     assert [send.address for send in script.sent] == [0, 1, 2, 0]
 
 
+def test_another_attempt_is_for_another_address_whatever_other_calls_do() -> None:
+    script = Script(lambda _: (), addresses=2)
+    steps = script.calls.status(MODEL, 1.0)
+    first = next(steps)
+    assert isinstance(first, Send)
+    script.run(script.calls.status(MODEL, 1.0))
+
+    second = steps.throw(Unavailable("dead"))
+
+    assert isinstance(second, Send)
+    assert {first.address, second.address} == {0, 1}
+
+
+def test_the_first_attempt_is_made_at_all_addresses_without_a_pause() -> None:
+    script = Script(always(Unavailable("busy")), addresses=2)
+
+    with pytest.raises(Unavailable, match="busy"):
+        script.run(script.calls.status(MODEL, 10.0))
+    assert [send.address for send in script.sent] == [0, 1, 0, 1, 0]
+    assert script.slept == [0.05, 0.1, 0.2]
+
+
 def predicting(
     versions: list[ModelMetadata], answering: list[int]
 ) -> Callable[[Any], Any]:

@@ -15,6 +15,7 @@ import pytest
 
 from servable.client import AsyncClient, Client
 from servable.errors import (
+    Cancelled,
     Code,
     DeadlineExceeded,
     FailedPrecondition,
@@ -195,6 +196,51 @@ def test_any_answer_shows_that_a_server_is_there(client: Client) -> None:
             InvalidArgument, lambda c: c.predict("", {}), "'' is none", id="no model"
         ),
         pytest.param(
+            InvalidArgument, lambda c: c.predict(3, {}), "3 is none", id="a number"
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.predict("scale", {"x": 2.0}, version=2**70),
+            "version=1180591620717411303424 is more than 64 bits",
+            id="a version without end",
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.predict("scale", {"x": 2.0}, label=""),
+            "label='' is no label",
+            id="an empty label",
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.predict("scale", {"x": 2.0}, timeout="5"),
+            "timeout='5' is no number of seconds",
+            id="a timeout in quotes",
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.classify("examples", None),
+            "NoneType is no examples",
+            id="no examples",
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.multi_inference("examples", [{}], {}),
+            "no tasks were given",
+            id="no tasks",
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.reload_config(None),
+            "None is no configuration",
+            id="no configuration",
+        ),
+        pytest.param(
+            InvalidArgument,
+            lambda c: c.reload_config({1: "/models/m"}),
+            "1 is none",
+            id="a configuration of a number",
+        ),
+        pytest.param(
             DeadlineExceeded,
             lambda c: c.predict("scale", {"x": [1.0]}, timeout=0),
             "a timeout of 0 s leaves no time",
@@ -260,6 +306,119 @@ def test_a_server_that_is_not_there_is_said_to_be_not_there(address: str) -> Non
 
     assert f"the server at {address} was not reached" in str(raised.value)
     assert "does it run" in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        pytest.param({"address": None}, "None is no address", id="no address"),
+        pytest.param({"address": ["a:1", 2]}, "2 is no address", id="a number"),
+        pytest.param({"tls": "ca.pem"}, "tls='ca.pem' is neither", id="roots alone"),
+        pytest.param({"timeout": None}, "timeout=None is no number", id="no timeout"),
+        pytest.param(
+            {"keep_alive": 0}, "keep_alive=0 is no time", id="no time between"
+        ),
+        pytest.param({"keep_alive": "a"}, "keep_alive='a' is no number", id="text"),
+    ],
+)
+def test_a_client_of_what_is_none_is_refused(
+    kind: Callable[..., Any], arguments: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        kind(**{"address": "localhost:1", **arguments})
+
+
+def test_a_token_that_is_no_text_is_refused(api: str, server: RecordedServer) -> None:
+    token: Any = b"secret"
+    with (
+        Client(server.address(api), token=token) as client,
+        pytest.raises(InvalidArgument, match="a token is text, and not bytes"),
+    ):
+        client.status("scale")
+
+
+def test_a_timeout_may_be_infinite(client: Client) -> None:
+    assert client.status("scale", version=2, timeout=float("inf"))
+
+
+def test_calls_in_flight_are_cancelled_when_the_client_is_closed(
+    server: RecordedServer, api: str
+) -> None:
+    server.hold = threading.Event()
+    client = Client(server.address(api), timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.status, "scale")
+        while not server.calls:
+            time.sleep(0)
+        client.close()
+
+        with pytest.raises(Cancelled, match="closed during the call"):
+            call.result(30)
+
+
+def test_calls_in_flight_are_cancelled_when_the_async_client_is_closed(
+    server: RecordedServer, api: str
+) -> None:
+    server.hold = threading.Event()
+
+    async def main() -> None:
+        client = AsyncClient(server.address(api), timeout=60)
+        call = asyncio.create_task(client.status("scale"))
+        while not server.calls:  # noqa: ASYNC110 - on another thread
+            await asyncio.sleep(0)
+        await client.close()
+        async with asyncio.timeout(30):
+            await call
+
+    with pytest.raises(Cancelled, match="closed during the call"):
+        asyncio.run(main())
+
+
+def test_a_cancelled_task_is_cancelled_also_when_the_client_is_closed(
+    server: RecordedServer, api: str
+) -> None:
+    server.hold = threading.Event()
+
+    async def main() -> None:
+        async with AsyncClient(server.address(api), timeout=60) as client:
+            call = asyncio.create_task(client.status("scale"))
+            while not server.calls:  # noqa: ASYNC110 - on another thread
+                await asyncio.sleep(0)
+            call.cancel()
+        await call
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+
+
+def test_a_closed_client_is_asked_no_more(server: RecordedServer, api: str) -> None:
+    client = Client(server.address(api))
+    client.close()
+
+    async def main() -> None:
+        async with AsyncClient(server.address(api)) as closed:
+            await closed.status("scale", version=2)
+        await closed.status("scale", version=2)
+
+    with pytest.raises(FailedPrecondition, match="this client is closed"):
+        client.status("scale", version=2)
+    with pytest.raises(FailedPrecondition, match="this client is closed"):
+        asyncio.run(main())
+
+
+def test_an_async_client_belongs_to_one_event_loop(
+    server: RecordedServer, api: str
+) -> None:
+    client = AsyncClient(server.address(api))
+    with asyncio.Runner() as runner:
+        runner.run(client.status("scale", version=2))
+        with (
+            ThreadPoolExecutor(1) as pool,
+            pytest.raises(FailedPrecondition, match="belongs to the event loop"),
+        ):
+            pool.submit(asyncio.run, client.status("scale", version=2)).result()
+        runner.run(client.close())
 
 
 def test_the_wrong_protocol_is_recognised(server: RecordedServer) -> None:

@@ -1,6 +1,7 @@
 """Arrays to TensorProto and back, against TensorFlow and against the server's rules."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -415,6 +416,14 @@ def test_refuses_what_is_no_tensor(text: str, message: str) -> None:
         pytest.param([1, "a"], None, "element [0] is 1 of type int", id="mixed kinds"),
         pytest.param({"a": 1}, None, "of type dict", id="a dictionary"),
         pytest.param([1.5], "int32", "1.5 is no int32", id="a float as an integer"),
+        pytest.param([1j], "float32", "1j is no float32", id="a part that is lost"),
+        pytest.param([0, 2], "bool", "0 is no bool", id="numbers as truths"),
+        pytest.param(
+            SimpleNamespace(__array__=lambda **_: np.array(["a", None], object)),
+            None,
+            "in an object array is neither text nor bytes",
+            id="a missing text in a column",
+        ),
         pytest.param(["a"], "float32", "string cannot be sent as float32", id="text"),
         pytest.param(
             np.array([1, 2], object),

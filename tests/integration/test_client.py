@@ -346,6 +346,21 @@ def test_what_the_command_refuses_is_one_line(
     assert result.output.count("\n") == 1
 
 
+def test_what_grpc_logs_is_not_shown(server: Server) -> None:
+    """Here that a handshake failed, each time it was tried."""
+    command = ("status", "half_plus_two", "--address", server.grpc, "--tls")
+    result = subprocess.run(
+        [sys.executable, "-m", "servable", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"UNAVAILABLE: the server at {server.grpc} was")
+    assert result.stderr.count("\n") == 1
+
+
 def test_the_printed_program_and_curl_do_what_the_command_does(server: Server) -> None:
     call = ("predict", "half_plus_two", "-i", "x=[1.0, 2.0]")
     program = shell(server, *call, "--python").output

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ pytest.importorskip("servable._engine")
 
 from servable.client import AsyncClient, Client
 from servable.errors import (
+    Code,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -22,6 +24,8 @@ from servable.errors import (
     ServingError,
     Unavailable,
 )
+
+LARGE = np.zeros(4_000_000, np.float32)  # more than the sockets on the way hold
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +180,15 @@ def test_errors_of_the_async_client_are_the_same(
         asyncio.run(main())
 
 
+def test_the_rest_port_is_recognised_by_a_client_of_grpc(server: Any) -> None:
+    address = server.rest.removeprefix("http://")
+    with (
+        Client(address) as client,
+        pytest.raises(Unavailable, match=f"the address is http://{address}"),
+    ):
+        client.predict("m", [1.0])
+
+
 @pytest.fixture
 def mortal(start: Callable[..., Any], base_path: Path) -> Iterator[Any]:
     """A server of which a test may do away."""
@@ -207,6 +220,45 @@ def test_a_server_that_accepts_and_never_answers(
 
     with pytest.raises(DeadlineExceeded, match=r"no answer from .* within 0.\d+ s"):
         call(getattr(mortal, api))
+
+
+def fill_and_ask(address: str, stop_it: Callable[[], None]) -> Iterator[str]:
+    with Client(address, timeout=0.5) as client:
+        client.predict("m", [1.0], timeout=30)
+        stop_it()
+        for inputs in (LARGE, [1.0]):
+            try:
+                client.predict("m", inputs)
+            except ServingError as exc:
+                yield exc.code.name
+
+
+def fill_and_ask_without_waiting(
+    address: str, stop_it: Callable[[], None]
+) -> Iterator[str]:
+    async def main() -> list[str]:
+        async with AsyncClient(address, timeout=0.5) as client:
+            await client.predict("m", [1.0], timeout=30)
+            stop_it()
+            calls = [client.predict("m", inputs) for inputs in (LARGE, [1.0])]
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            return [getattr(outcome, "code", Code.OK).name for outcome in outcomes]
+
+    yield from asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "ask_both", [fill_and_ask, fill_and_ask_without_waiting], ids=["sync", "async"]
+)
+def test_a_server_that_reads_no_more(
+    mortal: Any, api: str, ask_both: Callable[..., Iterator[str]]
+) -> None:
+    """The request fills the sockets, and holds those behind it; none is late."""
+    begun = time.monotonic()
+    outcomes = list(ask_both(getattr(mortal, api), lambda: stop(mortal)))
+
+    assert outcomes == ["DEADLINE_EXCEEDED"] * 2
+    assert time.monotonic() - begun < 15  # gRPC alone takes twenty seconds
 
 
 def test_a_server_that_dies_in_mid_call(mortal: Any, api: str) -> None:

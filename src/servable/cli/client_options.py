@@ -155,6 +155,8 @@ def client_options(command: F) -> Callable[..., None]:
         token: str | None,
         **arguments: Any,
     ) -> None:
+        # What gRPC logs on stderr, as of each handshake that fails, is in the error.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         source = click.get_current_context().get_parameter_source("token")
         connect = Connection(
             *(address, timeout, tls, tls_ca, tls_cert, tls_key, token),

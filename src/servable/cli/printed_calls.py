@@ -47,12 +47,22 @@ def curl_call(
     if "signature" in arguments:
         document["signature_name"] = arguments["signature"]
     if isinstance(values, Mapping):
-        document["inputs"] = {name: plain(value) for name, value in values.items()}
+        document["inputs"] = {name: _told(value) for name, value in values.items()}
     else:
-        document["inputs"] = plain(values)
+        document["inputs"] = _told(values)
     body = shlex.quote(json.dumps(document))
     url = shlex.quote(connection.rest_address() + model_path(ref) + ":predict")
     return " ".join(["curl", *connection.curl_options(), "-d", body, url])
+
+
+def _told(value: Any) -> Any:
+    """Return what JSON has for a value, rows of features as serialized examples."""
+    is_rows = isinstance(value, list) and value
+    if is_rows and all(isinstance(row, Mapping) for row in value):
+        from servable.client.examples import make_examples  # noqa: PLC0415
+
+        value = [example.SerializeToString() for example in make_examples(value)]
+    return plain(value)
 
 
 def python_call(

@@ -1,5 +1,6 @@
 """Client and AsyncClient: the steps of Calls, carried out."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -25,11 +26,21 @@ from servable.client.targets import (
     Token,
     parse_targets,
 )
-from servable.errors import DeadlineExceeded, InvalidArgument, ServingError
+from servable.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    ServingError,
+)
 
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 10.0
+_LONGEST_S = 1e6  # eleven days: what every clock below us can count
+
+_CLOSED = "this client is closed; make another one"
+_CLOSED_MEANWHILE = "the client was closed during the call"
 
 
 class _Base:
@@ -45,12 +56,19 @@ class _Base:
         attempts: int = 4,
         keep_alive: float | None = 300.0,
     ) -> None:
+        if tls is not None and not isinstance(tls, Tls | bool):
+            raise InvalidArgument(
+                f"tls={tls!r} is neither True nor a Tls; a file of roots is Tls(ca=...)"
+            )
         self._timeout_s = _checked(timeout)
+        if keep_alive is not None:
+            keep_alive = _checked(keep_alive, "keep_alive")
         self._targets = parse_targets(address, secure=bool(tls))
         self._options = ConnectionOptions(
             tls if isinstance(tls, Tls) else None, token, keep_alive
         )
         self._protocol = self._targets[0].protocol
+        self._closed = threading.Event()
         self._calls = Calls(
             addresses=len(self._targets),
             attempts=attempts,
@@ -80,8 +98,10 @@ class Client(_Base):
         tls: True for TLS with the system's roots, or a Tls with files of your own;
             `grpcs://` and `https://` imply it.
         token: sent as a bearer token with every call; a function is asked each time.
-        timeout: seconds that a call may take where it does not say.
-        attempts: how often an UNAVAILABLE server is tried, within the timeout.
+        timeout: seconds that a call may take where it does not say; with infinity it
+            is eleven days.
+        attempts: how often an UNAVAILABLE server is tried, within the timeout; the
+            first time with every address.
         keep_alive: seconds after which a silent gRPC connection is probed; None not
             at all.  Servers refuse to be probed much more often than by default.
 
@@ -136,7 +156,8 @@ class Client(_Base):
         self.close()
 
     def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are Cancelled, later ones refused."""
+        self._closed.set()
         for transport in self._transports:
             transport.close()
         if self._administration is not None:
@@ -333,10 +354,17 @@ class Client(_Base):
             return result
 
     def _do(self, step: Step) -> Any:
-        if isinstance(step, Send):
-            transport = self._transports[step.address]
+        if not isinstance(step, Send):
+            return time.sleep(step.seconds)
+        if self._closed.is_set():
+            raise FailedPrecondition(_CLOSED)
+        transport = self._transports[step.address]
+        try:
             return transport.send(step.operation, step.timeout_s)
-        return time.sleep(step.seconds)
+        except ServingError:
+            if self._closed.is_set():
+                raise Cancelled(_CLOSED_MEANWHILE) from None
+            raise
 
 
 class AsyncClient(_Base):
@@ -348,6 +376,7 @@ class AsyncClient(_Base):
     """
 
     _transports: Sequence[Any] | None = None
+    _loop: Any = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -361,7 +390,8 @@ class AsyncClient(_Base):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight are Cancelled, later ones refused."""
+        self._closed.set()
         for transport in self._transports or ():
             await transport.close()
 
@@ -500,16 +530,39 @@ class AsyncClient(_Base):
             return result
 
     async def _do(self, step: Step) -> Any:
-        if self._transports is None:  # made where an event loop runs
+        import asyncio  # noqa: PLC0415 - slow, and at work already if we are here
+
+        if not isinstance(step, Send):
+            return await asyncio.sleep(step.seconds)
+        if self._closed.is_set():
+            raise FailedPrecondition(_CLOSED)
+        transport = self._opened(asyncio.get_running_loop())[step.address]
+        try:
+            return await transport.send(step.operation, step.timeout_s)
+        except ServingError:
+            if self._closed.is_set():
+                raise Cancelled(_CLOSED_MEANWHILE) from None
+            raise
+        except asyncio.CancelledError:
+            # gRPC says so, too, of a channel that was closed; nobody meant the task.
+            task = asyncio.current_task()
+            if self._closed.is_set() and task is not None and not task.cancelling():
+                raise Cancelled(_CLOSED_MEANWHILE) from None
+            raise
+
+    def _opened(self, loop: Any) -> Sequence[Any]:
+        """Return the transports, which are made where an event loop runs."""
+        if self._transports is None:
+            self._loop = loop
             self._transports = [
                 _async_transport(target, self._options) for target in self._targets
             ]
-        if isinstance(step, Send):
-            transport = self._transports[step.address]
-            return await transport.send(step.operation, step.timeout_s)
-        import asyncio  # noqa: PLC0415 - slow, and at work already if we are here
-
-        return await asyncio.sleep(step.seconds)
+        if self._loop is not loop:
+            raise FailedPrecondition(
+                "this AsyncClient belongs to the event loop that first used it, and "
+                "this is another; make one inside of each asyncio.run()"
+            )
+        return self._transports
 
 
 def _transport(target: Target, options: ConnectionOptions) -> Any:
@@ -532,10 +585,16 @@ def _async_transport(target: Target, options: ConnectionOptions) -> Any:
     return AsyncGrpcTransport(target, options)
 
 
-def _checked(timeout: float) -> float:
-    if not timeout > 0:
-        raise DeadlineExceeded(f"a timeout of {timeout} s leaves no time for a call")
-    return float(timeout)
+def _checked(seconds: float, name: str = "timeout") -> float:
+    try:
+        is_time = bool(seconds > 0)
+    except TypeError:
+        raise InvalidArgument(f"{name}={seconds!r} is no number of seconds") from None
+    if not is_time and name == "timeout":
+        raise DeadlineExceeded(f"a timeout of {seconds} s leaves no time for a call")
+    if not is_time:
+        raise InvalidArgument(f"{name}={seconds!r} is no time; give seconds, or None")
+    return min(float(seconds), _LONGEST_S)
 
 
 def _model_server_config(
@@ -545,6 +604,8 @@ def _model_server_config(
         message = model_server_config_pb2.ModelServerConfig()
         message.model_config_list.SetInParent()
         for name, base_path in config.items():
+            if not isinstance(name, str):
+                raise InvalidArgument(f"a model is a name, and {name!r} is none")
             message.model_config_list.config.add(
                 name=name, base_path=str(base_path), model_platform="tensorflow"
             )
@@ -562,6 +623,11 @@ def _model_server_config(
             )
         except text_format.ParseError as exc:
             raise InvalidArgument(f"this is no ModelServerConfig: {exc}") from None
+    if not hasattr(config, "SerializeToString"):
+        raise InvalidArgument(
+            f"{config!r:.80} is no configuration; give a ModelServerConfig, its text, "
+            "or a dictionary of model names to base paths"
+        )
     # The message may be of another package; what crosses between pools is bytes.
     return model_server_config_pb2.ModelServerConfig.FromString(
         config.SerializeToString()

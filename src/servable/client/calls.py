@@ -92,7 +92,8 @@ class Calls:
 
     Args:
         addresses: how many there are to take turns.
-        attempts: how often an operation is tried while it is UNAVAILABLE.
+        attempts: how often an operation is tried while it is UNAVAILABLE; the first
+            time at every address.
         needs_signatures: nothing can be predicted without (over REST).
         clock: seconds, monotonic.
         jitter: a number in [0, 1), to spread retries.
@@ -187,6 +188,10 @@ class Calls:
     ) -> Steps[Mapping[str, Classification | npt.NDArray[Any]]]:
         """Classify and regress the same examples; see Client.multi_inference."""
         deadline = self._clock() + timeout_s
+        if not tasks:
+            raise InvalidArgument(
+                "no tasks were given; name signatures to 'classify' or 'regress'"
+            )
         for signature, method in tasks.items():
             if method not in ("classify", "regress"):
                 raise InvalidArgument(
@@ -252,19 +257,27 @@ class Calls:
             yield Sleep(min(self._pause(attempt), max(0.0, deadline - self._clock())))
 
     def send(self, operation: Operation, deadline: float) -> Steps[Any]:
-        """Send one operation, and again while it is UNAVAILABLE and time is left."""
-        for attempt in itertools.count(1):
+        """
+        Send one operation, and again while it is UNAVAILABLE and time is left.
+
+        Another try is for the next address, whatever other calls do meanwhile.  The
+        first attempt is made at all of them; pauses come after it.
+        """
+        first = self._next_address()
+        for tried in itertools.count(1):
             left = deadline - self._clock()
             if left <= 0:
                 raise DeadlineExceeded("no time is left for this call")
+            address = (first + tried - 1) % self._addresses
             try:
-                return (yield Send(operation, self._next_address(), left))
+                return (yield Send(operation, address, left))
             except Unavailable:
-                pause = self._pause(attempt - 1)
-                is_last = attempt >= max(self._attempts, self._addresses)
-                if is_last or self._clock() + pause >= deadline:
+                attempts = tried - self._addresses + 1
+                pause = self._pause(attempts - 1) if attempts > 0 else 0.0
+                if attempts >= self._attempts or self._clock() + pause >= deadline:
                     raise
-            yield Sleep(pause)
+            if pause:
+                yield Sleep(pause)
         raise AssertionError  # itertools.count never ends
 
     def _know(self, model: ModelRef, deadline: float) -> Steps[_Known]:

@@ -1,7 +1,7 @@
 """tf.Example from dictionaries, for Classify, Regress and MultiInference."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -10,6 +10,10 @@ from servable.apis import example_pb2, feature_pb2
 from servable.client.dtypes import TensorError
 from servable.client.inputs import columns_of, is_data_frame
 from servable.client.tensors import is_array_like, python_array
+
+_EXAMPLE: Final = (
+    "an example is a dictionary of features, a tf.Example, or a serialized one"
+)
 
 
 def make_example(features: Mapping[str, Any]) -> example_pb2.Example:
@@ -51,6 +55,8 @@ def make_examples(examples: Any) -> Sequence[example_pb2.Example]:
         examples = [dict(zip(columns, row, strict=True)) for row in rows]
     if isinstance(examples, Mapping | bytes) or hasattr(examples, "DESCRIPTOR"):
         examples = [examples]
+    if not isinstance(examples, Iterable):
+        raise TensorError(f"{type(examples).__name__} is no examples; {_EXAMPLE}")
     messages = [_example(i, example) for i, example in enumerate(examples)]
     if not messages:
         raise TensorError("no examples were given; the server answers at least one")
@@ -73,10 +79,7 @@ def _example(index: int, example: Any) -> example_pb2.Example:
             return example_pb2.Example.FromString(example)
         except DecodeError as exc:
             raise TensorError(f"example {index} is no tf.Example: {exc}") from None
-    raise TensorError(
-        f"example {index} is {type(example).__name__}; an example is a dictionary of "
-        "features, a tf.Example, or a serialized one"
-    )
+    raise TensorError(f"example {index} is {type(example).__name__}; {_EXAMPLE}")
 
 
 def _fill(feature: feature_pb2.Feature, value: Any) -> None:

@@ -7,6 +7,7 @@ of a blocking call, which httpcore has for single reads and writes only.
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -218,6 +219,10 @@ class _Stream(httpcore.NetworkStream):
             self._stream.write(view[at : at + _CHUNK], left)  # type: ignore[arg-type]
 
     def close(self) -> None:
+        # To close a socket does not wake the thread that reads from it; this does.
+        with contextlib.suppress(OSError):
+            connection = self._stream.get_extra_info("socket")
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
         self._stream.close()
 
     def start_tls(

@@ -42,10 +42,10 @@ def model_ref(
     Return the ModelRef of what a caller gave.
 
     Raises:
-        InvalidArgument: it has no name, a version that is no number, or both a
-            version and a label.
+        InvalidArgument: it has no name, a version that is no number or a label that
+            is no text, or both a version and a label.
     """
-    if not name:
+    if not name or not isinstance(name, str):
         raise InvalidArgument(f"a model is a name, and {name!r} is none")
     if version is not None and label is not None:
         raise InvalidArgument(
@@ -58,6 +58,10 @@ def model_ref(
             raise InvalidArgument(
                 f"version={version!r} is no number; a version is one, as 3"
             ) from None
+        if version.bit_length() > 63:  # noqa: PLR2004 - int64 on the wire
+            raise InvalidArgument(f"version={version} is more than 64 bits can hold")
+    if label is not None and (not label or not isinstance(label, str)):
+        raise InvalidArgument(f"label={label!r} is no label; a label is text")
     return ModelRef(name, version, label)
 
 

@@ -2,10 +2,10 @@
 
 import enum
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from servable.errors import InvalidArgument
 
@@ -47,7 +47,10 @@ class Target:
         """What to ask oneself when nothing was reached there."""
         port = f"does it run, is this its {self.protocol.value} address,"
         if self.secure:
-            return f"{port} and is its certificate one that tls= trusts?"
+            return (
+                f"{port} is its certificate one that tls= trusts, and does it ask for "
+                "one of yours?"
+            )
         return f"{port} and one without TLS?"
 
 
@@ -122,7 +125,9 @@ class ConnectionOptions:
         """
         if self.token is None:
             return None
-        token = self.token if isinstance(self.token, str) else self.token()
+        token = self.token() if callable(self.token) else self.token
+        if not isinstance(token, str):
+            raise InvalidArgument(f"a token is text, and not {type(token).__name__}")
         if not token or not (
             token.isascii() and token.isprintable() and " " not in token
         ):
@@ -144,7 +149,13 @@ def parse_targets(address: str | Sequence[str], *, secure: bool) -> Sequence[Tar
         is_list = address.startswith(_RESOLVERS)
         parts = [address] if is_list else address.split(",")
     else:
-        parts = list(address)
+        several: Any = address
+        parts = list(several) if isinstance(several, Iterable) else [several]
+    for part in parts:
+        if not isinstance(part, str):
+            raise InvalidArgument(
+                f"{part!r} is no address; give text, as 'localhost:{DEFAULT_GRPC_PORT}'"
+            )
     targets = [parse_target(part.strip(), secure=secure) for part in parts]
     if not targets:
         raise InvalidArgument("no address was given")

@@ -197,7 +197,7 @@ def to_array(
         array, wire = _from_python(values, wanted)
     if wanted is None or wanted.number == wire.number:
         if wire is STRING:
-            array = _strings(array, values)
+            array = _strings(array)
         return array, wire
     if wanted is STRING and not array.size:
         return array.astype(object), wanted
@@ -211,7 +211,7 @@ def _from_python(values: Any, wanted: DType | None) -> tuple[npt.NDArray[Any], D
     array = python_array(values, wanted)
     wire = dtypes.from_numpy(array.dtype)
     if wanted is not None:
-        if array.size and _kind(array) in "fc" and _is_integral(wanted):
+        if array.size and not _may_become(_kind(array), wanted):
             raise TensorError(f"{_first(values)!r} is no {wanted}")
         return array, wire
     if array.dtype == np.float64:
@@ -322,6 +322,15 @@ def _kind(array: npt.NDArray[Any]) -> str:
     return array.dtype.kind
 
 
+def _may_become(kind: str, wanted: DType) -> bool:
+    """Return whether TensorFlow takes Python's values of NumPy's *kind* for these."""
+    if wanted.name == "bool":
+        return kind not in "iufc"
+    if kind == "c":
+        return wanted.field in ("scomplex_val", "dcomplex_val") or wanted is STRING
+    return kind != "f" or not _is_integral(wanted)
+
+
 def _is_integral(wire: DType) -> bool:
     return wire.field in ("int_val", "int64_val", "uint32_val", "uint64_val")
 
@@ -330,7 +339,7 @@ def _is_quantized(wire: DType) -> bool:
     return wire.name.startswith(("qint", "quint"))
 
 
-def _strings(array: npt.NDArray[Any], values: Any) -> npt.NDArray[Any]:
+def _strings(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the array as objects, each of them bytes."""
     if array.dtype.kind == "S":
         return array.astype(object)
@@ -339,23 +348,22 @@ def _strings(array: npt.NDArray[Any], values: Any) -> npt.NDArray[Any]:
     if kinds == {str}:
         flat = [value.encode("utf-8", "surrogateescape") for value in flat]
     elif kinds != {bytes}:
-        flat = [_as_bytes(value, values) for value in flat]
+        flat = [_as_bytes(value) for value in flat]
     result = np.empty(len(flat), object)
     result[:] = flat
     return result.reshape(array.shape)
 
 
-def _as_bytes(value: object, values: Any) -> bytes:
+def _as_bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    kind = "object array" if isinstance(values, np.ndarray) else "list"
     raise TensorError(
-        f"{value!r:.80} of type {type(value).__name__} in an {kind} is neither text "
-        "nor bytes; give numbers as an array of a numeric type"
+        f"{value!r:.80} of type {type(value).__name__} in an object array is neither "
+        "text nor bytes; give numbers as an array of a numeric type"
     )
 
 
