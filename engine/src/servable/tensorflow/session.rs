@@ -142,7 +142,9 @@ pub fn load_saved_model(
         }
         model.meta_graph = read?;
         model.meta_graph.check_files(directory)?;
-        if meta_graph.length <= MAX_PREPARED_BYTES {
+        // Elsewhere than in this process, sessions may begin to run what they refuse.
+        let is_here = options.session_target.is_empty();
+        if is_here && meta_graph.length <= MAX_PREPARED_BYTES {
             model.prepare();
         }
         startup::forget_code(library.version as usize);
