@@ -454,18 +454,17 @@ impl SavedModel {
         let mut others = signatures.values().filter(|signature| !signature.inputs.is_empty());
         let only = || others.next().filter(|_| others.next().is_none());
         let Some(signature) = signatures.get(DEFAULT_SIGNATURE).or_else(only) else { return };
-        let (inputs, outputs) = (signature.inputs.values(), signature.outputs.values());
-        let feeds: Vec<_> = inputs
-            .filter(|info| info.dtype != NOBODY_TAKES.number())
-            .map(|info| {
-                let refused = Buffer::zeroed(size_of::<u16>());
-                (info.name.clone(), Tensor::dense(NOBODY_TAKES, Shape::new(), refused))
-            })
-            .collect();
-        let fetches: Vec<_> = outputs.map(|info| info.name.clone()).collect();
-        if feeds.is_empty() || feeds.len() < signature.inputs.len() {
+        let inputs = || signature.inputs.values();
+        if signature.outputs.is_empty()
+            || signature.inputs.is_empty()
+            || inputs().any(|info| info.dtype == NOBODY_TAKES.number())
+        {
             return;
         }
+        let refused =
+            || Tensor::dense(NOBODY_TAKES, Shape::new(), Buffer::zeroed(size_of::<u16>()));
+        let feeds: Vec<_> = inputs().map(|info| (info.name.clone(), refused())).collect();
+        let fetches: Vec<_> = signature.outputs.values().map(|info| info.name.clone()).collect();
         let Ok(plan) = self.plan(&feeds, &fetches) else { return };
         let lent = feeds.into_iter().map(|(_, tensor)| Owned::lend(self.library, tensor));
         if let Ok(lent) = lent.collect::<Result<Vec<_>>>() {
