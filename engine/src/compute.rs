@@ -4,20 +4,21 @@
 //! I/O thread. Threads are made when work waits and nobody is idle, up to a limit; the last one to
 //! fall idle is the first to be woken, so that a lightly loaded server keeps one warm thread.
 //!
-//! Work waits in a lane for each model. Lanes take turns, so that a model that is asked for a lot
-//! holds up itself, and a lane holds so much and no more. In a lane its clients take turns, and
-//! where it is full, room is made where most waits of one client.
+//! Work waits in a lane for each model. Lanes have equal shares of the time of threads, so that a
+//! model that is asked for a lot holds up itself, and a lane holds so much and no more. In a lane
+//! its clients take turns, and where it is full, room is made where most waits of one client.
 //!
 //! There are more threads than cores, for work that waits for something. Of work that does not,
-//! only so much of a lane runs at one time as keeps the cores busy: more would take turns on them,
-//! and each last as many times longer.
+//! only so much runs at one time as keeps the cores busy: more would take turns on them, and each
+//! last as many times longer. What takes less than half of the rest of what runs begins beside it
+//! all the same, and so does what waits behind something that lasts longer than it should.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::status::{Result, Status};
@@ -31,8 +32,6 @@ pub struct Compute {
     shared: Arc<Shared>,
     /// Most work that may wait in one lane.
     max_waiting: usize,
-    /// Most work of a lane at one time, where it waits for nothing.
-    most_busy: usize,
 }
 
 /// Where work stands.
@@ -54,21 +53,25 @@ pub enum Full {
 
 struct Shared {
     state: Mutex<State>,
-    limit: usize,
 }
 
-#[derive(Default)]
 struct State {
     lanes: Vec<Lane>,
     /// Places in `lanes` by name.
     names: HashMap<String, usize>,
-    /// The lanes that have work waiting, the next one at the front.
-    turns: VecDeque<usize>,
+    /// The lanes that have work waiting, in the order in which they came or had their last turn.
+    queue: Vec<usize>,
+    /// What the lane that had the last turn had used before it, in seconds.
+    used_s: f64,
     waiting: usize,
-    running: usize,
+    running: Vec<Running>,
     /// What idle threads wait on, the last to fall idle at the end.
     idle: Vec<Arc<Waker>>,
     threads: usize,
+    /// Most threads.
+    limit: usize,
+    /// Most work at one time that waits for nothing.
+    most_busy: usize,
     closed: bool,
 }
 
@@ -76,27 +79,39 @@ struct State {
 #[derive(Default)]
 struct Lane {
     jobs: Turns<Job>,
-    /// When the work began that is not done yet.
-    begun: Vec<Instant>,
-    /// Most that may run at one time; `None` when as many as have a thread.
-    most: Option<usize>,
+    /// How much time of threads it has used, in seconds; what nobody else wanted is not counted.
+    used_s: f64,
+    /// How much of it runs.
+    running: usize,
+    /// Whether its work waits for nothing.
+    is_busy: bool,
     /// How long work took of late, in seconds; 0 before the first.
     average_s: f64,
 }
 
-impl Lane {
-    /// After so long work is waited for no more by what comes after it: it may be stuck.
-    const PASSED_AFTER: Duration = Duration::from_secs(1);
-
-    /// How much more may run now, of at most `share`.
-    fn free(&self, share: usize, now: Instant) -> usize {
-        let free = share.saturating_sub(self.begun.len());
-        let Some(most) = self.most else { return free };
-        let waited_for =
-            |began: &&Instant| now.saturating_duration_since(**began) < Self::PASSED_AFTER;
-        free.min(most.saturating_sub(self.begun.iter().filter(waited_for).count()))
-    }
+/// Work that is not done yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Running {
+    lane: usize,
+    began: Instant,
 }
+
+/// What may begin at some moment, of work that waits for nothing.
+#[derive(Clone, Copy)]
+struct Room {
+    now: Instant,
+    /// What takes less, in seconds, may begin: to wait for what runs would take much longer.
+    shorter_than_s: f64,
+}
+
+/// So much time of threads that a lane has left to others it may have at once later on. More would
+/// let others wait for longer, when much comes together for it.
+const MOST_SAVED_S: f64 = 0.02;
+/// After so long work is waited for no more by what comes after it in its lane: it may be stuck.
+const PASSED_AFTER: Duration = Duration::from_secs(1);
+/// Work of other lanes is waited for no more when it has lasted twice as long as of late, and so
+/// long. It also is how soon that is looked at.
+const LATE_AFTER: Duration = Duration::from_millis(10);
 
 /// The lane of work that is for no model.
 const OWN: &str = "";
@@ -104,12 +119,28 @@ const OWN: &str = "";
 const MAX_LANES: usize = 1024;
 
 impl State {
+    fn new(limit: usize) -> Self {
+        Self {
+            lanes: Vec::new(),
+            names: HashMap::new(),
+            queue: Vec::new(),
+            used_s: 0.0,
+            waiting: 0,
+            running: Vec::new(),
+            idle: Vec::new(),
+            threads: 0,
+            limit,
+            most_busy: usize::MAX,
+            closed: false,
+        }
+    }
+
     /// The place of a lane.
     fn lane(&mut self, name: &str) -> usize {
         if let Some(at) = self.names.get(name) {
             return *at;
         }
-        if self.lanes.len() >= MAX_LANES && self.waiting == 0 && self.running == 0 {
+        if self.lanes.len() >= MAX_LANES && self.waiting == 0 && self.running.is_empty() {
             self.lanes.clear();
             self.names.clear();
         }
@@ -120,40 +151,90 @@ impl State {
 
     /// How many threads one lane may hold: where there are several, all but a quarter, so that
     /// long runs of one leave room for the others.
-    fn share(&self, limit: usize) -> usize {
+    fn share(&self) -> usize {
         let models = self.lanes.len() - usize::from(self.names.contains_key(OWN));
         if models > 1 {
-            limit - limit / 4
+            self.limit - self.limit / 4
         } else {
-            limit
+            self.limit
         }
+    }
+
+    fn room(&self, now: Instant) -> Room {
+        let is_busy = |run: &&Running| self.lanes[run.lane].is_busy;
+        let mut shorter_than_s = f64::INFINITY;
+        // Seldom is so much under way that anything has to be thought over.
+        if self.running.iter().filter(is_busy).count() >= self.most_busy {
+            let rests = self.running.iter().filter(is_busy).filter_map(|run| self.rest_s(run, now));
+            let mut rests: Vec<f64> = rests.collect();
+            if rests.len() >= self.most_busy {
+                let last = self.most_busy - 1;
+                // How long anything takes is known so well and no better.
+                shorter_than_s = *rests.select_nth_unstable_by(last, f64::total_cmp).1 / 2.0;
+            }
+        }
+        Room { now, shorter_than_s }
+    }
+
+    /// How long something that runs is expected to last yet, in seconds; `None` when that is
+    /// anybody's guess.
+    fn rest_s(&self, run: &Running, now: Instant) -> Option<f64> {
+        let average_s = self.lanes[run.lane].average_s;
+        let lasted_s = now.saturating_duration_since(run.began).as_secs_f64();
+        let is_late = lasted_s >= (2.0 * average_s).max(LATE_AFTER.as_secs_f64());
+        (average_s > 0.0 && !is_late).then(|| (average_s - lasted_s).max(0.0))
     }
 
     /// How much more of a lane may run now.
-    fn free(&self, at: usize, limit: usize, now: Instant) -> usize {
-        self.lanes[at].free(self.share(limit), now).min(limit - self.running)
+    fn free(&self, at: usize, room: Room) -> usize {
+        let lane = &self.lanes[at];
+        let free = self.share().saturating_sub(lane.running).min(self.limit - self.running.len());
+        if !lane.is_busy {
+            return free;
+        }
+        if room.shorter_than_s <= lane.average_s {
+            return 0;
+        }
+        let is_waited_for = |run: &&Running| {
+            run.lane == at && room.now.saturating_duration_since(run.began) < PASSED_AFTER
+        };
+        let waited_for = match lane.running {
+            0 => 0,
+            _ => self.running.iter().filter(is_waited_for).count(),
+        };
+        free.min(self.most_busy.saturating_sub(waited_for))
     }
 
-    /// The work whose turn it is, and its lane.
-    fn take(&mut self, limit: usize, now: Instant) -> Option<(usize, Job)> {
-        for _ in 0..self.turns.len() {
-            let at = self.turns.pop_front()?;
-            if self.free(at, limit, now) == 0 {
-                // Whoever ends one of its runs comes by here again.
-                self.turns.push_back(at);
-                continue;
-            }
-            let lane = &mut self.lanes[at];
-            let job = lane.jobs.pop()?;
-            lane.begun.push(now);
-            if !lane.jobs.is_empty() {
-                self.turns.push_back(at);
-            }
-            self.waiting -= 1;
-            self.running += 1;
-            return Some((at, job));
+    fn push(&mut self, at: usize, client: Client, job: Job) {
+        let lane = &mut self.lanes[at];
+        if lane.jobs.is_empty() {
+            lane.used_s = lane.used_s.max(self.used_s - MOST_SAVED_S);
+            self.queue.push(at);
         }
-        None
+        lane.jobs.push(client, job);
+        self.waiting += 1;
+    }
+
+    /// The work whose turn it is, and what is known of it from now on.
+    fn take(&mut self, now: Instant) -> Option<(Running, Job)> {
+        let room = self.room(now);
+        let may_begin = |&place: &usize| self.free(self.queue[place], room) > 0;
+        let used_s = |place: &usize| self.lanes[self.queue[*place]].used_s;
+        let places = (0..self.queue.len()).filter(may_begin);
+        let place = places.min_by(|one, other| used_s(one).total_cmp(&used_s(other)))?;
+        let at = self.queue.remove(place);
+        let lane = &mut self.lanes[at];
+        let job = lane.jobs.pop()?;
+        self.used_s = self.used_s.max(lane.used_s);
+        lane.used_s += lane.average_s;
+        lane.running += 1;
+        if !lane.jobs.is_empty() {
+            self.queue.push(at);
+        }
+        self.waiting -= 1;
+        let run = Running { lane: at, began: now };
+        self.running.push(run);
+        Some((run, job))
     }
 
     /// Take from a lane what is to make room for a client that has less than others.
@@ -163,39 +244,54 @@ impl State {
         Some(given_up)
     }
 
-    /// Somebody idle who is to be woken, where there is something to do.
-    fn helper(&mut self, limit: usize, now: Instant) -> Option<Arc<Waker>> {
-        if self.idle.is_empty() || self.turns.iter().all(|&at| self.free(at, limit, now) == 0) {
-            return None;
-        }
-        self.idle.pop()
+    /// Whether something may begin now that waits.
+    fn may_begin(&self, now: Instant) -> bool {
+        let room = self.room(now);
+        self.queue.iter().any(|&at| self.free(at, room) > 0)
     }
 
-    fn ended(&mut self, at: usize, began: Instant, now: Instant) {
-        self.running -= 1;
-        let lane = &mut self.lanes[at];
-        if let Some(at) = lane.begun.iter().position(|other| *other == began) {
-            lane.begun.swap_remove(at);
+    /// Who is to do something more.
+    fn helper(&mut self) -> Option<Helper> {
+        if let Some(idle) = self.idle.pop() {
+            return Some(Helper::Idle(idle));
         }
-        let took = now.saturating_duration_since(began).as_secs_f64();
+        (self.threads < self.limit).then(|| {
+            self.threads += 1;
+            Helper::New
+        })
+    }
+
+    fn ended(&mut self, run: Running, now: Instant) {
+        if let Some(at) = self.running.iter().position(|other| *other == run) {
+            self.running.swap_remove(at);
+        }
+        let lane = &mut self.lanes[run.lane];
+        lane.running -= 1;
+        let took = now.saturating_duration_since(run.began).as_secs_f64();
         lane.average_s =
             if lane.average_s == 0.0 { took } else { lane.average_s * 0.75 + took * 0.25 };
     }
 
     /// About how long what comes now for a client would wait in a lane; `None` while that is
     /// anybody's guess.
-    fn expected_wait(&self, at: usize, client: Client, limit: usize) -> Option<Duration> {
+    fn expected_wait(&self, at: usize, client: Client) -> Option<Duration> {
         let lane = &self.lanes[at];
         let ahead = lane.jobs.ahead_of(client);
-        if lane.average_s == 0.0 || ahead <= limit {
+        if lane.average_s == 0.0 || ahead <= self.limit {
             return None;
         }
-        let lanes = self.turns.len().max(1);
-        let at_once = limit as f64 / lanes as f64;
-        let at_once = lane.most.map_or(at_once, |most| at_once.min(most as f64));
-        let wait_s = lane.average_s * ahead as f64 / at_once;
+        let lanes = self.queue.len().max(1);
+        let at_once = if lane.is_busy { self.limit.min(self.most_busy) } else { self.limit };
+        let wait_s = lane.average_s * (ahead * lanes) as f64 / at_once as f64;
         Duration::try_from_secs_f64(wait_s).ok()
     }
+}
+
+/// A thread that is to take what waits.
+enum Helper {
+    Idle(Arc<Waker>),
+    /// One that has to be made, and is counted already.
+    New,
 }
 
 #[derive(Default)]
@@ -225,20 +321,20 @@ impl Compute {
 
     /// As [`Compute::new`], where at most `max_waiting` of a lane wait for a thread.
     pub fn bounded(limit: usize, max_waiting: usize) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::default(), limit: limit.max(1) });
-        Self { shared, max_waiting, most_busy: usize::MAX }
+        let state = Mutex::new(State::new(limit.max(1)));
+        Self { shared: Arc::new(Shared { state }), max_waiting }
     }
 
-    /// Have at most so much run of a lane at one time whose work waits for nothing.
+    /// Have at most so much run at one time that waits for nothing.
     #[must_use]
-    pub fn with_most_busy(mut self, most_busy: usize) -> Self {
-        self.most_busy = most_busy.max(1);
+    pub fn with_most_busy(self, most_busy: usize) -> Self {
+        self.shared.state.lock().most_busy = most_busy.max(1);
         self
     }
 
     /// How many threads there may be.
     pub fn limit(&self) -> usize {
-        self.shared.limit
+        self.shared.state.lock().limit
     }
 
     /// Run `work` on a thread of the pool and wait for what it returns, until `deadline` at the
@@ -283,12 +379,14 @@ impl Compute {
         self.offer(kind, client, deadline, job)?;
         let lost = |_| Ok(Err(Status::internal("The request could not be run.")));
         if kind.is_busy {
-            // Whoever waits behind what may be stuck looks whether it is passed.
-            while deadline.is_none_or(|deadline| Instant::now() + Lane::PASSED_AFTER < deadline) {
-                match tokio::time::timeout(Lane::PASSED_AFTER, &mut result).await {
+            // Whoever waits behind what lasts long looks now and then whether it is passed.
+            let mut pause = LATE_AFTER;
+            while deadline.is_none_or(|deadline| Instant::now() + pause < deadline) {
+                match tokio::time::timeout(pause, &mut result).await {
                     Ok(result) => return result.unwrap_or_else(lost),
-                    Err(_) => self.help(),
+                    Err(_) => self.shared.help(),
                 }
+                pause = (2 * pause).min(PASSED_AFTER);
             }
         }
         match deadline {
@@ -297,14 +395,6 @@ impl Compute {
                 Ok(result) => result.unwrap_or_else(lost),
                 Err(_) => Ok(Err(Status::timed_out())),
             },
-        }
-    }
-
-    /// Wake somebody idle, where there is something to do.
-    fn help(&self) {
-        let helper = self.shared.state.lock().helper(self.shared.limit, Instant::now());
-        if let Some(helper) = helper {
-            helper.wake();
         }
     }
 
@@ -330,7 +420,8 @@ impl Compute {
         let job: Job = Box::new(move |_| work());
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
-        self.push(state, at, Client::NOBODY, job, Instant::now());
+        state.push(at, Client::NOBODY, job);
+        self.shared.help_with(state, at, Instant::now());
     }
 
     /// Have a job of a client done some time, if there is room, and time before the deadline.
@@ -346,64 +437,29 @@ impl Compute {
     ) -> std::result::Result<(), Full> {
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
-        state.lanes[at].most = is_busy.then_some(self.most_busy);
+        state.lanes[at].is_busy = is_busy;
         let now = Instant::now();
         // What a thread is about to take does not wait.
-        let free = state.free(at, self.shared.limit, now);
+        let free = state.free(at, state.room(now));
         let waiting = state.lanes[at].jobs.len().saturating_sub(free);
         let full = Full::Waiting(waiting);
         let is_full = waiting >= self.max_waiting;
         if is_full && !state.lanes[at].jobs.has_greedier(client) {
             return Err(full);
         }
-        if let (Some(deadline), Some(wait)) =
-            (deadline, state.expected_wait(at, client, self.shared.limit))
-        {
+        if let (Some(deadline), Some(wait)) = (deadline, state.expected_wait(at, client)) {
             // Who begins just before the deadline ends after it, and was run for nobody.
             if wait > deadline.saturating_duration_since(now) / 2 {
                 return Err(Full::Late(wait));
             }
         }
         let given_up = if is_full { state.give_up_for(at, client) } else { None };
-        self.push(state, at, client, job, now);
+        state.push(at, client, job);
+        self.shared.help_with(state, at, now);
         if let Some(given_up) = given_up {
             given_up(Err(full));
         }
         Ok(())
-    }
-
-    fn push(
-        &self,
-        mut state: parking_lot::MutexGuard<'_, State>,
-        at: usize,
-        client: Client,
-        job: Job,
-        now: Instant,
-    ) {
-        let lane = &mut state.lanes[at];
-        lane.jobs.push(client, job);
-        if lane.jobs.len() == 1 {
-            state.turns.push_back(at);
-        }
-        state.waiting += 1;
-        if state.free(at, self.shared.limit, now) == 0 {
-            // Whoever ends work of this lane takes it.
-            return;
-        }
-        if let Some(waker) = state.idle.pop() {
-            drop(state);
-            waker.wake();
-        } else if state.threads < self.shared.limit {
-            state.threads += 1;
-            drop(state);
-            let shared = self.shared.clone();
-            let spawned = std::thread::Builder::new()
-                .name("servable-run".to_owned())
-                .spawn(move || shared.work());
-            if spawned.is_err() {
-                self.shared.state.lock().threads -= 1;
-            }
-        }
     }
 }
 
@@ -431,18 +487,52 @@ impl Drop for Compute {
 }
 
 impl Shared {
-    fn work(&self) {
+    /// Have somebody come for what waits, where something may begin.
+    fn help(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let helper = if state.may_begin(Instant::now()) { state.helper() } else { None };
+        drop(state);
+        self.call(helper);
+    }
+
+    /// Have somebody come for what has been put into a lane, unless it has to wait.
+    fn help_with(self: &Arc<Self>, mut state: MutexGuard<'_, State>, at: usize, now: Instant) {
+        // Whoever ends work that it waits for takes it.
+        let helper = if state.free(at, state.room(now)) > 0 { state.helper() } else { None };
+        drop(state);
+        self.call(helper);
+    }
+
+    fn call(self: &Arc<Self>, helper: Option<Helper>) {
+        match helper {
+            None => {}
+            Some(Helper::Idle(idle)) => idle.wake(),
+            Some(Helper::New) => {
+                let shared = self.clone();
+                let thread = std::thread::Builder::new().name("servable-run".to_owned());
+                if thread.spawn(move || shared.work()).is_err() {
+                    self.state.lock().threads -= 1;
+                }
+            }
+        }
+    }
+
+    fn work(self: Arc<Self>) {
         let waker = Arc::new(Waker::default());
-        let mut ended: Option<(usize, Instant)> = None;
+        let mut ended: Option<Running> = None;
         loop {
             let now = Instant::now();
             let (taken, helper) = {
                 let mut state = self.state.lock();
-                if let Some((at, began)) = ended.take() {
-                    state.ended(at, began, now);
+                if let Some(run) = ended.take() {
+                    state.ended(run, now);
                 }
-                match state.take(self.limit, now) {
-                    Some(taken) => (Some(taken), state.helper(self.limit, now)),
+                match state.take(now) {
+                    // What has just ended may have made room for more than one.
+                    Some(taken) if state.waiting > 0 && state.may_begin(now) => {
+                        (Some(taken), state.helper())
+                    }
+                    Some(taken) => (Some(taken), None),
                     None if state.closed => return,
                     None => {
                         state.idle.push(waker.clone());
@@ -450,15 +540,12 @@ impl Shared {
                     }
                 }
             };
-            // What has just ended may have made room for more than one.
-            if let Some(helper) = helper {
-                helper.wake();
-            }
+            self.call(helper);
             match taken {
-                Some((at, job)) => {
+                Some((run, job)) => {
                     // A panic ends the job, which its waiter sees as an error, and nothing else.
                     drop(catch_unwind(AssertUnwindSafe(|| job(Ok(())))));
-                    ended = Some((at, now));
+                    ended = Some(run);
                 }
                 None => waker.sleep(),
             }
@@ -542,25 +629,6 @@ mod tests {
     }
 
     #[test]
-    fn models_take_turns_however_much_is_asked_of_one() {
-        let pool = Compute::new(1);
-        let release = held(&pool);
-        let (ran, order) = mpsc::channel();
-        for model in ["hot", "hot", "hot", "cold", "cool", "cold"] {
-            let ran = ran.clone();
-            pool.spawn(model, move || ran.send(model).unwrap());
-        }
-        assert_eq!(
-            pool.queue_depths(),
-            [("cold".to_owned(), 2), ("cool".to_owned(), 1), ("hot".to_owned(), 3)]
-        );
-        drop((release, ran));
-
-        let order: Vec<&str> = order.iter().collect();
-        assert_eq!(order, ["hot", "cold", "cool", "hot", "cold", "hot"]);
-    }
-
-    #[test]
     fn clients_of_a_model_take_turns_and_have_room_made_by_who_has_most() {
         let pool = Compute::bounded(1, 4);
         let release = held(&pool);
@@ -617,19 +685,19 @@ mod tests {
 
     #[test]
     fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
-        let mut state = State::default();
+        let mut state = State::new(4);
         let at = state.lane("m");
         let mut wait = |average_s: f64, jobs: usize| {
             state.lanes[at].average_s = average_s;
             state.lanes[at].jobs = Turns::default();
             (0..jobs).for_each(|_| state.lanes[at].jobs.push(ME, Box::new(|_| {})));
-            state.expected_wait(at, ME, 4).map(|wait| wait.as_millis())
+            state.expected_wait(at, ME).map(|wait| wait.as_millis())
         };
 
         assert_eq!(wait(0.0, 100), None, "nothing has run yet");
         assert_eq!(wait(1.0, 4), None, "a few always may wait");
         assert_eq!(wait(0.1, 40), Some(1000));
-        assert_eq!(state.expected_wait(at, Client::connected(), 4), None, "others wait by turns");
+        assert_eq!(state.expected_wait(at, Client::connected()), None, "others wait by turns");
     }
 
     #[test]
@@ -650,12 +718,15 @@ mod tests {
 
     #[test]
     fn several_models_leave_some_threads_to_one_another() {
-        let mut state = State::default();
-        state.lane(OWN);
-        state.lane("m");
-        assert_eq!(state.share(8), 8);
-        state.lane("n");
-        assert_eq!([8, 4, 3, 1].map(|limit| state.share(limit)), [6, 3, 3, 1]);
+        let share = |lanes: &[&str], limit| {
+            let mut state = State::new(limit);
+            for name in lanes {
+                state.lane(name);
+            }
+            state.share()
+        };
+        assert_eq!(share(&[OWN, "m"], 8), 8);
+        assert_eq!([8, 4, 3, 1].map(|limit| share(&[OWN, "m", "n"], limit)), [6, 3, 3, 1]);
     }
 
     #[test]
@@ -697,16 +768,112 @@ mod tests {
         });
     }
 
+    /// Lanes of work that waits for nothing, which took so many milliseconds of late.
+    fn busy(limit: usize, most_busy: usize, lanes: &[(&str, f64)]) -> State {
+        let mut state = State { most_busy, ..State::new(limit) };
+        for (name, average_ms) in lanes {
+            let at = state.lane(name);
+            state.lanes[at].is_busy = true;
+            state.lanes[at].average_s = average_ms / 1e3;
+        }
+        state
+    }
+
+    fn ask(state: &mut State, name: &str) {
+        let at = state.lane(name);
+        state.push(at, ME, Box::new(|_| {}));
+    }
+
     #[test]
     fn what_lasts_long_is_passed_by_what_comes_after_it() {
         let began = Instant::now();
-        let lane = Lane { most: Some(2), begun: vec![began, began], ..Lane::default() };
-        let free = |after: Duration| lane.free(4, began + after);
+        let mut state = busy(4, 2, &[("m", 0.0)]);
+        (0..2).for_each(|_| ask(&mut state, "m"));
+        (0..2).for_each(|_| drop(state.take(began).unwrap()));
+        let free = |state: &State, after| state.free(0, state.room(began + after));
 
-        assert_eq!(free(Duration::ZERO), 0);
-        assert_eq!(free(Lane::PASSED_AFTER), 2);
-        assert_eq!(lane.free(3, began + Lane::PASSED_AFTER), 1, "there are so many threads");
-        let others = Lane { most: None, begun: vec![began, began], ..Lane::default() };
-        assert_eq!(others.free(4, began), 2);
+        assert_eq!(free(&state, Duration::ZERO), 0);
+        assert_eq!(free(&state, PASSED_AFTER), 2);
+        state.limit = 3;
+        assert_eq!(free(&state, PASSED_AFTER), 1, "there are so many threads");
+        state.lanes[0].is_busy = false;
+        assert_eq!(free(&state, Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn what_waits_for_nothing_begins_beside_others_only_where_it_is_sooner_done() {
+        const MS: Duration = Duration::from_millis(1);
+        let begins_after = |other_ms: f64, own_ms: f64, most_busy| {
+            let began = Instant::now();
+            let mut state = busy(4, most_busy, &[("other", other_ms), ("own", own_ms)]);
+            ask(&mut state, "other");
+            assert!(state.take(began).is_some());
+            ask(&mut state, "own");
+            (0..1000).find(|after| state.may_begin(began + MS * *after))
+        };
+
+        assert_eq!(begins_after(100.0, 100.0, 2), Some(0), "there is a core for each");
+        assert_eq!(begins_after(100.0, 5.0, 1), Some(0), "what runs lasts much longer");
+        assert_eq!(begins_after(9.0, 5.0, 1), Some(18), "what runs does not last much longer");
+        assert_eq!(begins_after(0.0, 5.0, 1), Some(0), "nobody knows how long it lasts");
+        assert_eq!(begins_after(3.0, 4.0, 1), Some(10), "it has lasted much too long");
+        assert_eq!(begins_after(100.0, 60.0, 1), Some(200), "it has lasted twice as long");
+    }
+
+    const NOTHING: &[&str] = &[];
+
+    /// The lanes in the order in which they have their turns, one of them after the other, where
+    /// something is asked for during each.
+    fn order(mut state: State, asked: &[&[&str]]) -> Vec<String> {
+        let began = Instant::now();
+        let mut order = Vec::new();
+        for names in asked {
+            let (run, _) = state.take(began).unwrap();
+            order.extend(
+                state.names.iter().find(|(_, at)| **at == run.lane).map(|(n, _)| n.clone()),
+            );
+            for name in *names {
+                ask(&mut state, name);
+            }
+            let took = Duration::from_secs_f64(state.lanes[run.lane].average_s);
+            state.ended(run, began + took);
+        }
+        order
+    }
+
+    #[test]
+    fn models_have_equal_shares_of_time_however_much_is_asked_of_one() {
+        let mut state = busy(1, 1, &[("hot", 30.0), ("cold", 30.0), ("cool", 30.0)]);
+        for name in ["hot", "hot", "hot", "cold", "cool", "cold"] {
+            ask(&mut state, name);
+        }
+        assert_eq!(order(state, &[NOTHING; 6]), ["hot", "cold", "cool", "hot", "cold", "hot"]);
+
+        let mut state = busy(1, 1, &[("long", 90.0), ("short", 30.0)]);
+        for name in ["long", "long", "short", "short", "short", "short", "short"] {
+            ask(&mut state, name);
+        }
+        let expected = ["long", "short", "short", "short", "long", "short", "short"];
+        assert_eq!(order(state, &[NOTHING; 7]), expected);
+    }
+
+    #[test]
+    fn what_a_model_has_left_to_others_it_may_have_at_once() {
+        let mut state = busy(1, 1, &[("hot", 8.0), ("rare", 8.0)]);
+        (0..9).for_each(|_| ask(&mut state, "hot"));
+        let asked: [&[&str]; 9] = [&[], &[], &[], &["rare"; 6], &[], &[], &[], &[], &[]];
+
+        let expected = ["hot", "hot", "hot", "hot", "rare", "rare", "rare", "rare", "hot"];
+        assert_eq!(order(state, &asked), expected);
+    }
+
+    #[test]
+    fn two_who_ask_seldom_leave_its_share_to_a_third() {
+        let mut state = busy(1, 1, &[("hot", 30.0), ("rare", 30.0), ("cold", 30.0)]);
+        (0..6).for_each(|_| ask(&mut state, "hot"));
+        let asked: [&[&str]; 7] = [&["rare"], &["cold", "rare"], &["rare"], &[], &[], &[], &[]];
+
+        let expected = ["hot", "rare", "cold", "hot", "rare", "hot", "rare"];
+        assert_eq!(order(state, &asked), expected);
     }
 }

@@ -512,6 +512,7 @@ def test_what_waits_for_a_client_that_has_left_is_never_run(
             wait_until(lambda: in_flight(server) == THREADS, "requests in flight")
             leave = call(server, path)
             depth = "servable_compute_queue_depth"
+            wait_until(lambda: in_flight(server) == THREADS + 1, "request that came")
             wait_until(lambda: metric(server, depth) == 1, "request that waits")
             leave()
             wait_until(lambda: in_flight(server) == THREADS, "end of its wait")
