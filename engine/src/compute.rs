@@ -24,8 +24,21 @@ use tokio::sync::oneshot;
 use crate::status::{Result, Status};
 use crate::turns::{Client, Turns};
 
-/// Work that waits; it is told when it is refused after all.
-type Job = Box<dyn FnOnce(std::result::Result<(), Full>) + Send>;
+/// Work that waits; it is told when it is refused after all, and tells what comes after it.
+type Job = Box<dyn FnOnce(std::result::Result<(), Full>) -> Option<Work> + Send>;
+
+/// Work that is never refused, and what comes after it in its lane, which waits for its turn.
+pub struct Work(Box<dyn FnOnce() -> Option<Work> + Send>);
+
+impl Work {
+    pub fn new(work: impl FnOnce() -> Option<Self> + Send + 'static) -> Self {
+        Self(Box::new(work))
+    }
+
+    fn job(self) -> Job {
+        Box::new(move |_| (self.0)())
+    }
+}
 
 /// A pool of threads for work that blocks.
 pub struct Compute {
@@ -368,13 +381,14 @@ impl Compute {
         let (done, mut result) = oneshot::channel();
         let job: Job = Box::new(move |taken| {
             if done.is_closed() {
-                return;
+                return None;
             }
             let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
             let _ = done.send(match taken {
                 _ if is_late => Ok(Err(Status::timed_out())),
                 taken => taken.map(|()| work()),
             });
+            None
         });
         self.offer(kind, client, deadline, job)?;
         let lost = |_| Ok(Err(Status::internal("The request could not be run.")));
@@ -414,13 +428,12 @@ impl Compute {
         depths
     }
 
-    /// Do work for a model on a thread of the pool some time.
-    pub fn spawn(&self, lane: &str, work: impl FnOnce() + Send + 'static) {
-        // What is for nobody is never refused.
-        let job: Job = Box::new(move |_| work());
+    /// Do work for a model, and what comes after it, on threads of the pool some time.
+    pub fn spawn(&self, Kind { lane, is_busy }: Kind<'_>, work: Work) {
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
-        state.push(at, Client::NOBODY, job);
+        state.lanes[at].is_busy = is_busy;
+        state.push(at, Client::NOBODY, work.job());
         self.shared.help_with(state, at, Instant::now());
     }
 
@@ -519,13 +532,16 @@ impl Shared {
 
     fn work(self: Arc<Self>) {
         let waker = Arc::new(Waker::default());
-        let mut ended: Option<Running> = None;
+        let mut ended: Option<(Running, Option<Work>)> = None;
         loop {
             let now = Instant::now();
             let (taken, helper) = {
                 let mut state = self.state.lock();
-                if let Some(run) = ended.take() {
+                if let Some((run, next)) = ended.take() {
                     state.ended(run, now);
+                    if let Some(next) = next {
+                        state.push(run.lane, Client::NOBODY, next.job());
+                    }
                 }
                 match state.take(now) {
                     // What has just ended may have made room for more than one.
@@ -544,8 +560,8 @@ impl Shared {
             match taken {
                 Some((run, job)) => {
                     // A panic ends the job, which its waiter sees as an error, and nothing else.
-                    drop(catch_unwind(AssertUnwindSafe(|| job(Ok(())))));
-                    ended = Some(run);
+                    let next = catch_unwind(AssertUnwindSafe(|| job(Ok(()))));
+                    ended = Some((run, next.unwrap_or_default()));
                 }
                 None => waker.sleep(),
             }
@@ -620,12 +636,43 @@ mod tests {
     fn held(pool: &Compute) -> mpsc::Sender<()> {
         let (release, held) = mpsc::channel::<()>();
         let (began, has_begun) = mpsc::channel();
-        pool.spawn(OWN, move || {
+        let work = Work::new(move || {
             began.send(()).unwrap();
             let _ = held.recv();
+            None
         });
+        pool.spawn(in_lane(OWN), work);
         has_begun.recv().unwrap();
         release
+    }
+
+    #[test]
+    fn what_comes_after_something_waits_for_its_turn() {
+        let pool = Compute::new(1);
+        let release = held(&pool);
+        let (ran, order) = mpsc::channel();
+        let say = |what: &'static str| {
+            let ran = ran.clone();
+            move || ran.send(what).unwrap()
+        };
+        let [first, second, other] = [say("first"), say("second"), say("other")];
+        let second = Work::new(move || {
+            second();
+            None
+        });
+        let first = Work::new(move || {
+            first();
+            Some(second)
+        });
+        let other = Work::new(move || {
+            other();
+            None
+        });
+        pool.spawn(in_lane("m"), first);
+        pool.spawn(in_lane("n"), other);
+        drop((release, ran));
+
+        assert_eq!(order.iter().collect::<Vec<_>>(), ["first", "other", "second"]);
     }
 
     #[test]
@@ -690,7 +737,7 @@ mod tests {
         let mut wait = |average_s: f64, jobs: usize| {
             state.lanes[at].average_s = average_s;
             state.lanes[at].jobs = Turns::default();
-            (0..jobs).for_each(|_| state.lanes[at].jobs.push(ME, Box::new(|_| {})));
+            (0..jobs).for_each(|_| state.lanes[at].jobs.push(ME, Box::new(|_| None)));
             state.expected_wait(at, ME).map(|wait| wait.as_millis())
         };
 
@@ -781,7 +828,7 @@ mod tests {
 
     fn ask(state: &mut State, name: &str) {
         let at = state.lane(name);
-        state.push(at, ME, Box::new(|_| {}));
+        state.push(at, ME, Box::new(|_| None));
     }
 
     #[test]

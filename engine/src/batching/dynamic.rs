@@ -21,7 +21,7 @@ use super::scheduler::Priority;
 use super::signature::Signature;
 use super::task::Task;
 use super::waiting::Waiting;
-use crate::compute::Compute;
+use crate::compute::{Compute, Kind, Work};
 use crate::metrics::{Batching, Run};
 use crate::promptness;
 use crate::servable::RunOptions;
@@ -301,29 +301,34 @@ impl Dynamic {
                 inline = Some(formed);
                 continue;
             }
-            let queue = self.clone();
-            self.compute().spawn(&self.signature.model, move || queue.work(formed));
+            let is_busy = self.signature.servable.waits_for_nothing();
+            let kind = Kind { lane: &self.signature.model, is_busy };
+            self.compute().spawn(kind, self.clone().work(formed));
         }
         inline
     }
 
-    /// Run a batch, and those that wait when it is done, on a compute thread.
-    fn work(self: Arc<Self>, formed: Formed) {
-        let mut next = Some(formed);
-        while let Some(formed) = next {
+    /// To run a batch, and after it what waits then, on compute threads.
+    fn work(self: Arc<Self>, formed: Formed) -> Work {
+        Work::new(move || {
             self.run(formed);
-            let is_due = self.waits_until().is_none();
-            if is_due {
-                let mut state = self.state.lock();
-                // Somebody who is about to look takes what has come.
-                next = if state.is_awaited { None } else { state.waiting.form() };
-            } else {
-                next = None;
+            if self.waits_until().is_some() {
                 if self.await_more() {
                     self.look_soon();
                 }
+                return None;
             }
-        }
+            let next = {
+                let mut state = self.state.lock();
+                // Somebody who is about to look takes what has come.
+                if state.is_awaited {
+                    None
+                } else {
+                    state.waiting.form()
+                }
+            };
+            next.map(|formed| self.work(formed))
+        })
     }
 
     /// Run a batch on this thread.
