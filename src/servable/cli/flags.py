@@ -650,7 +650,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         FlagType.INT32,
         0,
         "Requests that may run at one time; 0: four for each core, and about one for"
-        " each core of a model whose graph waits for nothing.",
+        " each core of models whose graphs wait for nothing.",
         is_ours=True,
     ),
     Flag(
