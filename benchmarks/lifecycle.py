@@ -20,10 +20,13 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import numpy as np
+import servers
 
 from servable.apis import model_server_config_pb2, saved_model_pb2, types_pb2
 from servable.client import Client, make_tensor_proto
@@ -122,13 +125,20 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(config: Path, *flags: str, wait: bool = True) -> Iterator[Served]:
+def serving(
+    config: Path,
+    *flags: str,
+    wait: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Served]:
     """Start a server, *wait* until it is ready, and give it; it ends at the end."""
     grpc_port, rest_port = 18500 + os.getpid() % 1000, 19500 + os.getpid() % 1000
     command = [sys.executable, "-m", "servable", "serve"]
     command += [f"--port={grpc_port}", f"--rest_api_port={rest_port}", *flags]
     command += [f"--model_config_file={config}", "--log_level=error"]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(
+        command, env={**os.environ, **(environment or {})}
+    ) as process:
         client = Client(f"127.0.0.1:{grpc_port}", timeout=120, attempts=20)
         try:
             if wait:
@@ -233,6 +243,35 @@ def unloads(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
         after = server.rss_bytes()
     print(f"{before / MIB:.0f} MiB, {loaded / MIB:.0f} loaded, {after / MIB:.0f} after")
     yield Figure("memory after unloading to that before", after / before, 1.1)
+
+
+def asked(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:
+    """Load twenty models, ask them, unload them all, and see what is kept."""
+    path = servers.build_models() / "matrices"
+    x = np.ones((4, 1024), np.float32)
+    names = [f"m{number}" for number in range(20)]
+    # TensorFlow's own allocator, which keeps what it has, and the system's.
+    for environment in ({}, {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}):
+        with serving(empty_config(directory), environment=environment) as server:
+            server.add("first", path)
+            server.client.predict("first", {"x": x})
+            before = server.rss_bytes()
+            for name in names:
+                server.add(name, path)
+                server.client.predict(name, {"x": x})
+            loaded = server.rss_bytes()
+            for name in names:
+                server.remove(name)
+            time.sleep(10)
+            after = server.rss_bytes()
+        settings = " ".join(f"{name}={value}" for name, value in environment.items())
+        print(
+            f"{settings or 'as it is'}: {before / MIB:.0f} MiB, "
+            f"{loaded / MIB:.0f} loaded, {after / MIB:.0f} after"
+        )
+    yield Figure(
+        f"memory after unloading to that before, {settings}", after / before, 1.1
+    )
 
 
 def kills(directory: Path, options: argparse.Namespace) -> Iterator[Figure]:
@@ -421,6 +460,7 @@ def polling(directory: Path, _: argparse.Namespace) -> Iterator[Figure]:
 FIGURES: Final[dict[str, Callable[[Path, argparse.Namespace], Iterator[Figure]]]] = {
     "cycles": cycles,
     "unloads": unloads,
+    "asked": asked,
     "kills": kills,
     "isolation": isolation,
     "loads": loads,

@@ -40,6 +40,22 @@ def make_all(directory: Path) -> None:
         def __call__(self, x: Any) -> Any:
             return {"y": tf.reduce_mean(x, axis=[1, 2])}
 
+    class Matrices(tf.Module):
+        """Twelve matrices of four MiB each, in variables."""
+
+        def __init__(self) -> None:
+            random = np.random.default_rng(0)
+            self.matrices = [
+                tf.Variable(random.random((1024, 1024), dtype=np.float32))
+                for _ in range(12)
+            ]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 1024], tf.float32, "x")])
+        def __call__(self, x: Any) -> Any:
+            for matrix in self.matrices:
+                x = tf.matmul(x, matrix) / 1024
+            return {"y": x}
+
     def save(name: str, export: Callable[[str], object]) -> None:
         final = directory / name / "1"
         if final.exists():
@@ -54,6 +70,7 @@ def make_all(directory: Path) -> None:
 
     save("half_plus_two", signed(HalfPlusTwo()))
     save("image_mean", signed(ImageMean()))
+    save("matrices", signed(Matrices()))
     # Random weights take as long to load as trained ones: 25.6 million, 102 MB.
     save(
         "resnet50", lambda path: keras.applications.ResNet50(weights=None).export(path)

@@ -89,7 +89,7 @@ def build_peers() -> None:
 def build_models() -> Path:
     """Make the models that are not there, in another process; return where."""
     directory = BUILD / "models"
-    names = ("half_plus_two", "image_mean", "resnet50")
+    names = ("half_plus_two", "image_mean", "matrices", "resnet50")
     if not all((directory / name / "1").exists() for name in names):
         print("making the models with TensorFlow …", file=sys.stderr)
         made = [sys.executable, str(HERE / "models.py"), str(directory)]
