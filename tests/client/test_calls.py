@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from servable.apis.model_server_config_pb2 import ModelServerConfig
 from servable.client import dtypes
 from servable.client.calls import Calls, Send, Sleep, Steps
 from servable.client.operations import (
@@ -228,6 +229,46 @@ def test_over_rest_the_latest_version_is_asked_for_again_after_a_while() -> None
         *("Metadata", "Predict", "Predict"),
         *("Metadata", "Predict"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("ask", "note"),
+    [
+        pytest.param(
+            lambda calls: calls.predict(ModelRef("m", 9), [1.0], "", None, 1.0),
+            "the server answers nothing for model 'm' version 9: which versions it "
+            "has, and in which state, is said by client.status('m') or "
+            "`servable status`",
+            id="a version",
+        ),
+        pytest.param(
+            lambda calls: calls.metadata(MODEL, 1.0),
+            "the server answers nothing for model 'm': which versions it has, and in "
+            "which state, is said by client.status('m') or `servable status`",
+            id="a model",
+        ),
+        pytest.param(
+            lambda calls: calls.status(MODEL, 1.0),
+            "the server knows no model 'm': its models are named by --model_name, or "
+            "in its configuration",
+            id="the state of a model",
+        ),
+        pytest.param(
+            lambda calls: calls.reload_config(ModelServerConfig(), 1.0),
+            "look at the base paths of the configuration",
+            id="what a configuration names",
+        ),
+    ],
+)
+def test_what_is_not_there_comes_with_where_to_look(
+    ask: Callable[[Calls], Steps[Any]], note: str
+) -> None:
+    script = Script(always(NotFound("it is not there")))
+
+    with pytest.raises(NotFound) as raised:
+        script.run(ask(script.calls))
+
+    assert raised.value.__notes__ == [note]
 
 
 def version(state: str, code: Code = Code.OK) -> VersionStatus:

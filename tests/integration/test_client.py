@@ -346,6 +346,17 @@ def test_what_the_command_refuses_is_one_line(
     assert result.output.count("\n") == 1
 
 
+def test_what_the_server_does_not_have_comes_with_where_to_look(server: Server) -> None:
+    result = shell(server, "predict", "nothing", "-i", "x=1")
+
+    assert result.exit_code == 1
+    assert result.output == (
+        "NOT_FOUND: Servable not found for request: Latest(nothing); the server "
+        "answers nothing for model 'nothing': which versions it has, and in "
+        "which state, is said by client.status('nothing') or `servable status`\n"
+    )
+
+
 def test_what_grpc_logs_is_not_shown(server: Server) -> None:
     """Here that a handshake failed, each time it was tried."""
     command = ("status", "half_plus_two", "--address", server.grpc, "--tls")

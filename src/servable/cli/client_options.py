@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from servable.errors import ServingError
+from servable.errors import NotFound, ServingError
 
 if TYPE_CHECKING:
     from servable.client import Client
@@ -165,7 +165,9 @@ def client_options(command: F) -> Callable[..., None]:
         try:
             command(address=address, timeout=timeout, connect=connect, **arguments)
         except ServingError as exc:
-            click.echo(exc.status_text, err=True)
+            is_advised = isinstance(exc, NotFound)
+            advice = getattr(exc, "__notes__", ()) if is_advised else ()
+            click.echo("; ".join((exc.status_text, *advice)), err=True)
             sys.exit(_FAILED)
 
     return wrapped

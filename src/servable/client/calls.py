@@ -276,6 +276,9 @@ class Calls:
                 pause = self._pause(attempts - 1) if attempts > 0 else 0.0
                 if attempts >= self._attempts or self._clock() + pause >= deadline:
                     raise
+            except NotFound as exc:
+                exc.add_note(_what_to_look_at(operation))
+                raise
             if pause:
                 yield Sleep(pause)
         raise AssertionError  # itertools.count never ends
@@ -354,6 +357,22 @@ def _signature(model: ModelRef, name: str, metadata: ModelMetadata) -> Signature
             f"{metadata.version}, has {names}; name one with signature="
         )
     return signature
+
+
+def _what_to_look_at(operation: Operation) -> str:
+    """Return what to do when the server does not know what was asked."""
+    if isinstance(operation, ReloadConfig):
+        return "look at the base paths of the configuration"
+    model = operation.model
+    if isinstance(operation, Status):
+        return (
+            f"the server knows no {model}: its models are named by --model_name, "
+            "or in its configuration"
+        )
+    return (
+        f"the server answers nothing for {model}: which versions it has, and in which "
+        f"state, is said by client.status({model.name!r}) or `servable status`"
+    )
 
 
 def _one(context: Any) -> Any:
