@@ -26,6 +26,13 @@ use crate::turns::{Client, Turns};
 /// Work that waits; it is told when it is refused after all.
 type Job = Box<dyn FnOnce(std::result::Result<(), Full>) + Send>;
 
+/// Work in its place.
+struct Waiting {
+    /// No other work of the pool has it.
+    number: u64,
+    job: Job,
+}
+
 /// A pool of threads for work that blocks.
 pub struct Compute {
     shared: Arc<Shared>,
@@ -66,6 +73,8 @@ struct State {
     turns: VecDeque<usize>,
     waiting: usize,
     running: usize,
+    /// The number of the work that came last.
+    number: u64,
     /// What idle threads wait on, the last to fall idle at the end.
     idle: Vec<Arc<Waker>>,
     threads: usize,
@@ -75,7 +84,7 @@ struct State {
 /// What waits for a thread, of one kind.
 #[derive(Default)]
 struct Lane {
-    jobs: Turns<Job>,
+    jobs: Turns<Waiting>,
     /// When the work began that is not done yet.
     begun: Vec<Instant>,
     /// Most that may run at one time; `None` when as many as have a thread.
@@ -144,7 +153,7 @@ impl State {
                 continue;
             }
             let lane = &mut self.lanes[at];
-            let job = lane.jobs.pop()?;
+            let Waiting { job, .. } = lane.jobs.pop()?;
             lane.begun.push(now);
             if !lane.jobs.is_empty() {
                 self.turns.push_back(at);
@@ -160,7 +169,19 @@ impl State {
     fn give_up_for(&mut self, at: usize, client: Client) -> Option<Job> {
         let given_up = self.lanes[at].jobs.give_up_for(client)?;
         self.waiting -= 1;
-        Some(given_up)
+        Some(given_up.job)
+    }
+
+    /// Take out the work with this number, if it still waits in that lane.
+    fn forget(&mut self, at: usize, number: u64) -> Option<Job> {
+        // There may be other lanes by now, or none.
+        let lane = self.lanes.get_mut(at)?;
+        let forgotten = lane.jobs.remove(|waiting| waiting.number == number)?;
+        if lane.jobs.is_empty() {
+            self.turns.retain(|other| *other != at);
+        }
+        self.waiting -= 1;
+        Some(forgotten.job)
     }
 
     /// Somebody idle who is to be woken, where there is something to do.
@@ -244,7 +265,8 @@ impl Compute {
     /// Run `work` on a thread of the pool and wait for what it returns, until `deadline` at the
     /// latest.
     ///
-    /// Dropping the future gives up waiting: work that has not begun is then not done at all.
+    /// Dropping the future gives up waiting: work that has not begun is then not done at all, and
+    /// makes room at once, as it does at the deadline.
     ///
     /// # Errors
     /// INTERNAL when the work panics, UNAVAILABLE when too much waits already, DEADLINE_EXCEEDED.
@@ -280,24 +302,29 @@ impl Compute {
                 taken => taken.map(|()| work()),
             });
         });
-        self.offer(kind, client, deadline, job)?;
+        let mut place = self.offer(kind, client, deadline, job)?;
         let lost = |_| Ok(Err(Status::internal("The request could not be run.")));
         if kind.is_busy {
             // Whoever waits behind what may be stuck looks whether it is passed.
             while deadline.is_none_or(|deadline| Instant::now() + Lane::PASSED_AFTER < deadline) {
                 match tokio::time::timeout(Lane::PASSED_AFTER, &mut result).await {
-                    Ok(result) => return result.unwrap_or_else(lost),
+                    Ok(result) => {
+                        place.is_left = true;
+                        return result.unwrap_or_else(lost);
+                    }
                     Err(_) => self.help(),
                 }
             }
         }
-        match deadline {
-            None => result.await.unwrap_or_else(lost),
+        let result = match deadline {
+            None => result.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), result).await {
-                Ok(result) => result.unwrap_or_else(lost),
-                Err(_) => Ok(Err(Status::timed_out())),
+                Ok(result) => result,
+                Err(_) => return Ok(Err(Status::timed_out())),
             },
-        }
+        };
+        place.is_left = true;
+        result.unwrap_or_else(lost)
     }
 
     /// Wake somebody idle, where there is something to do.
@@ -343,7 +370,7 @@ impl Compute {
         client: Client,
         deadline: Option<Instant>,
         job: Job,
-    ) -> std::result::Result<(), Full> {
+    ) -> std::result::Result<Place<'_>, Full> {
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
         state.lanes[at].most = is_busy.then_some(self.most_busy);
@@ -365,11 +392,11 @@ impl Compute {
             }
         }
         let given_up = if is_full { state.give_up_for(at, client) } else { None };
-        self.push(state, at, client, job, now);
+        let number = self.push(state, at, client, job, now);
         if let Some(given_up) = given_up {
             given_up(Err(full));
         }
-        Ok(())
+        Ok(Place { compute: self, lane: at, number, is_left: false })
     }
 
     fn push(
@@ -379,16 +406,18 @@ impl Compute {
         client: Client,
         job: Job,
         now: Instant,
-    ) {
+    ) -> u64 {
+        state.number += 1;
+        let number = state.number;
         let lane = &mut state.lanes[at];
-        lane.jobs.push(client, job);
+        lane.jobs.push(client, Waiting { number, job });
         if lane.jobs.len() == 1 {
             state.turns.push_back(at);
         }
         state.waiting += 1;
         if state.free(at, self.shared.limit, now) == 0 {
             // Whoever ends work of this lane takes it.
-            return;
+            return number;
         }
         if let Some(waker) = state.idle.pop() {
             drop(state);
@@ -403,6 +432,26 @@ impl Compute {
             if spawned.is_err() {
                 self.shared.state.lock().threads -= 1;
             }
+        }
+        number
+    }
+}
+
+/// The place of work that somebody waits for; dropped before it is left, it is given up.
+struct Place<'p> {
+    compute: &'p Compute,
+    lane: usize,
+    number: u64,
+    /// Whether the work has come to an end.
+    is_left: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.is_left {
+            let forgotten = self.compute.shared.state.lock().forget(self.lane, self.number);
+            // What a request holds is let go of when others may come by again.
+            drop(forgotten);
         }
     }
 }
@@ -616,13 +665,45 @@ mod tests {
     }
 
     #[test]
+    fn who_gives_up_makes_room_while_all_threads_are_held() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let pool = Compute::bounded(1, 2);
+        let release = held(&pool);
+        let token = Arc::new(());
+        let ask = |deadline| {
+            let held = token.clone();
+            let work = move || {
+                drop(held);
+                Ok(())
+            };
+            Box::pin(pool.run_in(in_lane("m"), ME, deadline, work))
+        };
+        runtime.block_on(async {
+            let late = ask(Some(Instant::now() + Duration::from_millis(1)));
+            assert_eq!(late.await, Ok(Err(Status::timed_out())));
+            let mut waits: Vec<_> = (0..2).map(|_| ask(None)).collect();
+            assert!(waits.iter_mut().all(|wait| futures_poll(wait).is_none()));
+            assert_eq!(ask(None).await, Err(Full::Waiting(2)));
+
+            drop(waits);
+            assert_eq!((pool.queue_depth(), Arc::strong_count(&token)), (0, 1));
+            let mut last = ask(None);
+            assert!(futures_poll(&mut last).is_none());
+            drop(release);
+            assert_eq!(last.await, Ok(Ok(())));
+        });
+    }
+
+    #[test]
     fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
         let mut state = State::default();
         let at = state.lane("m");
         let mut wait = |average_s: f64, jobs: usize| {
             state.lanes[at].average_s = average_s;
             state.lanes[at].jobs = Turns::default();
-            (0..jobs).for_each(|_| state.lanes[at].jobs.push(ME, Box::new(|_| {})));
+            for _ in 0..jobs {
+                state.lanes[at].jobs.push(ME, Waiting { number: 0, job: Box::new(|_| {}) });
+            }
             state.expected_wait(at, ME, 4).map(|wait| wait.as_millis())
         };
 
