@@ -184,6 +184,8 @@ def _serve_until_signalled(
                 )
                 _in_background(lambda: _stop(server, events))
             case _Signalled(number, at) if at - stopping_since >= _SAME_SIGNAL_S:
+                name = signal.Signals(number).name
+                _logger.warning("%s: giving up the requests in flight", name)
                 return 128 + number
             case _Signalled():
                 pass  # `timeout` and others signal a process and then its group
