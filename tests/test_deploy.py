@@ -84,6 +84,16 @@ def test_the_manifests_are_yaml() -> None:
     kinds = [document["kind"] for document in documents]
     assert kinds == ["Deployment", "Service", "NetworkPolicy"]
     (container,) = documents[0]["spec"]["template"]["spec"]["containers"]
+    # A model that does not load is no reason to start a server again.
+    asked = {
+        probe: container[f"{probe}Probe"]["httpGet"]["path"]
+        for probe in ("startup", "liveness", "readiness")
+    }
+    assert asked == {
+        "startup": "/healthz",
+        "liveness": "/healthz",
+        "readiness": "/readyz",
+    }
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     volumes = {v["name"] for v in documents[0]["spec"]["template"]["spec"]["volumes"]}
     assert mounted == volumes

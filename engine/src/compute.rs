@@ -40,6 +40,13 @@ impl Work {
     }
 }
 
+/// Work in its place.
+struct Waiting {
+    /// No other work of the pool has it.
+    number: u64,
+    job: Job,
+}
+
 /// A pool of threads for work that blocks.
 pub struct Compute {
     shared: Arc<Shared>,
@@ -78,6 +85,8 @@ struct State {
     used_s: f64,
     waiting: usize,
     running: Vec<Running>,
+    /// The number of the work that came last.
+    number: u64,
     /// What idle threads wait on, the last to fall idle at the end.
     idle: Vec<Arc<Waker>>,
     threads: usize,
@@ -91,7 +100,7 @@ struct State {
 /// What waits for a thread, of one kind.
 #[derive(Default)]
 struct Lane {
-    jobs: Turns<Job>,
+    jobs: Turns<Waiting>,
     /// How much time of threads it has used, in seconds; what nobody else wanted is not counted.
     used_s: f64,
     /// How much of it runs.
@@ -103,10 +112,12 @@ struct Lane {
 }
 
 /// Work that is not done yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Running {
     lane: usize,
     began: Instant,
+    /// What its lane is taken to use for it until that is known, in seconds.
+    expected_s: f64,
 }
 
 /// What may begin at some moment, of work that waits for nothing.
@@ -120,6 +131,9 @@ struct Room {
 /// So much time of threads that a lane has left to others it may have at once later on. More would
 /// let others wait for longer, when much comes together for it.
 const MOST_SAVED_S: f64 = 0.02;
+/// Nothing counts as more than this, in seconds: what was stuck must not keep its lane waiting for as
+/// long.
+const MOST_USED_S: f64 = 1.0;
 /// After so long work is waited for no more by what comes after it in its lane: it may be stuck.
 const PASSED_AFTER: Duration = Duration::from_secs(1);
 /// Work of other lanes is waited for no more when it has lasted twice as long as of late, and so
@@ -140,6 +154,7 @@ impl State {
             used_s: 0.0,
             waiting: 0,
             running: Vec::new(),
+            number: 0,
             idle: Vec::new(),
             threads: 0,
             limit,
@@ -218,14 +233,16 @@ impl State {
         free.min(self.most_busy.saturating_sub(waited_for))
     }
 
-    fn push(&mut self, at: usize, client: Client, job: Job) {
+    fn push(&mut self, at: usize, client: Client, job: Job) -> u64 {
         let lane = &mut self.lanes[at];
         if lane.jobs.is_empty() {
             lane.used_s = lane.used_s.max(self.used_s - MOST_SAVED_S);
             self.queue.push(at);
         }
-        lane.jobs.push(client, job);
+        self.number += 1;
+        lane.jobs.push(client, Waiting { number: self.number, job });
         self.waiting += 1;
+        self.number
     }
 
     /// The work whose turn it is, and what is known of it from now on.
@@ -237,15 +254,16 @@ impl State {
         let place = places.min_by(|one, other| used_s(one).total_cmp(&used_s(other)))?;
         let at = self.queue.remove(place);
         let lane = &mut self.lanes[at];
-        let job = lane.jobs.pop()?;
+        let Waiting { job, .. } = lane.jobs.pop()?;
         self.used_s = self.used_s.max(lane.used_s);
-        lane.used_s += lane.average_s;
+        let expected_s = lane.average_s.min(MOST_USED_S);
+        lane.used_s += expected_s;
         lane.running += 1;
         if !lane.jobs.is_empty() {
             self.queue.push(at);
         }
         self.waiting -= 1;
-        let run = Running { lane: at, began: now };
+        let run = Running { lane: at, began: now, expected_s };
         self.running.push(run);
         Some((run, job))
     }
@@ -254,7 +272,19 @@ impl State {
     fn give_up_for(&mut self, at: usize, client: Client) -> Option<Job> {
         let given_up = self.lanes[at].jobs.give_up_for(client)?;
         self.waiting -= 1;
-        Some(given_up)
+        Some(given_up.job)
+    }
+
+    /// Take out the work with this number, if it still waits in that lane.
+    fn forget(&mut self, at: usize, number: u64) -> Option<Job> {
+        // There may be other lanes by now, or none.
+        let lane = self.lanes.get_mut(at)?;
+        let forgotten = lane.jobs.remove(|waiting| waiting.number == number)?;
+        if lane.jobs.is_empty() {
+            self.queue.retain(|other| *other != at);
+        }
+        self.waiting -= 1;
+        Some(forgotten.job)
     }
 
     /// Whether something may begin now that waits.
@@ -280,9 +310,10 @@ impl State {
         }
         let lane = &mut self.lanes[run.lane];
         lane.running -= 1;
-        let took = now.saturating_duration_since(run.began).as_secs_f64();
+        let took_s = now.saturating_duration_since(run.began).as_secs_f64();
+        lane.used_s += took_s.min(MOST_USED_S) - run.expected_s;
         lane.average_s =
-            if lane.average_s == 0.0 { took } else { lane.average_s * 0.75 + took * 0.25 };
+            if lane.average_s == 0.0 { took_s } else { lane.average_s * 0.75 + took_s * 0.25 };
     }
 
     /// About how long what comes now for a client would wait in a lane; `None` while that is
@@ -353,7 +384,8 @@ impl Compute {
     /// Run `work` on a thread of the pool and wait for what it returns, until `deadline` at the
     /// latest.
     ///
-    /// Dropping the future gives up waiting: work that has not begun is then not done at all.
+    /// Dropping the future gives up waiting: work that has not begun is then not done at all, and
+    /// makes room at once, as it does at the deadline.
     ///
     /// # Errors
     /// INTERNAL when the work panics, UNAVAILABLE when too much waits already, DEADLINE_EXCEEDED.
@@ -390,26 +422,31 @@ impl Compute {
             });
             None
         });
-        self.offer(kind, client, deadline, job)?;
+        let mut place = self.offer(kind, client, deadline, job)?;
         let lost = |_| Ok(Err(Status::internal("The request could not be run.")));
         if kind.is_busy {
             // Whoever waits behind what lasts long looks now and then whether it is passed.
             let mut pause = LATE_AFTER;
             while deadline.is_none_or(|deadline| Instant::now() + pause < deadline) {
                 match tokio::time::timeout(pause, &mut result).await {
-                    Ok(result) => return result.unwrap_or_else(lost),
+                    Ok(result) => {
+                        place.is_left = true;
+                        return result.unwrap_or_else(lost);
+                    }
                     Err(_) => self.shared.help(),
                 }
                 pause = (2 * pause).min(PASSED_AFTER);
             }
         }
-        match deadline {
-            None => result.await.unwrap_or_else(lost),
+        let result = match deadline {
+            None => result.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), result).await {
-                Ok(result) => result.unwrap_or_else(lost),
-                Err(_) => Ok(Err(Status::timed_out())),
+                Ok(result) => result,
+                Err(_) => return Ok(Err(Status::timed_out())),
             },
-        }
+        };
+        place.is_left = true;
+        result.unwrap_or_else(lost)
     }
 
     /// How much work waits for a thread.
@@ -447,7 +484,7 @@ impl Compute {
         client: Client,
         deadline: Option<Instant>,
         job: Job,
-    ) -> std::result::Result<(), Full> {
+    ) -> std::result::Result<Place<'_>, Full> {
         let mut state = self.shared.state.lock();
         let at = state.lane(lane);
         state.lanes[at].is_busy = is_busy;
@@ -467,12 +504,31 @@ impl Compute {
             }
         }
         let given_up = if is_full { state.give_up_for(at, client) } else { None };
-        state.push(at, client, job);
+        let number = state.push(at, client, job);
         self.shared.help_with(state, at, now);
         if let Some(given_up) = given_up {
             given_up(Err(full));
         }
-        Ok(())
+        Ok(Place { compute: self, lane: at, number, is_left: false })
+    }
+}
+
+/// The place of work that somebody waits for; dropped before it is left, it is given up.
+struct Place<'p> {
+    compute: &'p Compute,
+    lane: usize,
+    number: u64,
+    /// Whether the work has come to an end.
+    is_left: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.is_left {
+            let forgotten = self.compute.shared.state.lock().forget(self.lane, self.number);
+            // What a request holds is let go of when others may come by again.
+            drop(forgotten);
+        }
     }
 }
 
@@ -731,13 +787,45 @@ mod tests {
     }
 
     #[test]
+    fn who_gives_up_makes_room_while_all_threads_are_held() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let pool = Compute::bounded(1, 2);
+        let release = held(&pool);
+        let token = Arc::new(());
+        let ask = |deadline| {
+            let held = token.clone();
+            let work = move || {
+                drop(held);
+                Ok(())
+            };
+            Box::pin(pool.run_in(in_lane("m"), ME, deadline, work))
+        };
+        runtime.block_on(async {
+            let late = ask(Some(Instant::now() + Duration::from_millis(1)));
+            assert_eq!(late.await, Ok(Err(Status::timed_out())));
+            let mut waits: Vec<_> = (0..2).map(|_| ask(None)).collect();
+            assert!(waits.iter_mut().all(|wait| futures_poll(wait).is_none()));
+            assert_eq!(ask(None).await, Err(Full::Waiting(2)));
+
+            drop(waits);
+            assert_eq!((pool.queue_depth(), Arc::strong_count(&token)), (0, 1));
+            let mut last = ask(None);
+            assert!(futures_poll(&mut last).is_none());
+            drop(release);
+            assert_eq!(last.await, Ok(Ok(())));
+        });
+    }
+
+    #[test]
     fn what_would_wait_beyond_its_deadline_is_refused_at_once() {
         let mut state = State::new(4);
         let at = state.lane("m");
         let mut wait = |average_s: f64, jobs: usize| {
             state.lanes[at].average_s = average_s;
             state.lanes[at].jobs = Turns::default();
-            (0..jobs).for_each(|_| state.lanes[at].jobs.push(ME, Box::new(|_| None)));
+            for _ in 0..jobs {
+                state.lanes[at].jobs.push(ME, Waiting { number: 0, job: Box::new(|_| None) });
+            }
             state.expected_wait(at, ME).map(|wait| wait.as_millis())
         };
 
@@ -902,6 +990,22 @@ mod tests {
         }
         let expected = ["long", "short", "short", "short", "long", "short", "short"];
         assert_eq!(order(state, &[NOTHING; 7]), expected);
+    }
+
+    #[test]
+    fn what_was_stuck_keeps_its_model_waiting_for_a_second_and_no_longer() {
+        let began = Instant::now();
+        let mut state = busy(2, 2, &[("m", 3.0)]);
+        ask(&mut state, "m");
+        let (run, _) = state.take(began).unwrap();
+        state.ended(run, began + Duration::from_secs(60));
+        assert!((state.lanes[0].used_s - 1.0).abs() < 1e-9);
+
+        ask(&mut state, "m");
+        let (run, _) = state.take(began).unwrap();
+        assert!((state.lanes[0].used_s - 2.0).abs() < 1e-9, "it may be so again");
+        state.ended(run, began + Duration::from_millis(3));
+        assert!((state.lanes[0].used_s - 1.003).abs() < 1e-9);
     }
 
     #[test]

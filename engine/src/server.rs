@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -98,6 +98,8 @@ impl Server {
                 let host: IpAddr = options.grpc_host.parse().map_err(|error| failed(&error))?;
                 let listener = match options.grpc_listener {
                     Some(descriptor) => grpc::inherit_tcp(descriptor),
+                    // As the gRPC library takes it.
+                    None if host == Ipv4Addr::UNSPECIFIED => grpc::bind_everywhere(wanted),
                     None => grpc::bind_tcp(SocketAddr::new(host, wanted)),
                 };
                 let listener = listener.map_err(|error| failed(&error))?;
@@ -155,11 +157,9 @@ impl Server {
         let tls = tls.map_err(|status| failed(&status.message))?;
         self.tls.lock().rest.clone_from(&tls);
         let wanted = options.rest_port.unwrap_or(0);
-        // Both families where the machine has IPv6, else IPv4.
         let listener = match options.rest_listener {
             Some(descriptor) => grpc::inherit_tcp(descriptor),
-            None => grpc::bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), wanted))
-                .or_else(|_| grpc::bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), wanted))),
+            None => grpc::bind_everywhere(wanted),
         };
         let listener = listener.map_err(|error| failed(&error))?;
         let port = listener.local_addr().map_err(|error| failed(&error))?.port();

@@ -138,6 +138,25 @@ impl<T> Turns<T> {
         Some(item)
     }
 
+    /// Take out what is meant, wherever it stands; what waits behind it for the same client moves up.
+    pub fn remove(&mut self, mut is_meant: impl FnMut(&T) -> bool) -> Option<T> {
+        let mut at = self.waiting.iter().position(|place| is_meant(&place.item))?;
+        let client = self.waiting[at].client;
+        for next in at + 1..self.waiting.len() {
+            if self.waiting[next].client == client {
+                // The turns stay where they are, one in each round.
+                let [turn, next_turn] = [at, next].map(|at| self.waiting[at].turn);
+                self.waiting.swap(at, next);
+                self.waiting[at].turn = turn;
+                self.waiting[next].turn = next_turn;
+                at = next;
+            }
+        }
+        let Place { item, .. } = self.waiting.remove(at)?;
+        self.left(client, 1);
+        Some(item)
+    }
+
     fn waiting_of(&self, client: Client) -> usize {
         self.find(client).map_or(0, |at| self.clients[at].waiting)
     }
@@ -234,6 +253,21 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_is_followed_by_the_next_of_the_same_client() {
+        for (leaves, expected) in [
+            ("a1", "a2 b1 a3 b2"),
+            ("a2", "a1 b1 a3 b2"),
+            ("a3", "a1 b1 a2 b2"),
+            ("b1", "a1 b2 a2 a3"),
+        ] {
+            let mut turns = queued(&["a1", "a2", "a3", "b1", "b2"]);
+            assert_eq!(turns.remove(|item| *item == leaves), Some(leaves));
+            assert_eq!(turns.remove(|item| *item == leaves), None);
+            assert_eq!(order(&mut turns), expected, "{leaves}");
+        }
+    }
+
+    #[test]
     fn what_goes_ahead_is_what_each_other_has_before() {
         let turns = queued(&["a1", "a2", "a3", "b1"]);
         let ahead = |name| turns.ahead_of(client(name));
@@ -248,6 +282,8 @@ mod tests {
             // A client that asks; `None`: somebody is served.
             steps in prop::collection::vec(prop::option::weighted(0.6, 0_u64..5), 0..200),
             given_up in prop::collection::vec(prop::option::of(0_u64..5), 200),
+            // What is taken out, by when it came.
+            left in prop::collection::vec(prop::option::weighted(0.2, 0_usize..200), 200),
         ) {
             let mut turns = Turns::default();
             // What waits, by client and in order.
@@ -256,6 +292,14 @@ mod tests {
             let mut passed = [[0_usize; 5]; 5];
             let ends = std::iter::repeat_n(None, 200);
             for (number, step) in steps.into_iter().chain(ends).enumerate() {
+                if let Some(Some(leaves)) = left.get(number) {
+                    let removed = turns.remove(|(_, item)| item == leaves);
+                    let of = expected.iter().position(|items| items.contains(leaves));
+                    prop_assert_eq!(removed.map(|(at, _)| at), of);
+                    if let Some(of) = of {
+                        expected[of].retain(|item| item != leaves);
+                    }
+                }
                 let waiting = expected.iter().map(Vec::len).sum::<usize>();
                 prop_assert_eq!(turns.len(), waiting);
                 if let Some(client) = step {

@@ -71,6 +71,27 @@ def test_a_socket_file_that_nobody_listens_on_is_replaced(tmp_path: Path) -> Non
         assert bound.getsockname() == path
 
 
+def test_another_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("precious")
+
+    assert listening.bind(0, str(tmp_path / "s"), 0) == {}
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+def test_both_ports_are_bound_over_ipv6_where_there_is_one() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        ports = [free.getsockname()[1] for free in (one, other)]
+    bound = listening.bind(ports[0], "", ports[1])
+    families = {name: tcp.family for name, tcp in bound.items()}
+    for tcp in bound.values():
+        tcp.close()
+
+    assert set(families) == {"grpc", "rest"}
+    assert len(set(families.values())) == 1
+
+
 def test_a_port_that_is_taken_is_left_to_the_server() -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))  # noqa: S104 - where the server listens

@@ -41,8 +41,8 @@ def serve(server: StuckServer, events: "queue.SimpleQueue[_Event]") -> int:
     )
 
 
-def test_a_second_signal_waits_for_nothing(
-    events: "queue.SimpleQueue[_Event]",
+def test_a_second_signal_waits_for_nothing_and_is_told_of(
+    events: "queue.SimpleQueue[_Event]", caplog: pytest.LogCaptureFixture
 ) -> None:
     server = StuckServer()
     events.put(_Signalled(signal.SIGTERM, at=10.0))
@@ -52,6 +52,7 @@ def test_a_second_signal_waits_for_nothing(
 
     server.may_stop.set()
     assert status == 128 + signal.SIGTERM
+    assert "SIGTERM: giving up the requests in flight" in caplog.text
 
 
 def test_the_same_signal_once_more_does_not(

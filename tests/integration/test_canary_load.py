@@ -1,5 +1,6 @@
 """Versions that crash what loads them, tried in a process of their own first."""
 
+import signal
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ class Loader:
             case "exit":
                 os._exit(3)
             case "hang":
+                (self._path.parents[1] / "pid").write_text(str(os.getpid()))
                 time.sleep(1000)
             case "raise":
                 raise LookupError("no such word")
@@ -160,6 +162,37 @@ def test_one_that_does_not_fails_and_the_server_goes_on(
     assert (found.code.name, found.message) == (code, text)
     assert answer == [1]
     assert running.process.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_is_tried_ends_with_the_server(
+    start: Callable[..., Any],
+    plugin: Path,
+    wait_until: Callable[[Callable[[], bool], str], None],
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    base = tmp_path / "models" / "m"
+    publish(base, 1, "hang")
+    server = start(
+        "--canary_load",
+        "--model_platform=dangerous",
+        str(base),
+        environment={"PYTHONPATH": f"{plugin}:{Path(servable.__file__).parents[1]}"},
+    )
+    pid = tmp_path / "models" / "pid"
+
+    def is_there() -> bool:
+        try:
+            # One that has ended and is still in the list has no command line.
+            return Path(f"/proc/{pid.read_text()}/cmdline").read_bytes() != b""
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    wait_until(lambda: pid.exists() and is_there(), "trial")
+    server.process.send_signal(number)
+    server.process.wait()
+    wait_until(lambda: not is_there(), "end of the trial")
 
 
 def test_a_saved_model_is_tried_as_it_is_loaded(

@@ -81,9 +81,12 @@ def shared(
     return start(str(base / "m"), opened="Successfully loaded")
 
 
-@pytest.fixture(params=["blocked", "closed"])
-def unread(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Give a pipe that takes nothing more, or has nobody at its other end."""
+@pytest.fixture(params=["blocked", "closed", "missing"])
+def unread(request: pytest.FixtureRequest) -> Iterator[int | None]:
+    """Give a pipe that takes nothing more, or has nobody at its other end, or none."""
+    if request.param == "missing":
+        yield None
+        return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     if request.param == "closed":
@@ -100,7 +103,7 @@ def unread(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_nobody_reads_the_output(
-    unread: int,
+    unread: int | None,
     write_version: Callable[..., Path],
     wait_until: WaitUntil,
     tmp_path: Path,
@@ -109,6 +112,8 @@ def test_nobody_reads_the_output(
     write_version(base / "1")
     flags = ["--port=0", "--rest_api_port=0", f"--grpc_socket_path={socket}"]
     command = [sys.executable, "-m", "servable", "serve", *flags, str(base)]
+    if unread is None:
+        command = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command]
     with (
         subprocess.Popen(command, stdout=unread, stderr=unread) as process,
         contextlib.ExitStack() as at_the_end,

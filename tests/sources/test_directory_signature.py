@@ -43,8 +43,18 @@ def test_a_signature_changes_with_the_files(
 def test_a_plain_file_and_nothing_have_signatures_too(tmp_path: Path) -> None:
     write(tmp_path / "123", "abc")
 
-    assert directory_signature(str(tmp_path / "123")) == {("", 3, 1)}
-    assert directory_signature(str(tmp_path / "none")) == {("", -1, -1)}
+    ((name, size, time_ns, *_),) = directory_signature(str(tmp_path / "123"))
+    assert (name, size, time_ns) == ("", 3, 1)
+    assert directory_signature(str(tmp_path / "none")) == {("",)}
+
+
+def test_a_signature_changes_with_who_may_read(tmp_path: Path) -> None:
+    write(tmp_path / "123", "abc")
+    (tmp_path / "123").chmod(0)
+    before = directory_signature(str(tmp_path))
+    (tmp_path / "123").chmod(0o644)
+
+    assert directory_signature(str(tmp_path)) != before
 
 
 def test_links_that_lead_round_in_a_circle_end(tmp_path: Path) -> None:

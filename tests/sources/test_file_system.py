@@ -270,13 +270,16 @@ def test_what_is_wrong_can_be_asked_as_long_as_it_is(
     new_source: NewSource, tmp_path: Path
 ) -> None:
     problems = ProblemBoard()
-    source = new_source(monitor(tmp_path / "m"), problems=problems)
+    source = new_source(
+        monitor(tmp_path / "m"), problems=problems, is_available=lambda _: True
+    )
     told = []
     steps: list[Callable[[], object]] = [
         lambda: None,
         lambda: (tmp_path / "m").mkdir(),
         lambda: add(tmp_path / "m", "1"),
         lambda: shutil.rmtree(tmp_path / "m"),
+        lambda: add(tmp_path / "m", "1"),
     ]
     for step in steps:
         step()
@@ -294,7 +297,7 @@ def test_what_is_wrong_can_be_asked_as_long_as_it_is(
         f"No versions of servable m found under base path {tmp_path}/m. Did you forget "
         "to name your leaf directory as a number (eg. '/1/')?"
     )
-    assert told == [missing, empty, "", missing, ""]
+    assert told == [missing, empty, "", missing, "", ""]
 
 
 def test_a_base_path_that_is_a_file_is_left_alone(

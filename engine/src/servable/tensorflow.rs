@@ -9,6 +9,7 @@ mod pictures;
 mod restored;
 mod saved_model;
 mod session;
+mod shared_threads;
 mod startup;
 mod tensor;
 #[cfg(test)]

@@ -34,14 +34,11 @@ def bind(
     One that cannot be bound is left to the server, which says why.
     """
     bound: dict[str, socket.socket] = {}
-    if grpc_port > 0:
-        with contextlib.suppress(OSError):
-            bound[GRPC] = _bind_tcp(socket.AF_INET, "0.0.0.0", grpc_port)  # noqa: S104
-    if rest_port > 0:
+    for name, port in ((GRPC, grpc_port), (REST, rest_port)):
         for family, host in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104
-            with contextlib.suppress(OSError):
-                bound[REST] = _bind_tcp(family, host, rest_port)
-                break
+            if port > 0 and name not in bound:
+                with contextlib.suppress(OSError):
+                    bound[name] = _bind_tcp(family, host, port)
     if grpc_socket_path:
         with contextlib.suppress(OSError):
             bound[GRPC_SOCKET] = _bind_unix(grpc_socket_path)
@@ -145,6 +142,8 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _is_abandoned(path: str) -> bool:
+    if not Path(path).is_socket():
+        return False  # it is no file of ours
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)

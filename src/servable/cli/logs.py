@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import stat
+import sys
 import threading
 import time
 from typing import Final, TextIO
@@ -128,6 +129,28 @@ class QueueingHandler(logging.Handler):
             return
 
 
+def open_what_is_closed() -> None:
+    """
+    Have /dev/null stand where a standard stream was closed by who started this process.
+
+    Otherwise the next file or connection would take its number, and get what TensorFlow
+    writes to stderr.
+    """
+    for descriptor, name, mode in (
+        (0, "stdin", "r"),
+        (1, "stdout", "w"),
+        (2, "stderr", "w"),
+    ):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # It takes the lowest number there is.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            stream = open(descriptor, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
 def stderr_of_its_own() -> TextIO:
     """
     Return stderr for the log, and have nothing else in this process wait for it.
@@ -135,11 +158,7 @@ def stderr_of_its_own() -> TextIO:
     TensorFlow writes to it from threads that run requests.  Where it is a pipe that
     nobody empties, such a line is lost from now on; the log has a thread that waits.
     """
-    try:
-        descriptor = os.dup(2)
-    except OSError:  # it is closed
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-    stream = os.fdopen(descriptor, "w", errors="backslashreplace")
+    stream = os.fdopen(os.dup(2), "w", errors="backslashreplace")
     for descriptor in (1, 2):
         try:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):

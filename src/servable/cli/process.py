@@ -69,6 +69,7 @@ def serve(
     SIGHUP reads the model config file again, or ends a server that was started from
     a terminal; SIGUSR1 writes to stderr where all threads are.
     """
+    logs.open_what_is_closed()
     # All threads inherit this, so that a signal comes to the one that waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_SIGNALS, signal.SIGUSR1))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -183,6 +184,8 @@ def _serve_until_signalled(
                 )
                 _in_background(lambda: _stop(server, events))
             case _Signalled(number, at) if at - stopping_since >= _SAME_SIGNAL_S:
+                name = signal.Signals(number).name
+                _logger.warning("%s: giving up the requests in flight", name)
                 return 128 + number
             case _Signalled():
                 pass  # `timeout` and others signal a process and then its group

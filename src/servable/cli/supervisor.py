@@ -87,11 +87,11 @@ def is_supervised(environment: Mapping[str, str]) -> bool:
     return environment.get(_SUPERVISOR) == str(os.getppid())
 
 
-def end_with(parent: int) -> None:
-    """Have the kernel tell this process to end when its *parent* is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+def end_with(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel end this process, *by* a signal, when its *parent* is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(by))
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)  # it was gone before
+        os.kill(os.getpid(), by)  # it was gone before
 
 
 def is_restarted(environment: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ and tells how that went.  It ends without waiting for anything.
 
 import json
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -21,7 +22,8 @@ _NICE = 10
 def main(arguments: list[str]) -> NoReturn:
     """Do what our standard input says; *arguments*: our parent, and whom to tell."""
     parent, told = map(int, arguments)
-    supervisor.end_with(parent)
+    # What the server's threads do not listen to, this process does not, either.
+    supervisor.end_with(parent, signal.SIGKILL)
     work = json.loads(sys.stdin.buffer.read())
     sys.path += [path for path in work["import_path"] if path not in sys.path]
     os.nice(_NICE)

@@ -11,8 +11,11 @@ import stat
 from dataclasses import dataclass
 from typing import TypeAlias
 
-Signature: TypeAlias = frozenset[tuple[str, int, int]]
-"""Relative name, size in bytes and time of the last change in ns, of every entry."""
+Signature: TypeAlias = frozenset[tuple[str | int, ...]]
+"""
+Of every entry: its relative name, size in bytes, time of the last change in ns, and who
+may read it, by mode, user and group.
+"""
 
 # A version with more entries than this is compared by its first ones.
 MAX_ENTRIES = 10_000
@@ -25,7 +28,7 @@ def directory_signature(path: str) -> Signature:
     What cannot be read counts as empty: it is one more thing that may change.
     Blocks on the file system.
     """
-    entries: set[tuple[str, int, int]] = set()
+    entries: set[tuple[str | int, ...]] = set()
     seen: set[tuple[int, int]] = set()
     stack = [""]
     while stack and len(entries) < MAX_ENTRIES:
@@ -35,9 +38,10 @@ def directory_signature(path: str) -> Signature:
             status = os.stat(full)
             children = sorted(os.listdir(full)) if _is_new(status, seen) else []
         except OSError:
-            entries.add((name, -1, -1))
+            entries.add((name,))
             continue
-        entries.add((name, status.st_size, status.st_mtime_ns))
+        readers = (status.st_mode, status.st_uid, status.st_gid)
+        entries.add((name, status.st_size, status.st_mtime_ns, *readers))
         stack.extend(os.path.join(name, child) for child in children)
     return frozenset(entries)
 

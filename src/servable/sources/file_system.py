@@ -175,6 +175,8 @@ class FileSystemStoragePathSource:
             is_well = found.paths and not (found.notes or self._model_roots)
             monitor.settled_names = names if is_well else None
         except _Inaccessible as exc:
+            # Once it is back, what was wrong is to be taken back.
+            monitor.settled_names = None
             with self._lock:
                 if self._is_watched(monitor):
                     self._note(monitor, [(logging.ERROR, str(exc))])

@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -42,6 +43,16 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Bind a TCP listener for whoever comes: over both families where the machine has IPv6, else over
+/// IPv4.
+///
+/// # Errors
+/// When the port cannot be bound.
+pub fn bind_everywhere(port: u16) -> io::Result<StdTcpListener> {
+    bind_tcp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))
+        .or_else(|_| bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)))
 }
 
 /// Bind a Unix-socket listener. A socket file that nobody listens on any more is replaced.
@@ -101,9 +112,12 @@ fn inherit(descriptor: RawFd) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether a path is that of a socket, and of no other file, on which nobody listens.
 fn is_abandoned(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    let is_socket = path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+    is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// The listeners of one server.
@@ -403,6 +417,31 @@ mod tests {
         // The one of whoever bound it is still open.
         drop(listener);
         assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+
+    #[test]
+    fn whoever_comes_is_let_in_over_both_families() {
+        let listener = bind_everywhere(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        if StdTcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            assert!(std::net::TcpStream::connect((Ipv6Addr::LOCALHOST, port)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_socket_that_nobody_listens_on_is_replaced_and_another_file_is_not() {
+        let path = std::env::temp_dir().join(format!("servable-socket-{}", std::process::id()));
+        drop(bind_unix(&path).unwrap());
+        let listener = bind_unix(&path).unwrap();
+        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

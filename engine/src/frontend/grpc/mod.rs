@@ -27,7 +27,7 @@ use std::sync::Arc;
 use tonic::service::interceptor::InterceptedService;
 use tonic::service::Routes;
 
-pub use listener::{bind_tcp, bind_unix, inherit_tcp, inherit_unix, Listeners};
+pub use listener::{bind_everywhere, bind_tcp, bind_unix, inherit_tcp, inherit_unix, Listeners};
 
 use self::administration::Administration;
 use self::channel_arguments::Arguments;

@@ -16,6 +16,7 @@ use super::api::{
 };
 use super::pictures::{self, Pictures};
 use super::saved_model::{self, MetaGraph};
+use super::shared_threads::SHARED_THREADS;
 use super::startup;
 use super::tensor::Owned;
 use super::widths::Widths;
@@ -23,7 +24,7 @@ use crate::servable::cost::{Cost, Stopwatch};
 use crate::servable::{RunOptions, Servable, SessionRun, Signatures, DEFAULT_SIGNATURE};
 use crate::status::{Result, Status};
 use crate::tensor::{Buffer, DType, Shape, Tensor};
-use crate::wire;
+use crate::wire::{self, Field, Reader};
 
 /// How to open a SavedModel.
 pub struct LoadOptions {
@@ -51,6 +52,8 @@ pub struct SavedModel {
     graph: *mut TfGraph,
     meta_graph: MetaGraph,
     inter_op_in_caller: bool,
+    /// How many threads it shares with the other sessions.
+    inter_op_threads: usize,
     plans: RwLock<HashMap<PlanKey, Arc<Plan>>>,
 }
 
@@ -78,9 +81,12 @@ pub fn load_saved_model(
     let target = c_string(&options.session_target)
         .ok_or_else(|| Status::invalid_argument("The session target has a NUL in it"))?;
     let mut meta_graph = TfBuffer { data: ptr::null(), length: 0, deallocator: None };
+    let inter_op_threads = inter_op_threads(config);
     // Restored by the calling thread, which may be one of low priority, and not by those that the
-    // runs of other models need.
-    let stays_here = options.inter_op_in_caller && saved_model::one_thread_loads(directory);
+    // runs of other models need, or that are held by runs which do not end.
+    let stays_here = options.inter_op_in_caller
+        && (saved_model::one_thread_loads(directory)
+            || SHARED_THREADS.are_lost(inter_op_threads, Instant::now));
     let mut run_options = options.load_run_options.clone();
     if stays_here && run_options.is_empty() {
         put_calling_thread(&mut run_options);
@@ -128,6 +134,7 @@ pub fn load_saved_model(
             graph,
             meta_graph: MetaGraph::default(),
             inter_op_in_caller: options.inter_op_in_caller,
+            inter_op_threads,
             plans: RwLock::default(),
         };
         let bytes = std::slice::from_raw_parts(meta_graph.data.cast::<u8>(), meta_graph.length);
@@ -554,7 +561,9 @@ impl SavedModel {
 
     fn run_plan(&self, plan: &Plan, inputs: &[Owned], options: RunOptions) -> Result<Vec<Owned>> {
         let library = self.library;
-        let run_options = self.run_options(plan, options)?;
+        let stays_here = self.stays_here(plan, options);
+        let run_options = run_options(stays_here, options)?;
+        let _going = (!stays_here).then(|| SHARED_THREADS.begin(options.deadline));
         let run_options = TfBuffer {
             data: run_options.as_ptr().cast::<c_void>(),
             length: run_options.len(),
@@ -596,23 +605,54 @@ impl SavedModel {
         Ok(outputs)
     }
 
-    /// Serialized `tensorflow.RunOptions`.
-    fn run_options(&self, plan: &Plan, options: RunOptions) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(16);
+    /// Whether all of a run happens in the calling thread.
+    fn stays_here(&self, plan: &Plan, options: RunOptions) -> bool {
+        if !self.inter_op_in_caller {
+            return false;
+        }
         // A run there cannot be timed out: one that may go on for ever had better be.
         let may_stay = self.meta_graph.is_bounded || options.deadline.is_none();
-        if self.inter_op_in_caller && plan.cost.is_short() && may_stay {
-            put_calling_thread(&mut bytes);
-        } else if let Some(deadline) = options.deadline {
-            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-            if left == 0 {
-                return Err(Status::deadline_exceeded("The deadline passed before the run began"));
-            }
-            // timeout_in_ms
-            wire::put_tag(&mut bytes, 2, wire::VARINT);
-            wire::put_varint(&mut bytes, u64::try_from(left).unwrap_or(u64::MAX >> 1));
+        if may_stay {
+            plan.cost.is_short() || SHARED_THREADS.are_taken(self.inter_op_threads)
+        } else {
+            SHARED_THREADS.are_lost(self.inter_op_threads, Instant::now)
         }
-        Ok(bytes)
+    }
+}
+
+/// Serialized `tensorflow.RunOptions`.
+fn run_options(stays_here: bool, options: RunOptions) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(16);
+    if stays_here {
+        put_calling_thread(&mut bytes);
+    } else if let Some(deadline) = options.deadline {
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        if left == 0 {
+            return Err(Status::deadline_exceeded("The deadline passed before the run began"));
+        }
+        // timeout_in_ms
+        wire::put_tag(&mut bytes, 2, wire::VARINT);
+        wire::put_varint(&mut bytes, u64::try_from(left).unwrap_or(u64::MAX >> 1));
+    }
+    Ok(bytes)
+}
+
+/// How many threads run operations of all sessions, by a serialized `tensorflow.ConfigProto`.
+fn inter_op_threads(config: &[u8]) -> usize {
+    let mut reader = Reader::new(config);
+    let mut threads = 0;
+    while let Ok(Some((number, field))) = reader.next() {
+        // inter_op_parallelism_threads
+        if let (5, Field::Varint(value)) = (number, field) {
+            // What is negative has more bits than that.
+            threads = i32::try_from(value).map_or(0, |value| value as usize);
+        }
+    }
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    if threads > 0 {
+        threads
+    } else {
+        cores()
     }
 }
 
@@ -626,6 +666,21 @@ fn put_calling_thread(options: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_share_as_many_threads_as_their_config_says_or_cores_there_are() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for (config, expected) in [
+            (&b""[..], cores),
+            (b"\x28\x07", 7),
+            (b"\x10\x01\x28\x03\x38\x01", 3),
+            (b"\x28\x00", cores),
+            (b"\x28\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", cores),
+            (b"\x28", cores),
+        ] {
+            assert_eq!(inter_op_threads(config), expected, "{config:?}");
+        }
+    }
 
     #[test]
     fn names_of_a_request_find_the_plan_made_for_them() {
