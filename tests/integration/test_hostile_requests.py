@@ -32,6 +32,7 @@ pytestmark = [
 
 MODEL: Final = "half_plus_two"
 PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
+REGRESS: Final = "/tensorflow.serving.PredictionService/Regress"
 METADATA: Final = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS: Final = "/tensorflow.serving.ModelService/GetModelStatus"
 TARGET: Final = f"/v1/models/{MODEL}:predict"
@@ -272,6 +273,15 @@ GRPC: dict[str, Grpc] = {
     ),
     "T17 an output a hundred thousand times": Grpc(
         PREDICT, many_outputs(), INVALID, "duplicate output tensor alias: y"
+    ),
+    "E2 millions of empty examples": Grpc(
+        REGRESS,
+        length_delimited(1, length_delimited(1, MODEL.encode()))
+        + length_delimited(2, length_delimited(1, b"\x0a\0" * (7 << 20))),
+        # The signature is looked at first, and this model has none of the kind.
+        INVALID,
+        cpu_s=2.0,  # each is looked at, by a build that may be a slow one
+        growth_mib=48,  # of which the message is 14 MiB, twice while it comes
     ),
     "a message cut off": Grpc(PREDICT, GOOD_REQUEST[:-1], grpc.StatusCode.INTERNAL),
     "a length beyond the end": Grpc(

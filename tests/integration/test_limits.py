@@ -23,7 +23,8 @@ import grpc
 import pytest
 
 from servable.apis import predict_pb2, saved_model_pb2, types_pb2
-from servable.client import make_tensor_proto
+from servable.client import Client, make_tensor_proto
+from servable.errors import ResourceExhausted
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -37,6 +38,7 @@ pytestmark = [
 ]
 
 PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
+REGRESS: Final = "tensorflow/serving/regress"
 THREADS: Final = 4
 FOR_EVER: Final = 2**62
 # For what has to happen some time, on a machine that has other things to do.
@@ -100,6 +102,18 @@ def waiting_model() -> bytes:
 
     node("same", "Identity", "n", T=int64)
     signature("same", "n:0", "same:0", int64, int64)
+
+    int32, float32 = types_pb2.DT_INT32, types_pb2.DT_FLOAT
+    node("examples", "Placeholder", dtype=string)
+    node("length", "StringLength", "examples")
+    node("lengths", "Cast", "length", SrcT=int32, DstT=float32)
+    definition = meta_graph.signature_def["regress"]
+    definition.method_name = REGRESS
+    for direction, alias, tensor, number in (
+        (definition.inputs, "inputs", "examples:0", string),
+        (definition.outputs, "outputs", "lengths:0", float32),
+    ):
+        direction[alias].name, direction[alias].dtype = tensor, number
     return model.SerializeToString()
 
 
@@ -400,6 +414,36 @@ def test_bytes_of_all_requests_have_a_budget_which_is_given_back(
     assert small.code is grpc.StatusCode.OK
     assert alone.code not in (EXHAUSTED, UNAVAILABLE)
     assert refused(server, "in_flight_bytes") == 1
+
+
+@pytest.mark.parametrize("address", ["{grpc}", "http://127.0.0.1:{rest}"])
+def test_a_request_has_so_many_examples(address: str, serve: Any) -> None:
+    server = serve("--max_examples=3")
+    told = "--max_examples allows 3"
+    address = address.format(grpc=server.grpc, rest=server.rest_port)
+
+    def regress(count: int) -> Any:
+        return client.regress("first", [{}] * count, signature="regress")
+
+    def multi_inference(count: int) -> Any:
+        if address == server.grpc:
+            heads = {"regress": "regress"}
+            return client.multi_inference("first", [{}] * count, heads)["regress"]
+        # The client has none over REST, where TensorFlow Serving has none.
+        task = {"signature_name": "regress", "method_name": "regress"}
+        body = json.dumps({"tasks": [task], "examples": [{}] * count})
+        target = "/v1/models/first:multi_inference"
+        status, text, headers = rest(server, target, body)
+        if status == http.HTTPStatus.TOO_MANY_REQUESTS:
+            assert "Retry-After" not in headers
+            raise ResourceExhausted(json.loads(text)["error"])
+        return json.loads(text)["results"][0]["regressions"]
+
+    with Client(address) as client:
+        for ask in (regress, multi_inference):
+            assert len(ask(3)) == 3
+            with pytest.raises(ResourceExhausted, match=told):
+                ask(4)
 
 
 @pytest.mark.parametrize("api", ["grpc", "rest"])

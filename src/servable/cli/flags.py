@@ -691,6 +691,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "max_examples",
+        FlagType.INT32,
+        65_536,
+        "Examples of one request to Classify, Regress or MultiInference; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
         "max_connections",
         FlagType.INT32,
         16_384,

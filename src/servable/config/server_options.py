@@ -92,6 +92,7 @@ class ServerOptions:
     max_in_flight_bytes: int = 0
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
+    max_examples: int = 65_536
     max_connections: int = 16_384
     max_connections_per_peer: int = 0
     grpc_default_timeout_ms: int = 0
@@ -192,6 +193,7 @@ class ServerOptions:
             max_in_flight_bytes=flag.integer("max_in_flight_bytes"),
             max_concurrent_requests=flag.integer("max_concurrent_requests"),
             max_queued_requests=flag.integer("max_queued_requests"),
+            max_examples=flag.integer("max_examples"),
             max_connections=flag.integer("max_connections"),
             max_connections_per_peer=flag.integer("max_connections_per_peer"),
             grpc_default_timeout_ms=flag.integer("grpc_default_timeout_ms"),
@@ -516,6 +518,7 @@ class ServerOptions:
             "max_in_flight_bytes",
             "max_concurrent_requests",
             "max_queued_requests",
+            "max_examples",
             "max_connections",
             "max_connections_per_peer",
             "grpc_default_timeout_ms",
@@ -593,6 +596,7 @@ class EngineOptions:
     max_in_flight_bytes: int = memory.MOST_IN_FLIGHT_BYTES
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
+    max_examples: int = 65_536
     max_connections: int = 16_384
     max_connections_per_peer: int = 0
     grpc_default_timeout_ms: int = 0

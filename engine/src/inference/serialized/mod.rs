@@ -38,6 +38,8 @@ pub struct Prepared {
 pub struct Rules {
     pub check_method_name: bool,
     pub as_tensor_content: bool,
+    /// Examples that a request may have; 0: no limit.
+    pub max_examples: usize,
 }
 
 /// A request of one method, taken apart.
@@ -109,6 +111,7 @@ pub async fn answer_counted<R: Request>(
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
         as_tensor_content: app.options.enable_serialization_as_tensor_content,
+        max_examples: app.options.max_examples,
     };
     let prepared = if message.len() > LARGE {
         let handle = handle.clone();
