@@ -276,10 +276,12 @@ GRPC: dict[str, Grpc] = {
     ),
     "E2 millions of empty examples": Grpc(
         REGRESS,
-        length_delimited(1, length_delimited(1, MODEL.encode()))
+        length_delimited(
+            1, length_delimited(1, MODEL.encode()) + length_delimited(3, b"regress")
+        )
         + length_delimited(2, length_delimited(1, b"\x0a\0" * (7 << 20))),
-        # The signature is looked at first, and this model has none of the kind.
-        INVALID,
+        EXHAUSTED,
+        f"The request has {7 << 20} examples or more; --max_examples allows 65536",
         cpu_s=2.0,  # each is looked at, by a build that may be a slow one
         growth_mib=48,  # of which the message is 14 MiB, twice while it comes
     ),

@@ -38,7 +38,6 @@ pytestmark = [
 ]
 
 PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
-REGRESS: Final = "tensorflow/serving/regress"
 THREADS: Final = 4
 FOR_EVER: Final = 2**62
 # For what has to happen some time, on a machine that has other things to do.
@@ -102,18 +101,6 @@ def waiting_model() -> bytes:
 
     node("same", "Identity", "n", T=int64)
     signature("same", "n:0", "same:0", int64, int64)
-
-    int32, float32 = types_pb2.DT_INT32, types_pb2.DT_FLOAT
-    node("examples", "Placeholder", dtype=string)
-    node("length", "StringLength", "examples")
-    node("lengths", "Cast", "length", SrcT=int32, DstT=float32)
-    definition = meta_graph.signature_def["regress"]
-    definition.method_name = REGRESS
-    for direction, alias, tensor, number in (
-        (definition.inputs, "inputs", "examples:0", string),
-        (definition.outputs, "outputs", "lengths:0", float32),
-    ):
-        direction[alias].name, direction[alias].dtype = tensor, number
     return model.SerializeToString()
 
 
@@ -422,17 +409,22 @@ def test_a_request_has_so_many_examples(address: str, serve: Any) -> None:
     told = "--max_examples allows 3"
     address = address.format(grpc=server.grpc, rest=server.rest_port)
 
+    def examples(count: int) -> list[dict[str, float]]:
+        return [{"x": 1.0}] * count
+
     def regress(count: int) -> Any:
-        return client.regress("first", [{}] * count, signature="regress")
+        return client.regress("half_plus_two", examples(count), signature="regress")
 
     def multi_inference(count: int) -> Any:
         if address == server.grpc:
             heads = {"regress": "regress"}
-            return client.multi_inference("first", [{}] * count, heads)["regress"]
+            return client.multi_inference("half_plus_two", examples(count), heads)[
+                "regress"
+            ]
         # The client has none over REST, where TensorFlow Serving has none.
         task = {"signature_name": "regress", "method_name": "regress"}
-        body = json.dumps({"tasks": [task], "examples": [{}] * count})
-        target = "/v1/models/first:multi_inference"
+        body = json.dumps({"tasks": [task], "examples": examples(count)})
+        target = "/v1/models/half_plus_two:multi_inference"
         status, text, headers = rest(server, target, body)
         if status == http.HTTPStatus.TOO_MANY_REQUESTS:
             assert "Retry-After" not in headers
