@@ -761,6 +761,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "request_log_roots",
+        FlagType.STRING,
+        "",
+        "Directories, with commas between, that all logged requests must be below; "
+        "empty: anywhere.",
+        is_ours=True,
+    ),
+    Flag(
         "request_log_queue_bytes",
         FlagType.INT64,
         64 << 20,

@@ -117,6 +117,7 @@ class ServerOptions:
     model_cache_dir: str = ""
     model_cache_max_bytes: int = 0
     model_roots: tuple[str, ...] = ()
+    request_log_roots: tuple[str, ...] = ()
     rollout_state_file: str = ""
     num_load_threads: int = 0
     num_unload_threads: int = 0
@@ -231,6 +232,9 @@ class ServerOptions:
             model_cache_max_bytes=flag.integer("model_cache_max_bytes"),
             model_roots=tuple(
                 root for root in flag.string("model_roots").split(",") if root
+            ),
+            request_log_roots=tuple(
+                root for root in flag.string("request_log_roots").split(",") if root
             ),
             num_load_threads=flag.integer("num_load_threads"),
             num_unload_threads=flag.integer("num_unload_threads"),
@@ -476,6 +480,11 @@ class ServerOptions:
             if not root.startswith(("/", "models:/")) and "://" not in root:
                 raise InvalidArgument(
                     f"model_roots must be absolute paths or URIs; got {root}"
+                )
+        for root in self.request_log_roots:
+            if not root.startswith("/"):
+                raise InvalidArgument(
+                    f"request_log_roots must be absolute paths; got {root}"
                 )
         for effect in self.forbid_ops:
             if effect not in FORBIDDABLE:
