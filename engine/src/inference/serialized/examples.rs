@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{missing_spec, Prepared, Request, Rules};
+use super::{missing_spec, Prepared, Request, Rules, LARGE_TENSOR};
 use crate::inference::classify::Classifications;
 use crate::inference::examples::{self, Examples};
 use crate::inference::head::{self, Head, Inference};
@@ -55,7 +55,7 @@ impl ExamplesRequest {
         let signatures = handle.servable.signatures();
         let head = Head::new(method, signatures, &name, rules.check_method_name)?;
         let count = self.input.count;
-        let feeds = vec![(head.input().to_owned(), self.input.to_tensor(rules.max_examples)?)];
+        let feeds = vec![(head.input().to_owned(), self.input.to_tensor(rules)?)];
         let fetches = head.fetches();
         let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
             let outputs: Vec<&Tensor> = outputs.iter().collect();
@@ -135,9 +135,12 @@ impl Input {
         self.lists.iter().flat_map(fields).filter_map(example)
     }
 
-    fn to_tensor(&self, most: usize) -> Result<Tensor> {
+    fn to_tensor(&self, rules: Rules) -> Result<Tensor> {
         let context = self.context.as_deref().unwrap_or_default();
-        examples::to_tensor(self.count, self.examples(), context, most)
+        if rules.is_hurried && context.len().saturating_mul(self.count) > LARGE_TENSOR {
+            return Err(Status::resource_exhausted("The context is large for so many examples"));
+        }
+        examples::to_tensor(self.count, self.examples(), context, rules.max_examples)
     }
 }
 
@@ -221,7 +224,7 @@ impl Request for MultiInferenceRequest {
         let count = self.input.count;
         let mut feeds = Vec::with_capacity(plan.inputs.len());
         for name in &plan.inputs {
-            feeds.push((name.clone(), self.input.to_tensor(rules.max_examples)?));
+            feeds.push((name.clone(), self.input.to_tensor(rules)?));
         }
         let fetches = plan.fetches.clone();
         let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
