@@ -24,6 +24,7 @@ pub enum Field {
 }
 
 /// Walks the fields of a message.
+#[derive(Clone)]
 pub struct Reader<'m> {
     message: &'m [u8],
     at: usize,

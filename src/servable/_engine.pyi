@@ -57,6 +57,7 @@ class ServerOptions(Protocol):
     max_in_flight_bytes: int
     max_concurrent_requests: int  # 0: no limit
     max_queued_requests: int  # of each model; 0: no limit
+    max_examples: int  # of one request; 0: no limit
     max_connections: int  # of both ports; 0: no limit
     max_connections_per_peer: int  # 0: half of them
     grpc_default_timeout_ms: int  # for calls without a deadline; 0: none

@@ -223,7 +223,7 @@ class ServerCore:
             policies = self._version_policies(config)
             for model in config.models:
                 if model.logging is not None:
-                    model.logging.check_folder()
+                    model.logging.check_folder(self._options.request_log_roots)
             self._source.check(self._source_config(config))
             routes = self._routes(transition)
             _logger.info("Adding/updating models.")

@@ -105,6 +105,51 @@ def test_what_makes_no_sense_is_refused(
         read(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(
+            'tokens { name: "a" token: sixteen-and-more }',
+            "1:27: Something else is expected here.",
+            id="no quotation marks",
+        ),
+        pytest.param(
+            'tokens { name: "a" token "sixteen-and-more" }',
+            "1:26: Something else is expected here.",
+            id="no colon",
+        ),
+        pytest.param(
+            "sixteen_and_more",
+            ": Something else is expected here.",
+            id="the token alone",
+        ),
+        pytest.param(
+            'tokens { name: "a" scopes: sixteen_and_more }',
+            ": Something else is expected here.",
+            id="for the name of a scope",
+        ),
+        pytest.param(
+            'tokens { name: "a" token: "sixteen-and-more\\xff" }',
+            "1:1: Something else is expected here.",
+            id="with bytes that are no text",
+        ),
+        pytest.param(
+            'tokens { name: "a" token: "sixteen-and-more\n }',
+            ": String literals cannot cross line boundaries.",
+            id="a string that does not end",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_without_the_secret(
+    tmp_path: Path, text: str, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidArgument, match="Invalid protobuf file") as error:
+        read(tmp_path, text)
+
+    assert caplog.messages[0].endswith(problem)
+    assert "sixteen" not in caplog.text + error.value.message
+
+
 def test_a_file_that_is_not_there_is_told_of() -> None:
     with pytest.raises(NotFound, match="/nowhere/tokens"):
         auth_tokens.read("/nowhere/tokens")

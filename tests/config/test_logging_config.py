@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from servable.apis import logging_config_pb2
 from servable.config import logging_config
 from servable.config.logging_config import LoggingConfig
-from servable.errors import InvalidArgument, NotFound
+from servable.errors import InvalidArgument, NotFound, PermissionDenied
 
 COLLECTOR = 'log_collector_config { type: "tfrecord" filename_prefix: "/logs/m" } '
 
@@ -109,9 +109,39 @@ def test_the_log_says_which_collector_there_is(
 def test_a_folder_that_is_missing_is_found_before_anything_is_logged(
     tmp_path: Path,
 ) -> None:
-    LoggingConfig(str(tmp_path / "log"), 1.0).check_folder()
+    LoggingConfig(str(tmp_path / "log"), 1.0).check_folder(())
     with pytest.raises(NotFound, match="filename_prefix needs the folder"):
-        LoggingConfig(str(tmp_path / "missing" / "log"), 1.0).check_folder()
+        LoggingConfig(str(tmp_path / "missing" / "log"), 1.0).check_folder(())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "is_allowed"),
+    [
+        pytest.param("root/log", True, id="in it"),
+        pytest.param("root/inside/log", True, id="deeper"),
+        pytest.param("link/log", True, id="by a link to it"),
+        pytest.param("elsewhere/log", False, id="beside it"),
+        pytest.param("root-too/log", False, id="a longer name"),
+        pytest.param("root/../elsewhere/log", False, id="by a way out"),
+        pytest.param("root/out/log", False, id="by a link out of it"),
+        pytest.param("gone/log", False, id="a folder that is not told of"),
+    ],
+)
+def test_logs_are_below_their_roots(
+    prefix: str, is_allowed: bool, tmp_path: Path
+) -> None:
+    for name in ("root/inside", "elsewhere", "root-too"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("root")
+    (tmp_path / "root" / "out").symlink_to("../elsewhere")
+    config = LoggingConfig(f"{tmp_path}/{prefix}", 1.0)
+    roots = (str(tmp_path / "root"), "/nowhere")
+
+    if is_allowed:
+        config.check_folder(roots)
+    else:
+        with pytest.raises(PermissionDenied, match="below one of --request_log_roots"):
+            config.check_folder(roots)
 
 
 def test_a_message_of_a_configuration_means_that_configuration() -> None:

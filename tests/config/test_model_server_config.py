@@ -79,6 +79,11 @@ M = 'name: "m" base_path: "/m" '
             id="no path",
         ),
         pytest.param(
+            ['name: "m" base_path: "/m\\0" model_platform: "tensorflow"'],
+            "Expected model m to have a base_path without zero bytes",
+            id="a path that no system can open",
+        ),
+        pytest.param(
             [M + 'model_platform: "tensorflow" logging_config {}'],
             "No request-logger-creator provided.",
             id="request logging",

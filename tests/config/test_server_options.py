@@ -128,6 +128,11 @@ def test_a_pod_of_kubernetes_is_a_lame_duck_by_itself(
             id="a root that is relative",
         ),
         pytest.param(
+            "--model_base_path=/m --request_log_roots=/var/log,log",
+            "request_log_roots must be absolute paths; got log",
+            id="a place for logs that is relative",
+        ),
+        pytest.param(
             "--model_base_path=/m --forbid_ops=files,everything",
             "forbid_ops must be some of files, network, python, print, abort, "
             "checkpoint, assets; got everything",

@@ -32,6 +32,7 @@ pytestmark = [
 
 MODEL: Final = "half_plus_two"
 PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
+REGRESS: Final = "/tensorflow.serving.PredictionService/Regress"
 METADATA: Final = "/tensorflow.serving.PredictionService/GetModelMetadata"
 STATUS: Final = "/tensorflow.serving.ModelService/GetModelStatus"
 TARGET: Final = f"/v1/models/{MODEL}:predict"
@@ -272,6 +273,17 @@ GRPC: dict[str, Grpc] = {
     ),
     "T17 an output a hundred thousand times": Grpc(
         PREDICT, many_outputs(), INVALID, "duplicate output tensor alias: y"
+    ),
+    "E2 millions of empty examples": Grpc(
+        REGRESS,
+        length_delimited(
+            1, length_delimited(1, MODEL.encode()) + length_delimited(3, b"regress")
+        )
+        + length_delimited(2, length_delimited(1, b"\x0a\0" * (7 << 20))),
+        EXHAUSTED,
+        f"The request has {7 << 20} examples or more; --max_examples allows 65536",
+        cpu_s=2.0,  # each is looked at, by a build that may be a slow one
+        growth_mib=48,  # of which the message is 14 MiB, twice while it comes
     ),
     "a message cut off": Grpc(PREDICT, GOOD_REQUEST[:-1], grpc.StatusCode.INTERNAL),
     "a length beyond the end": Grpc(

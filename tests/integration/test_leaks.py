@@ -20,6 +20,9 @@ import grpc
 import httpx
 import pytest
 
+from servable.client import Client
+from servable.errors import InvalidArgument
+
 pytest.importorskip("servable._engine")
 
 CORPORA = Path(__file__).parents[1] / "corpora"
@@ -172,6 +175,22 @@ def test_no_answer_to_a_broken_request_leaks(server: Any) -> None:
 
     assert len(said) > 10
     assert [(text, found) for text in said if (found := leaks(text, server))] == []
+
+
+def test_a_client_writes_no_line_of_a_log_of_objects(
+    start: Any, write_version: Any, tmp_path: Path
+) -> None:
+    base_path = write_version(tmp_path / "half_plus_two" / "1").parent
+    server = start(str(base_path), "--wait_for_models", "--log_format=json")
+    inputs = {"inputs": [b"\xff\nforged"]}
+    # TensorFlow tells of it in the log, too, before it is answered.
+    with (
+        Client(server.grpc) as client,
+        pytest.raises(InvalidArgument, match="\nforged"),
+    ):
+        client.predict("half_plus_two", inputs, signature="regress")
+
+    assert "forged" not in server.log()
 
 
 def test_what_leaks_is_found(server: Any) -> None:

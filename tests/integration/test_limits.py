@@ -23,7 +23,8 @@ import grpc
 import pytest
 
 from servable.apis import predict_pb2, saved_model_pb2, types_pb2
-from servable.client import make_tensor_proto
+from servable.client import Client, make_tensor_proto
+from servable.errors import ResourceExhausted
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -400,6 +401,41 @@ def test_bytes_of_all_requests_have_a_budget_which_is_given_back(
     assert small.code is grpc.StatusCode.OK
     assert alone.code not in (EXHAUSTED, UNAVAILABLE)
     assert refused(server, "in_flight_bytes") == 1
+
+
+@pytest.mark.parametrize("address", ["{grpc}", "http://127.0.0.1:{rest}"])
+def test_a_request_has_so_many_examples(address: str, serve: Any) -> None:
+    server = serve("--max_examples=3")
+    told = "--max_examples allows 3"
+    address = address.format(grpc=server.grpc, rest=server.rest_port)
+
+    def examples(count: int) -> list[dict[str, float]]:
+        return [{"x": 1.0}] * count
+
+    def regress(count: int) -> Any:
+        return client.regress("half_plus_two", examples(count), signature="regress")
+
+    def multi_inference(count: int) -> Any:
+        if address == server.grpc:
+            heads = {"regress": "regress"}
+            return client.multi_inference("half_plus_two", examples(count), heads)[
+                "regress"
+            ]
+        # The client has none over REST, where TensorFlow Serving has none.
+        task = {"signature_name": "regress", "method_name": "regress"}
+        body = json.dumps({"tasks": [task], "examples": examples(count)})
+        target = "/v1/models/half_plus_two:multi_inference"
+        status, text, headers = rest(server, target, body)
+        if status == http.HTTPStatus.TOO_MANY_REQUESTS:
+            assert "Retry-After" not in headers
+            raise ResourceExhausted(json.loads(text)["error"])
+        return json.loads(text)["results"][0]["regressions"]
+
+    with Client(address) as client:
+        for ask in (regress, multi_inference):
+            assert len(ask(3)) == 3
+            with pytest.raises(ResourceExhausted, match=told):
+                ask(4)
 
 
 @pytest.mark.parametrize("api", ["grpc", "rest"])

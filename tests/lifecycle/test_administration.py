@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from servable import Canary, Latest, ModelConfig, ModelOptions, Pinned, Shadow
 from servable.apis import administration_pb2
 from servable.cli.models import models
+from servable.client import Client
 from servable.config import model_server_config
 from servable.config.model_server_config import ModelServerConfig
 from servable.errors import (
@@ -20,6 +21,7 @@ from servable.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ServingError,
     Unknown,
 )
@@ -104,6 +106,32 @@ def test_changes_that_come_at_once_are_all_made(serve: Serve, base: Path) -> Non
     assert sorted(model.config.name for model in running.server.models()) == sorted(
         names
     )
+
+
+def test_a_reload_does_not_choose_where_files_are_written(
+    serve: Serve, base: Path
+) -> None:
+    running = serve(request_log_roots=(str(base / "logs"),))
+    for name in ("logs", "elsewhere"):
+        (base / name).mkdir()
+
+    def reload(folder: str) -> None:
+        client.reload_config(
+            f"""model_config_list {{ config {{
+                name: "m" base_path: "{base / "m"}" model_platform: "tensorflow"
+                logging_config {{
+                    log_collector_config {{
+                        type: "tfrecord" filename_prefix: "{base / folder}/m"
+                    }}
+                    sampling_config {{ sampling_rate: 1 }}
+                }}
+            }} }}"""
+        )
+
+    with Client(f"127.0.0.1:{running.server.grpc_port}") as client:
+        reload("logs")
+        with pytest.raises(PermissionDenied, match="below one of --request_log_roots"):
+            reload("elsewhere")
 
 
 def test_a_label_is_given_and_taken(serve: Serve) -> None:

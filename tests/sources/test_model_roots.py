@@ -75,3 +75,33 @@ def test_a_root_may_be_a_link_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
 
     assert not leads_out(str(tmp_path / "link" / "1"), (str(tmp_path / "link"),))
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "does_lead_out"),
+    [
+        pytest.param("1/saved_model.pb", "../2/file", False, id="a file beside it"),
+        pytest.param("1/saved_model.pb", "../../file", True, id="a file elsewhere"),
+        pytest.param("1/a/shadow", "/etc/shadow", True, id="deep inside"),
+        pytest.param("1/saved_model.pb", "../../gone", True, id="to what is not there"),
+        pytest.param("1/variables", "../2", False, id="a directory beside it"),
+        pytest.param("1/variables", "../3", True, id="by way of one beside it"),
+        pytest.param(
+            "1/loop", "..", True, id="to all versions, one of which leads out"
+        ),
+        pytest.param("1/loop", ".", False, id="in a circle"),
+    ],
+)
+def test_links_inside_a_version_are_followed(
+    link: str, target: str, does_lead_out: bool, tmp_path: Path
+) -> None:
+    for directory in ("root/1/a", "root/2", "root/3"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "root" / "2" / "file").touch()
+    (tmp_path / "root" / "3" / "file").symlink_to("../../file")
+    (tmp_path / "root" / link).symlink_to(target)
+
+    found = leads_out(str(tmp_path / "root" / "1"), (str(tmp_path / "root"),))
+
+    assert found is does_lead_out

@@ -16,37 +16,62 @@ pub struct Examples<B> {
 }
 
 impl<B: AsRef<[u8]>> Examples<B> {
-    /// A vector of strings, one for each example. The context stands in front of each of them, so
-    /// that a feature of the example's own wins.
-    ///
     /// # Errors
-    /// INVALID_ARGUMENT when there is no example, RESOURCE_EXHAUSTED when they are too much with the
-    /// context in front of each.
-    pub fn to_tensor(&self) -> Result<Tensor> {
-        if self.examples.is_empty() {
-            return Err(Status::invalid_argument("Input is empty."));
-        }
+    /// As [`to_tensor`].
+    pub fn to_tensor(&self, most: usize) -> Result<Tensor> {
         let context = self.context.as_ref().map(AsRef::as_ref).unwrap_or_default();
-        let own: usize = self.examples.iter().map(|example| example.as_ref().len()).sum();
-        let bytes = context.len().saturating_mul(self.examples.len()).saturating_add(own);
-        let most = Limits::for_message(context.len() + own).max_bytes;
-        if bytes > most {
-            return Err(Status::resource_exhausted(format!(
-                "{} examples of {bytes} bytes with their context; at most {most} are accepted in \
-                 this request",
-                self.examples.len()
-            )));
-        }
-        let mut strings = StringsBuilder::default();
-        for example in &self.examples {
-            let start = strings.bytes_mut().len();
-            strings.bytes_mut().extend_from_slice(context);
-            strings.bytes_mut().extend_from_slice(example.as_ref());
-            strings.end_from(start);
-        }
-        let count = i64::try_from(self.examples.len()).unwrap_or(i64::MAX);
-        Ok(Tensor::strings(vec![count], strings.build()))
+        to_tensor(self.examples.len(), self.examples.iter().map(AsRef::as_ref), context, most)
     }
+}
+
+/// A vector of `count` strings, one for each of `examples`, of which there may be `most`. The
+/// context stands in front of each of them, so that a feature of the example's own wins.
+///
+/// # Errors
+/// INVALID_ARGUMENT when there is no example, RESOURCE_EXHAUSTED when there are too many, or they
+/// are too much with the context in front of each.
+pub fn to_tensor<'e>(
+    count: usize,
+    examples: impl Iterator<Item = &'e [u8]> + Clone,
+    context: &[u8],
+    most: usize,
+) -> Result<Tensor> {
+    if count == 0 {
+        return Err(Status::invalid_argument("Input is empty."));
+    }
+    check_count(count, most)?;
+    let own: usize = examples.clone().map(<[u8]>::len).sum();
+    let bytes = context.len().saturating_mul(count).saturating_add(own);
+    let most = Limits::for_message(context.len() + own).max_bytes;
+    if bytes > most {
+        return Err(Status::resource_exhausted(format!(
+            "{count} examples of {bytes} bytes with their context; at most {most} are accepted in \
+             this request"
+        )));
+    }
+    let mut strings = StringsBuilder::default();
+    for example in examples {
+        let start = strings.bytes_mut().len();
+        strings.bytes_mut().extend_from_slice(context);
+        strings.bytes_mut().extend_from_slice(example);
+        strings.end_from(start);
+    }
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Ok(Tensor::strings(vec![count], strings.build()))
+}
+
+/// Check that there are no more examples than `most`; 0: no limit. An example of two bytes becomes
+/// a row of everything that the model computes.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED when there are.
+pub fn check_count(count: usize, most: usize) -> Result<()> {
+    if most > 0 && count > most {
+        return Err(Status::resource_exhausted(format!(
+            "The request has {count} examples or more; --max_examples allows {most}"
+        )));
+    }
+    Ok(())
 }
 
 /// The name in the graph of the one input of a signature that takes examples; the text says which
@@ -77,7 +102,7 @@ mod tests {
         let of = |count: usize| {
             let examples =
                 Examples { examples: vec![&b""[..]; count], context: Some(&context[..]) };
-            examples.to_tensor().map(|tensor| tensor.num_elements()).map_err(|s| s.code)
+            examples.to_tensor(0).map(|tensor| tensor.num_elements()).map_err(|s| s.code)
         };
 
         assert_eq!(of(3), Ok(3));
@@ -87,7 +112,7 @@ mod tests {
     #[test]
     fn the_context_stands_in_front_of_every_example() {
         let examples = Examples { examples: vec!["a", ""], context: Some("c") };
-        let tensor = examples.to_tensor().unwrap();
+        let tensor = examples.to_tensor(2).unwrap();
 
         assert_eq!(tensor.shape(), [2]);
         let strings = tensor.as_strings().unwrap();
@@ -98,6 +123,19 @@ mod tests {
     fn no_example_is_an_error_even_with_a_context() {
         let empty = Examples { examples: vec![], context: Some("c") };
 
-        assert_eq!(empty.to_tensor().unwrap_err(), Status::invalid_argument("Input is empty."));
+        assert_eq!(empty.to_tensor(1).unwrap_err(), Status::invalid_argument("Input is empty."));
+    }
+
+    #[test]
+    fn there_are_no_more_than_are_allowed() {
+        let examples = Examples { examples: vec![""; 3], context: None };
+        let refused = |most| examples.to_tensor(most).err().map(|status| status.to_string());
+
+        assert_eq!(refused(0), None);
+        assert_eq!(refused(4), None);
+        assert_eq!(refused(3), None);
+        let text =
+            "RESOURCE_EXHAUSTED: The request has 3 examples or more; --max_examples allows 2";
+        assert_eq!(refused(2).as_deref(), Some(text));
     }
 }

@@ -691,6 +691,13 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "max_examples",
+        FlagType.INT32,
+        65_536,
+        "Examples of one request to Classify, Regress or MultiInference; 0: no limit.",
+        is_ours=True,
+    ),
+    Flag(
         "max_connections",
         FlagType.INT32,
         16_384,
@@ -751,6 +758,14 @@ FLAGS: Final[tuple[Flag, ...]] = (
         0,
         "Finished files of logged requests that are kept for each filename_prefix: "
         "the oldest are removed when one more is finished. 0 keeps all.",
+        is_ours=True,
+    ),
+    Flag(
+        "request_log_roots",
+        FlagType.STRING,
+        "",
+        "Directories, with commas between, that all logged requests must be below; "
+        "empty: anywhere.",
         is_ours=True,
     ),
     Flag(

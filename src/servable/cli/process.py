@@ -89,8 +89,11 @@ def serve(
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
     _in_background(lambda: _wait_for_signals(events))
 
-    # TensorFlow writes its own log; who asked for less of ours wants less of that.
+    # TensorFlow writes its own log; who asked for less of ours wants less of that.  Its
+    # warnings repeat what clients sent, and no line of it is JSON.
     quiet = {"warning": "1", "error": "2"}.get(str(parsed.values["log_level"]))
+    if parsed.values["log_format"] == "json":
+        quiet = "2"
     if quiet:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
 

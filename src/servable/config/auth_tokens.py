@@ -56,7 +56,8 @@ def read(path: str) -> tuple[AuthToken, ...]:
         ServingError: The file cannot be read, is no such message, or a token in it
             makes no sense.
     """
-    return from_proto(read_text_proto(path, auth_tokens_pb2.AuthTokens), path)
+    message = read_text_proto(path, auth_tokens_pb2.AuthTokens, has_secrets=True)
+    return from_proto(message, path)
 
 
 def from_proto(message: auth_tokens_pb2.AuthTokens, path: str) -> tuple[AuthToken, ...]:

@@ -8,12 +8,18 @@ configuration of logging is answered here to those that ask for another collecto
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from servable.apis import logging_config_pb2
-from servable.errors import FailedPrecondition, InvalidArgument, NotFound
+from servable.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -33,15 +39,25 @@ class LoggingConfig:
     sampling_rate: float
     sampling_config: bytes = b""
 
-    def check_folder(self) -> None:
+    def check_folder(self, roots: Sequence[str]) -> None:
         """
-        Check that files can be made; looks at the file system.
+        Check that files can be made, and below one of *roots*, if there are any.
+
+        Looks at the file system, and follows links; what is below no root it does not
+        tell of.
 
         Raises:
+            PermissionDenied: The folder is below none of *roots*.
             NotFound: There is no such folder.
             FailedPrecondition: It may not be written to.
         """
         folder = Path(self.filename_prefix).parent
+        real = folder.resolve()
+        if roots and not any(real.is_relative_to(Path(r).resolve()) for r in roots):
+            raise PermissionDenied(
+                f"{_PREFIX} {self.filename_prefix} is not below one of "
+                "--request_log_roots"
+            )
         if not folder.is_dir():
             raise NotFound(f"{_PREFIX} needs the folder {folder}, which is not there")
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -367,3 +367,7 @@ def _check_base_paths(config: ModelServerConfig) -> None:
                 f"Expected model {model.name} to have an absolute path or URI; "
                 f"got base_path()={model.base_path}"
             )
+        if "\0" in model.base_path:
+            raise InvalidArgument(
+                f"Expected model {model.name} to have a base_path without zero bytes"
+            )

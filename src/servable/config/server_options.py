@@ -92,6 +92,7 @@ class ServerOptions:
     max_in_flight_bytes: int = 0
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
+    max_examples: int = 65_536
     max_connections: int = 16_384
     max_connections_per_peer: int = 0
     grpc_default_timeout_ms: int = 0
@@ -116,6 +117,7 @@ class ServerOptions:
     model_cache_dir: str = ""
     model_cache_max_bytes: int = 0
     model_roots: tuple[str, ...] = ()
+    request_log_roots: tuple[str, ...] = ()
     rollout_state_file: str = ""
     num_load_threads: int = 0
     num_unload_threads: int = 0
@@ -192,6 +194,7 @@ class ServerOptions:
             max_in_flight_bytes=flag.integer("max_in_flight_bytes"),
             max_concurrent_requests=flag.integer("max_concurrent_requests"),
             max_queued_requests=flag.integer("max_queued_requests"),
+            max_examples=flag.integer("max_examples"),
             max_connections=flag.integer("max_connections"),
             max_connections_per_peer=flag.integer("max_connections_per_peer"),
             grpc_default_timeout_ms=flag.integer("grpc_default_timeout_ms"),
@@ -229,6 +232,9 @@ class ServerOptions:
             model_cache_max_bytes=flag.integer("model_cache_max_bytes"),
             model_roots=tuple(
                 root for root in flag.string("model_roots").split(",") if root
+            ),
+            request_log_roots=tuple(
+                root for root in flag.string("request_log_roots").split(",") if root
             ),
             num_load_threads=flag.integer("num_load_threads"),
             num_unload_threads=flag.integer("num_unload_threads"),
@@ -475,6 +481,11 @@ class ServerOptions:
                 raise InvalidArgument(
                     f"model_roots must be absolute paths or URIs; got {root}"
                 )
+        for root in self.request_log_roots:
+            if not root.startswith("/"):
+                raise InvalidArgument(
+                    f"request_log_roots must be absolute paths; got {root}"
+                )
         for effect in self.forbid_ops:
             if effect not in FORBIDDABLE:
                 raise InvalidArgument(
@@ -516,6 +527,7 @@ class ServerOptions:
             "max_in_flight_bytes",
             "max_concurrent_requests",
             "max_queued_requests",
+            "max_examples",
             "max_connections",
             "max_connections_per_peer",
             "grpc_default_timeout_ms",
@@ -593,6 +605,7 @@ class EngineOptions:
     max_in_flight_bytes: int = memory.MOST_IN_FLIGHT_BYTES
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
+    max_examples: int = 65_536
     max_connections: int = 16_384
     max_connections_per_peer: int = 0
     grpc_default_timeout_ms: int = 0

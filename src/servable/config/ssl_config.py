@@ -29,7 +29,7 @@ def read(path: str) -> SslConfig:
     Raises:
         ServingError: The file cannot be read, or is no such message.
     """
-    message = read_text_proto(path, ssl_config_pb2.SSLConfig)
+    message = read_text_proto(path, ssl_config_pb2.SSLConfig, has_secrets=True)
     return SslConfig(
         server_key=message.server_key,
         server_cert=message.server_cert,

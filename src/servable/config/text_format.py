@@ -2,12 +2,14 @@
 Configuration files in protobuf's text format.
 
 A file that cannot be read or understood is told of as TensorFlow Serving does:
-the place and the reason in the log, and an error that names the file.
+the place and the reason in the log, and an error that names the file.  Where secrets
+may stand in it, the log has nothing of the file.
 """
 
 import errno
 import logging
 import os
+import re
 from typing import Final, TypeVar, cast
 
 from google.protobuf import text_format
@@ -31,11 +33,15 @@ M = TypeVar("M", bound=Message)
 _logger = logging.getLogger(__name__)
 
 
-def read_text_proto(path: str, message_type: type[M]) -> M:
+def read_text_proto(
+    path: str, message_type: type[M], *, has_secrets: bool = False
+) -> M:
     """
     Read the file at *path* as one message of *message_type*.
 
-    A file with nothing but white space in it is an empty message.
+    A file with nothing but white space in it is an empty message.  Of one that
+    *has_secrets* nothing is logged but the place of what is wrong, and the reason
+    where that repeats no word of it.
 
     Raises:
         NotFound: There is no such file; other ServingErrors where the system
@@ -53,12 +59,16 @@ def read_text_proto(path: str, message_type: type[M]) -> M:
     if not data:
         # Upstream maps the file into memory, and the system maps no empty file.
         raise InvalidArgument(f"{path}; Invalid argument")
-    return parse_text_proto(data, message_type, path)
+    return parse_text_proto(data, message_type, path, has_secrets=has_secrets)
 
 
-def parse_text_proto(data: bytes, message_type: type[M], path: str) -> M:
+def parse_text_proto(
+    data: bytes, message_type: type[M], path: str, *, has_secrets: bool = False
+) -> M:
     """
     Parse *data*, which came from *path*, as one message of *message_type*.
+
+    What *has_secrets* changes, read_text_proto() says.
 
     Raises:
         InvalidArgument: It is none; the place and the reason are logged.
@@ -77,6 +87,8 @@ def parse_text_proto(data: bytes, message_type: type[M], path: str) -> M:
             text, cast("Descriptor", message.DESCRIPTOR)
         )
         problem = found or f"1:1: {error}"
+        if has_secrets:
+            problem = _without_secrets(problem)
     else:
         return message
     _logger.error(
@@ -84,6 +96,16 @@ def parse_text_proto(data: bytes, message_type: type[M], path: str) -> M:
     )
     raise InvalidArgument(f"Invalid protobuf file: '{path}'")
 
+
+def _without_secrets(problem: str) -> str:
+    """Return *problem*, with another reason unless it says the same of every file."""
+    place, _, reason = problem.partition(": ")
+    # Whatever repeats something of the file has quotation marks or a colon before it.
+    is_plain = _PLAIN.fullmatch(reason)
+    return problem if is_plain else f"{place}: Something else is expected here."
+
+
+_PLAIN: Final = re.compile(r"[A-Za-z ]+\.")
 
 # What the parser lets through although a file can cause it: endless nesting, numbers
 # that a field has no room for.

@@ -3,12 +3,12 @@ Model roots: the only places that models may come from, where an operator names 
 
 Whoever may change the configuration of a server may have it open any file that it can
 read.  Roots bound that: base paths are compared as they are written, and local
-versions once more as they are, with every link followed.
+versions once more as they are, with every link to them and in them followed.
 """
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from servable.errors import PermissionDenied
 from servable.sources.urls import redacted, scheme_of
@@ -37,12 +37,37 @@ def check_base_path(base_path: str, roots: Sequence[str]) -> None:
 
 
 def leads_out(path: str, roots: Sequence[str]) -> bool:
-    """Return whether local *path*, links followed, is below no root.  Blocks."""
-    local = [root for root in roots if scheme_of(root) == "file"]
+    """
+    Return whether local *path*, or a link in it, leads to what is below no root.
+
+    Blocks.
+    """
     if not roots:
         return False
-    real = os.path.realpath(path)
-    return not any(_is_below(real, os.path.realpath(root)) for root in local)
+    local = [os.path.realpath(root) for root in roots if scheme_of(root) == "file"]
+    return not all(
+        any(_is_below(real, root) for root in local) for real in _real_paths(path)
+    )
+
+
+def _real_paths(path: str) -> Iterator[str]:
+    """Yield where *path* leads, and where all links and directories in it lead."""
+    waiting, seen = [os.path.realpath(path)], set[str]()
+    while waiting:
+        real = waiting.pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        yield real
+        try:
+            with os.scandir(real) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        waiting.append(os.path.realpath(entry.path))
+                    elif entry.is_dir():
+                        waiting.append(entry.path)
+        except OSError:  # a file, gone, or nothing that we may read
+            continue
 
 
 def _is_below(path: str, root: str) -> bool:

@@ -2,7 +2,7 @@
 
 use super::document::Document;
 use crate::inference::classify::Classifications;
-use crate::inference::examples::Examples;
+use crate::inference::examples::{check_count, Examples};
 use crate::inference::head::Inference;
 use crate::status::{Result, Status};
 use crate::tensor::json::decode::{base64_object, read_bytes};
@@ -12,11 +12,12 @@ use crate::tensor::json::text::{unescape, write_string};
 use crate::tensor::number;
 use crate::wire;
 
-/// The examples of a document, and their context.
+/// The examples of a document, and their context; there may be `most` of them.
 ///
 /// # Errors
-/// INVALID_ARGUMENT by specification 2.10, in its order.
-pub fn examples(document: &Document<'_>) -> Result<Examples<Vec<u8>>> {
+/// INVALID_ARGUMENT by specification 2.10, in its order; RESOURCE_EXHAUSTED as soon as there are too
+/// many.
+pub fn examples(document: &Document<'_>, most: usize) -> Result<Examples<Vec<u8>>> {
     let context = document.context().map(|mut cursor| example(&mut cursor)).transpose()?;
     let Some(mut cursor) = document.examples() else {
         // The text is the same for both methods.
@@ -34,6 +35,7 @@ pub fn examples(document: &Document<'_>) -> Result<Examples<Vec<u8>>> {
     let mut examples = Vec::new();
     loop {
         examples.push(example(&mut cursor)?);
+        check_count(examples.len(), most)?;
         if !cursor.eat_comma() {
             return Ok(Examples { examples, context });
         }
@@ -273,7 +275,7 @@ mod tests {
 
     fn parse(body: &str) -> std::result::Result<Examples<Vec<u8>>, String> {
         let document = Document::parse(body.as_bytes(), |_| None).unwrap();
-        examples(&document).map_err(|status| status.message.into_owned())
+        examples(&document, 0).map_err(|status| status.message.into_owned())
     }
 
     /// An example with one feature: its name, and the serialized `Feature`.

@@ -115,14 +115,15 @@ impl Service {
                 let body = body.read(app.options.max_body_bytes)?;
                 let document = Document::parse(&body, |_| None)?;
                 let tasks: Vec<TaskDocument> = document.tasks(TASKS)?;
-                let examples = examples::examples(&document)?;
+                let most = app.options.max_examples;
+                let examples = examples::examples(&document, most)?;
                 let handle = app.map.resolve(&spec)?;
                 let tasks: Vec<Task> = tasks.into_iter().map(|task| task.of(&spec)).collect();
                 let check = app.options.enable_signature_method_name_check;
                 let plan = Plan::new(handle.servable.signatures(), &tasks, check)?;
                 let mut feeds = Vec::with_capacity(plan.inputs.len());
                 for name in &plan.inputs {
-                    feeds.push((name.clone(), examples.to_tensor()?));
+                    feeds.push((name.clone(), examples.to_tensor(most)?));
                 }
                 Ok::<_, Failure>((handle, plan, examples.examples.len(), feeds))
             })
@@ -151,9 +152,10 @@ impl Service {
             let body = body.read(app.options.max_body_bytes)?;
             let document = Document::parse(&body, |_| None)?;
             let requested = document.signature_name()?.unwrap_or_default();
-            let examples = examples::examples(&document)?;
+            let most = app.options.max_examples;
+            let examples = examples::examples(&document, most)?;
             let handle = app.map.resolve(&spec)?;
-            let tensor = examples.to_tensor()?;
+            let tensor = examples.to_tensor(most)?;
             let sample = app.request_logs.sample(&handle.name, || {
                 let name = signature_name(&requested);
                 Request {

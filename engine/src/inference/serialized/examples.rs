@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{missing_spec, Prepared, Request, Rules};
+use super::{missing_spec, Prepared, Request, Rules, LARGE_TENSOR};
 use crate::inference::classify::Classifications;
-use crate::inference::examples::Examples;
+use crate::inference::examples::{self, Examples};
 use crate::inference::head::{self, Head, Inference};
 use crate::inference::multi_inference::{Plan, Task};
 use crate::inference::{predict, spec};
@@ -21,7 +21,7 @@ use crate::wire::{self, Field, Malformed, Message, Reader};
 #[derive(Default)]
 struct ExamplesRequest {
     spec: Option<ModelSpec>,
-    input: Examples<Bytes>,
+    input: Input,
 }
 
 impl ExamplesRequest {
@@ -33,7 +33,7 @@ impl ExamplesRequest {
                 (1, Field::Bytes(range)) => {
                     spec::merge(message, range, request.spec.get_or_insert_default())?;
                 }
-                (2, Field::Bytes(range)) => input(message, range, &mut request.input)?,
+                (2, Field::Bytes(range)) => request.input.merge(message, range)?,
                 _ => {}
             }
         }
@@ -54,8 +54,8 @@ impl ExamplesRequest {
         let name = predict::signature_name(requested).to_owned();
         let signatures = handle.servable.signatures();
         let head = Head::new(method, signatures, &name, rules.check_method_name)?;
-        let count = self.input.examples.len();
-        let feeds = vec![(head.input().to_owned(), self.input.to_tensor()?)];
+        let count = self.input.count;
+        let feeds = vec![(head.input().to_owned(), self.input.to_tensor(rules)?)];
         let fetches = head.fetches();
         let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {
             let outputs: Vec<&Tensor> = outputs.iter().collect();
@@ -65,28 +65,50 @@ impl ExamplesRequest {
     }
 }
 
-/// Read an `Input`: a list of examples, or a list and what they have in common; the last counts.
-fn input(
-    message: &Bytes,
-    range: Range<usize>,
-    examples: &mut Examples<Bytes>,
-) -> std::result::Result<(), Malformed> {
-    let mut reader = Reader::within(message, range);
-    let mut kind = 0;
-    while let Some((number, field)) = reader.next()? {
-        let (1 | 2, Field::Bytes(range)) = (number, field) else { continue };
-        if kind != number {
-            *examples = Examples::default();
-            kind = number;
+/// An `Input` as it arrived: a list of examples, or a list and what they have in common.
+///
+/// Where the lists stand, and not the examples: of those a message may have millions.
+#[derive(Default)]
+struct Input {
+    message: Bytes,
+    /// The field of the lists; of several kinds the last counts.
+    kind: u32,
+    /// With an example each, at least.
+    lists: Vec<Range<usize>>,
+    count: usize,
+    context: Option<Bytes>,
+}
+
+impl Input {
+    /// Read the one at `range` after those that came before it.
+    fn merge(
+        &mut self,
+        message: &Bytes,
+        range: Range<usize>,
+    ) -> std::result::Result<(), Malformed> {
+        let mut reader = Reader::within(message, range);
+        let mut is_first = true;
+        while let Some((number, field)) = reader.next()? {
+            let (1 | 2, Field::Bytes(range)) = (number, field) else { continue };
+            if is_first || self.kind != number {
+                *self = Self { message: message.clone(), kind: number, ..Self::default() };
+                is_first = false;
+            }
+            self.add(range)?;
         }
-        let mut list = Reader::within(message, range);
+        Ok(())
+    }
+
+    fn add(&mut self, range: Range<usize>) -> std::result::Result<(), Malformed> {
+        let before = self.count;
+        let mut list = Reader::within(&self.message, range.clone());
         while let Some((number, field)) = list.next()? {
             match (number, field) {
-                (1, Field::Bytes(range)) => examples.examples.push(message.slice(range)),
-                (2, Field::Bytes(range)) if kind == 2 => {
+                (1, Field::Bytes(_)) => self.count += 1,
+                (2, Field::Bytes(range)) if self.kind == 2 => {
                     // A message that occurs twice is merged, which concatenation does.
-                    let context = message.slice(range);
-                    examples.context = Some(match examples.context.take() {
+                    let context = self.message.slice(range);
+                    self.context = Some(match self.context.take() {
                         None => context,
                         Some(before) => [before, context].concat().into(),
                     });
@@ -94,8 +116,32 @@ fn input(
                 _ => {}
             }
         }
+        if self.count > before {
+            self.lists.push(range);
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn examples(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let fields = |list: &Range<usize>| {
+            let mut list = Reader::within(&self.message, list.clone());
+            // They were read to their ends before.
+            std::iter::from_fn(move || list.next().ok().flatten())
+        };
+        let example = |(number, field)| match (number, field) {
+            (1, Field::Bytes(range)) => Some(&self.message[range]),
+            _ => None,
+        };
+        self.lists.iter().flat_map(fields).filter_map(example)
+    }
+
+    fn to_tensor(&self, rules: Rules) -> Result<Tensor> {
+        let context = self.context.as_deref().unwrap_or_default();
+        if rules.is_hurried && context.len().saturating_mul(self.count) > LARGE_TENSOR {
+            return Err(Status::resource_exhausted("The context is large for so many examples"));
+        }
+        examples::to_tensor(self.count, self.examples(), context, rules.max_examples)
+    }
 }
 
 /// `tensorflow.serving.ClassificationRequest`.
@@ -143,7 +189,7 @@ pub struct MultiInferenceRequest {
     /// Stands for the first task's where there is no task.
     nobody: ModelSpec,
     tasks: Vec<Task>,
-    input: Examples<Bytes>,
+    input: Input,
 }
 
 impl Request for MultiInferenceRequest {
@@ -152,12 +198,12 @@ impl Request for MultiInferenceRequest {
 
     fn parse(message: &Bytes) -> std::result::Result<Self, Malformed> {
         let mut request =
-            Self { nobody: ModelSpec::default(), tasks: Vec::new(), input: Examples::default() };
+            Self { nobody: ModelSpec::default(), tasks: Vec::new(), input: Input::default() };
         let mut reader = Reader::new(message);
         while let Some((number, field)) = reader.next()? {
             match (number, field) {
                 (1, Field::Bytes(range)) => request.tasks.push(task(message, range)?),
-                (2, Field::Bytes(range)) => input(message, range, &mut request.input)?,
+                (2, Field::Bytes(range)) => request.input.merge(message, range)?,
                 _ => {}
             }
         }
@@ -169,16 +215,16 @@ impl Request for MultiInferenceRequest {
     }
 
     fn num_examples(&self) -> Option<usize> {
-        Some(self.input.examples.len())
+        Some(self.input.count)
     }
 
     fn prepare(self, handle: &ServableHandle, rules: Rules) -> Result<Prepared> {
         let signatures = handle.servable.signatures();
         let plan = Plan::new(signatures, &self.tasks, rules.check_method_name)?;
-        let count = self.input.examples.len();
+        let count = self.input.count;
         let mut feeds = Vec::with_capacity(plan.inputs.len());
         for name in &plan.inputs {
-            feeds.push((name.clone(), self.input.to_tensor()?));
+            feeds.push((name.clone(), self.input.to_tensor(rules)?));
         }
         let fetches = plan.fetches.clone();
         let respond = move |handle: &ServableHandle, outputs: &[Tensor]| {

@@ -38,6 +38,10 @@ pub struct Prepared {
 pub struct Rules {
     pub check_method_name: bool,
     pub as_tensor_content: bool,
+    /// Examples that a request may have; 0: no limit.
+    pub max_examples: usize,
+    /// Whether a tensor beyond [`LARGE_TENSOR`] is refused, as others wait for the thread.
+    pub is_hurried: bool,
 }
 
 /// A request of one method, taken apart.
@@ -67,6 +71,9 @@ pub trait Request: Sized + Send + 'static {
 
 /// Requests above this are decoded on a compute thread, so that the I/O thread is free.
 const LARGE: usize = 256 << 10;
+
+/// Tensors above this are made and written there.
+pub const LARGE_TENSOR: usize = 2 << 20;
 
 /// Answer a serialized request from what is being served.
 ///
@@ -106,17 +113,7 @@ pub async fn answer_counted<R: Request>(
         signature_name: signature_name::<R>(spec).to_owned(),
     });
     let num_examples = request.num_examples();
-    let rules = Rules {
-        check_method_name: app.options.enable_signature_method_name_check,
-        as_tensor_content: app.options.enable_serialization_as_tensor_content,
-    };
-    let prepared = if message.len() > LARGE {
-        let handle = handle.clone();
-        let prepare = move || request.prepare(&handle, rules);
-        Box::pin(app.compute.run(options.client, options.deadline, prepare)).await?
-    } else {
-        request.prepare(&handle, rules)?
-    };
+    let prepared = prepare(app, request, &message, &handle, options).await?;
     let Prepared { feeds, fetches, respond } = prepared;
     if let Some(permit) = permit {
         permit.charge(feeds.iter().map(|(_, tensor)| tensor.memory_bytes()).sum())?;
@@ -126,12 +123,49 @@ pub async fn answer_counted<R: Request>(
         exchange.has_examples(count);
     }
     let outputs = app.run(handle.clone(), feeds, fetches, options, exchange).await?;
-    let answer = respond(&handle, &outputs);
+    let size: usize = outputs.iter().map(Tensor::memory_bytes).sum();
+    let answer = if size > LARGE_TENSOR {
+        let handle = handle.clone();
+        let respond = move || respond(&handle, &outputs);
+        Box::pin(app.compute.run(options.client, options.deadline, respond)).await
+    } else {
+        respond(&handle, &outputs)
+    };
     exchange.ended(Stage::Encode);
     if let (Some(sample), Ok(answer)) = (sample, &answer) {
         sample.answered(handle.version, answer.as_slice());
     }
     answer
+}
+
+/// What to run for a request, made where it holds up nobody.
+async fn prepare<R: Request>(
+    app: &App,
+    request: R,
+    message: &Bytes,
+    handle: &Arc<ServableHandle>,
+    options: RunOptions,
+) -> Result<Prepared> {
+    let rules = Rules {
+        check_method_name: app.options.enable_signature_method_name_check,
+        as_tensor_content: app.options.enable_serialization_as_tensor_content,
+        max_examples: app.options.max_examples,
+        is_hurried: false,
+    };
+    let request = if message.len() > LARGE {
+        request
+    } else {
+        match request.prepare(handle, Rules { is_hurried: true, ..rules }) {
+            // A few bytes may stand for a tensor of megabytes.
+            Err(status) if status.code == Code::ResourceExhausted => {
+                R::parse(message).map_err(|Malformed| unparsable())?
+            }
+            prepared => return prepared,
+        }
+    };
+    let handle = handle.clone();
+    let prepare = move || request.prepare(&handle, rules);
+    Box::pin(app.compute.run(options.client, options.deadline, prepare)).await
 }
 
 /// The signature that a request is for; one for several signatures is for none.
@@ -272,6 +306,56 @@ mod tests {
         assert_eq!(model.codes.counted().collect::<Vec<_>>(), [(Code::Ok, 1)]);
         let runs: Vec<&str> = model.runtimes().map(|(api, _)| api).collect();
         assert_eq!(runs, ["Regress", "MultiInference"]);
+    }
+
+    static THREADS: parking_lot::Mutex<Vec<std::thread::ThreadId>> =
+        parking_lot::Mutex::new(Vec::new());
+
+    /// Two megabytes and more, by a message of no bytes.
+    struct Bomb(ModelSpec);
+
+    impl Request for Bomb {
+        const METHOD: Method = Method::Predict;
+        const KIND: Kind = Kind::Predict;
+
+        fn parse(_: &Bytes) -> std::result::Result<Self, Malformed> {
+            Ok(Self(ModelSpec { name: "m".to_owned(), ..ModelSpec::default() }))
+        }
+
+        fn spec(&self) -> Result<&ModelSpec> {
+            Ok(&self.0)
+        }
+
+        fn prepare(self, _: &ServableHandle, rules: Rules) -> Result<Prepared> {
+            if rules.is_hurried {
+                return Err(Status::resource_exhausted("too large"));
+            }
+            THREADS.lock().push(std::thread::current().id());
+            let elements = LARGE_TENSOR / 4 + 1;
+            let tensor = Tensor::dense(
+                DType::Float,
+                vec![elements.try_into().unwrap()],
+                Buffer::zeroed(elements * 4),
+            );
+            let respond = |_: &ServableHandle, _: &[Tensor]| {
+                THREADS.lock().push(std::thread::current().id());
+                Ok(Message::new())
+            };
+            Ok(Prepared {
+                feeds: vec![("x:0".to_owned(), tensor)],
+                fetches: vec!["y:0".to_owned()],
+                respond: Box::new(respond),
+            })
+        }
+    }
+
+    #[test]
+    fn what_is_large_is_made_and_written_where_nobody_waits() {
+        ask::<Bomb>(&app(), Vec::new());
+
+        let threads = std::mem::take(&mut *THREADS.lock());
+        assert_eq!(threads.len(), 2);
+        assert!(!threads.contains(&std::thread::current().id()));
     }
 
     #[test]

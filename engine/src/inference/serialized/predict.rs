@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{missing_spec, Prepared, Request, Rules};
+use super::{missing_spec, Prepared, Request, Rules, LARGE_TENSOR};
 use crate::inference::predict::{self, Input};
 use crate::inference::spec;
 use crate::metrics::Method;
@@ -97,15 +97,18 @@ impl PredictRequest {
         let signature_name = predict::signature_name(requested).to_owned();
         let signatures = handle.servable.signatures();
         let signature = predict::signature(signatures, &signature_name, rules.check_method_name)?;
-        let feeds = predict::feeds(signature, &self.inputs())?;
+        let feeds = predict::feeds(signature, &self.inputs(rules))?;
         let outputs = predict::fetches(signature, &self.output_filter)?;
         let (aliases, fetches) = outputs.into_iter().unzip();
         Ok(Plan { signature_name, feeds, aliases, fetches })
     }
 
     /// The inputs by name; of several with one name the last counts.
-    fn inputs(&self) -> Vec<(&str, SerializedTensor<'_>)> {
-        let limits = proto::Limits::for_message(self.message.len());
+    fn inputs(&self, rules: Rules) -> Vec<(&str, SerializedTensor<'_>)> {
+        let mut limits = proto::Limits::for_message(self.message.len());
+        if rules.is_hurried {
+            limits.max_bytes = limits.max_bytes.min(LARGE_TENSOR);
+        }
         let input = |(name, tensor): &(Range<usize>, Range<usize>)| {
             // Checked when the message was parsed.
             let name = wire::text(&self.message[name.clone()]).unwrap_or_default();
@@ -212,8 +215,11 @@ mod tests {
         let message = Bytes::from(message);
         let request = PredictRequest::parse(&message).unwrap();
 
-        let inputs: Vec<(&str, &[u8])> =
-            request.inputs().into_iter().map(|(n, t)| (n, &message[t.tensor])).collect();
+        let inputs: Vec<(&str, &[u8])> = request
+            .inputs(Rules::default())
+            .into_iter()
+            .map(|(n, t)| (n, &message[t.tensor]))
+            .collect();
         assert_eq!(inputs, [("a", &b"2"[..]), ("b", b"3")]);
     }
 

@@ -189,6 +189,7 @@ fn from_message(app: &App, spec: &ModelSpec, body: Vec<u8>, answer: Media) -> Re
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
         as_tensor_content: app.options.enable_serialization_as_tensor_content,
+        ..Rules::default()
     };
     let plan = request.plan(&handle, rules)?;
     let sample = sample(app, &handle, &plan.signature_name, || message.clone());
