@@ -58,6 +58,13 @@ class ServerOptions(Protocol):
     max_concurrent_requests: int  # 0: no limit
     max_queued_requests: int  # of each model; 0: no limit
     max_examples: int  # of one request; 0: no limit
+    max_expanded_bytes: int  # of one tensor, however small its request is
+    max_inflated_bytes: int  # REST
+    max_inflation_ratio: int  # REST
+    max_request_line_bytes: int  # REST
+    max_header_bytes: int  # of all fields
+    max_header_fields: int  # REST
+    max_body_chunks: int  # REST
     max_connections: int  # of both ports; 0: no limit
     max_connections_per_peer: int  # 0: half of them
     grpc_default_timeout_ms: int  # for calls without a deadline; 0: none

@@ -6,10 +6,12 @@ counts as far as it is told, which TensorFlow can be asked to stop.
 """
 
 import contextlib
+import gzip
 import http.client
 import importlib.util
 import json
 import os
+import random
 import socket
 import struct
 import time
@@ -22,7 +24,12 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from servable.apis import predict_pb2, saved_model_pb2, types_pb2
+from servable.apis import (
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    saved_model_pb2,
+    types_pb2,
+)
 from servable.client import Client, make_tensor_proto
 from servable.errors import ResourceExhausted
 
@@ -436,6 +443,158 @@ def test_a_request_has_so_many_examples(address: str, serve: Any) -> None:
             assert len(ask(3)) == 3
             with pytest.raises(ResourceExhausted, match=told):
                 ask(4)
+
+
+STATUS: Final = "/v1/models/half_plus_two"
+HEAD: Final = "POST /v1/models/half_plus_two:predict HTTP/1.1\r\n"
+
+
+def chunked(count: int) -> bytes:
+    """Return a request whose body comes in *count* chunks."""
+    body = b'{"instances": [1.0]}'
+    parts = [body[at : at + 1] for at in range(count - 1)] + [body[count - 1 :]]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    return f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks + b"0\r\n\r\n"
+
+
+def compressed(size: int, spread: bytes = b"") -> bytes:
+    """Return a request with a compressed body that becomes *size* bytes."""
+    document = b'{"instances": [1.0], "x": "' + spread
+    body = gzip.compress(document.ljust(size - 2) + b'"}')
+    fields = f"Content-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    return f"{HEAD}{fields}".encode() + body
+
+
+def line_of(length: int) -> bytes:
+    """Return a request for a model that is not there."""
+    line = "GET /v1/models/ HTTP/1.1"
+    name = "a" * (length - len(line))
+    return f"GET /v1/models/{name} HTTP/1.1\r\n\r\n".encode()
+
+
+def fields_of(length: int, count: int = 1) -> bytes:
+    """Return a request whose *count* fields have *length* bytes, with all line ends."""
+    fields = "A: b\r\n" * (count - 1)
+    fields += f"A: {'b' * (length - len(fields) - 7)}\r\n"
+    return f"GET {STATUS} HTTP/1.1\r\n{fields}\r\n".encode()
+
+
+RANDOM: Final = random.Random(0).randbytes(2 << 20).hex().encode()  # noqa: S311 - data
+
+
+@pytest.mark.parametrize(
+    ("flag", "allowed", "refused_with", "statuses"),
+    [
+        pytest.param(
+            "--max_request_line_bytes=100",
+            line_of(100),
+            line_of(101),
+            (404, 414),
+            id="line",
+        ),
+        pytest.param(
+            "--max_header_bytes=200",
+            fields_of(200),
+            fields_of(201),
+            (200, 431),
+            id="fields",
+        ),
+        pytest.param(
+            "--max_header_fields=3",
+            fields_of(99, 3),
+            fields_of(99, 4),
+            (200, 431),
+            id="number of fields",
+        ),
+        pytest.param(
+            "--max_header_fields=200",
+            fields_of(2000, 200),
+            fields_of(2000, 201),
+            (200, 431),
+            id="more fields than usual",
+        ),
+        pytest.param(
+            "--max_body_chunks=3", chunked(3), chunked(4), (200, 413), id="chunks"
+        ),
+        pytest.param(
+            "--max_inflated_bytes=1000",
+            compressed(1000),
+            compressed(1001),
+            (200, 413),
+            id="inflated bytes",
+        ),
+        pytest.param(
+            "--max_inflation_ratio=1",
+            compressed(1 << 20),
+            compressed((1 << 20) + 1),
+            (200, 413),
+            id="ratio, beyond a mebibyte",
+        ),
+        pytest.param(
+            "--max_inflation_ratio=3",
+            compressed(3 << 20, RANDOM[: 2 << 20]),
+            compressed(8 << 20, RANDOM[: 2 << 20]),
+            (200, 413),
+            id="ratio",
+        ),
+    ],
+)
+def test_a_request_over_rest_has_so_much_and_no_more(
+    flag: str,
+    allowed: bytes,
+    refused_with: bytes,
+    statuses: tuple[int, int],
+    serve: Any,
+) -> None:
+    server = serve(flag)
+
+    def answer(request: bytes) -> int:
+        address = ("127.0.0.1", server.rest_port)
+        with socket.create_connection(address, PATIENCE_S) as connection:
+            connection.sendall(request)
+            return int(connection.makefile("rb").readline().split()[1])
+
+    asked = (allowed, refused_with, allowed)
+    assert tuple(map(answer, asked)) == (*statuses, statuses[0])
+
+
+def test_a_call_has_so_much_metadata_and_no_more(serve: Any) -> None:
+    server = serve("--max_header_bytes=2000")
+    with grpc.insecure_channel(server.grpc) as channel:
+
+        def code(size: int) -> grpc.StatusCode:
+            asked = message(1.0, "serving_default", "half_plus_two")
+            call = predict(channel).future(asked, metadata=(("x", "a" * size),))
+            return call.code()
+
+        # The fields that every call has come before it.
+        assert code(1000) is grpc.StatusCode.OK
+        assert code(2000) is not grpc.StatusCode.OK
+        assert code(1000) is grpc.StatusCode.OK
+
+
+def test_a_tensor_becomes_so_much_and_no_more(serve: Any) -> None:
+    server = serve("--max_expanded_bytes=4000")
+    with Client(server.grpc) as client:
+
+        def answered(elements: int) -> int:
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = "half_plus_two"
+            one = make_tensor_proto(1.0, shape=[elements], dtype="float32")
+            request.inputs["x"].CopyFrom(one)
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            outputs = stub.Predict(request, timeout=PATIENCE_S).outputs
+            return int(outputs["y"].tensor_shape.dim[0].size)
+
+        with grpc.insecure_channel(server.grpc) as channel:
+            assert answered(1000) == 1000
+            with pytest.raises(grpc.RpcError, match="--max_expanded_bytes") as refused:
+                answered(1001)
+        # What is sent in full may be as large as ever.
+        whole = client.predict("half_plus_two", [1.0] * 2000)
+
+    assert refused.value.code() is EXHAUSTED
+    assert whole["y"].shape == (2000,)
 
 
 @pytest.mark.parametrize("api", ["grpc", "rest"])

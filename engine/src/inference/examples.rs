@@ -1,5 +1,6 @@
 //! Examples become the one tensor that Classify, Regress and MultiInference feed.
 
+use crate::app::Options;
 use crate::servable::Signature;
 use crate::status::{Result, Status};
 use crate::tensor::proto::Limits;
@@ -15,17 +16,38 @@ pub struct Examples<B> {
     pub context: Option<B>,
 }
 
+/// What a request may have, and become.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Examples; 0: no limit.
+    pub examples: usize,
+    /// Bytes of one tensor, however small the message is.
+    pub expanded_bytes: usize,
+}
+
+impl Most {
+    pub fn of(options: &Options) -> Self {
+        Self { examples: options.max_examples, expanded_bytes: options.max_expanded_bytes }
+    }
+}
+
+impl Default for Most {
+    fn default() -> Self {
+        Self::of(&Options::default())
+    }
+}
+
 impl<B: AsRef<[u8]>> Examples<B> {
     /// # Errors
     /// As [`to_tensor`].
-    pub fn to_tensor(&self, most: usize) -> Result<Tensor> {
+    pub fn to_tensor(&self, most: Most) -> Result<Tensor> {
         let context = self.context.as_ref().map(AsRef::as_ref).unwrap_or_default();
         to_tensor(self.examples.len(), self.examples.iter().map(AsRef::as_ref), context, most)
     }
 }
 
-/// A vector of `count` strings, one for each of `examples`, of which there may be `most`. The
-/// context stands in front of each of them, so that a feature of the example's own wins.
+/// A vector of `count` strings, one for each of `examples`. The context stands in front of each of
+/// them, so that a feature of the example's own wins.
 ///
 /// # Errors
 /// INVALID_ARGUMENT when there is no example, RESOURCE_EXHAUSTED when there are too many, or they
@@ -34,7 +56,7 @@ pub fn to_tensor<'e>(
     count: usize,
     examples: impl Iterator<Item = &'e [u8]> + Clone,
     context: &[u8],
-    most: usize,
+    most: Most,
 ) -> Result<Tensor> {
     if count == 0 {
         return Err(Status::invalid_argument("Input is empty."));
@@ -42,7 +64,7 @@ pub fn to_tensor<'e>(
     check_count(count, most)?;
     let own: usize = examples.clone().map(<[u8]>::len).sum();
     let bytes = context.len().saturating_mul(count).saturating_add(own);
-    let most = Limits::for_message(context.len() + own).max_bytes;
+    let most = Limits::for_message(context.len() + own, most.expanded_bytes).max_bytes;
     if bytes > most {
         return Err(Status::resource_exhausted(format!(
             "{count} examples of {bytes} bytes with their context; at most {most} are accepted in \
@@ -60,12 +82,13 @@ pub fn to_tensor<'e>(
     Ok(Tensor::strings(vec![count], strings.build()))
 }
 
-/// Check that there are no more examples than `most`; 0: no limit. An example of two bytes becomes
-/// a row of everything that the model computes.
+/// Check that there are no more examples than may be. An example of two bytes becomes a row of
+/// everything that the model computes.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED when there are.
-pub fn check_count(count: usize, most: usize) -> Result<()> {
+pub fn check_count(count: usize, most: Most) -> Result<()> {
+    let most = most.examples;
     if most > 0 && count > most {
         return Err(Status::resource_exhausted(format!(
             "The request has {count} examples or more; --max_examples allows {most}"
@@ -96,13 +119,17 @@ pub fn input<'s>(signature: &'s Signature, what: &str) -> Result<&'s str> {
 mod tests {
     use super::*;
 
+    fn most(examples: usize) -> Most {
+        Most { examples, ..Most::default() }
+    }
+
     #[test]
     fn a_context_does_not_multiply_without_end() {
         let context = vec![0_u8; 100_000];
         let of = |count: usize| {
             let examples =
                 Examples { examples: vec![&b""[..]; count], context: Some(&context[..]) };
-            examples.to_tensor(0).map(|tensor| tensor.num_elements()).map_err(|s| s.code)
+            examples.to_tensor(most(0)).map(|tensor| tensor.num_elements()).map_err(|s| s.code)
         };
 
         assert_eq!(of(3), Ok(3));
@@ -112,7 +139,7 @@ mod tests {
     #[test]
     fn the_context_stands_in_front_of_every_example() {
         let examples = Examples { examples: vec!["a", ""], context: Some("c") };
-        let tensor = examples.to_tensor(2).unwrap();
+        let tensor = examples.to_tensor(most(2)).unwrap();
 
         assert_eq!(tensor.shape(), [2]);
         let strings = tensor.as_strings().unwrap();
@@ -123,13 +150,17 @@ mod tests {
     fn no_example_is_an_error_even_with_a_context() {
         let empty = Examples { examples: vec![], context: Some("c") };
 
-        assert_eq!(empty.to_tensor(1).unwrap_err(), Status::invalid_argument("Input is empty."));
+        assert_eq!(
+            empty.to_tensor(most(1)).unwrap_err(),
+            Status::invalid_argument("Input is empty.")
+        );
     }
 
     #[test]
     fn there_are_no_more_than_are_allowed() {
         let examples = Examples { examples: vec![""; 3], context: None };
-        let refused = |most| examples.to_tensor(most).err().map(|status| status.to_string());
+        let refused =
+            |count| examples.to_tensor(most(count)).err().map(|status| status.to_string());
 
         assert_eq!(refused(0), None);
         assert_eq!(refused(4), None);

@@ -76,7 +76,7 @@ pub async fn answer(
     } else {
         None
     });
-    let limits = Limits::for_message(message.len());
+    let limits = Limits::for_message(message.len(), app.options.max_expanded_bytes);
     let mut run = SessionRun::default();
     for (name, tensor) in &request.feeds {
         let tensor = proto::decode(&message.slice(tensor.clone()), limits).map_err(|status| {

@@ -698,6 +698,57 @@ FLAGS: Final[tuple[Flag, ...]] = (
         is_ours=True,
     ),
     Flag(
+        "max_expanded_bytes",
+        FlagType.INT64,
+        64 << 20,
+        "Bytes that a tensor may take however small its request is; larger requests"
+        " may have tensors of four times their size, of 4 GiB at most.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_inflated_bytes",
+        FlagType.INT64,
+        100 << 20,
+        "Bytes that the compressed body of a REST request may become.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_inflation_ratio",
+        FlagType.INT32,
+        200,
+        "How many times its size the compressed body of a REST request may become;"
+        " a mebibyte may come of any.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_request_line_bytes",
+        FlagType.INT32,
+        8 << 10,
+        "Longest request line of a REST request.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_header_bytes",
+        FlagType.INT32,
+        16 << 10,
+        "Bytes of all header fields of a request, or of the metadata of a gRPC call.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_header_fields",
+        FlagType.INT32,
+        100,
+        "Header fields of a REST request.",
+        is_ours=True,
+    ),
+    Flag(
+        "max_body_chunks",
+        FlagType.INT32,
+        65_536,
+        "Chunks in which the body of a REST request may come.",
+        is_ours=True,
+    ),
+    Flag(
         "max_connections",
         FlagType.INT32,
         16_384,

@@ -93,6 +93,13 @@ class ServerOptions:
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
     max_examples: int = 65_536
+    max_expanded_bytes: int = 64 << 20
+    max_inflated_bytes: int = 100 << 20
+    max_inflation_ratio: int = 200
+    max_request_line_bytes: int = 8 << 10
+    max_header_bytes: int = 16 << 10
+    max_header_fields: int = 100
+    max_body_chunks: int = 65_536
     max_connections: int = 16_384
     max_connections_per_peer: int = 0
     grpc_default_timeout_ms: int = 0
@@ -195,6 +202,13 @@ class ServerOptions:
             max_concurrent_requests=flag.integer("max_concurrent_requests"),
             max_queued_requests=flag.integer("max_queued_requests"),
             max_examples=flag.integer("max_examples"),
+            max_expanded_bytes=flag.integer("max_expanded_bytes"),
+            max_inflated_bytes=flag.integer("max_inflated_bytes"),
+            max_inflation_ratio=flag.integer("max_inflation_ratio"),
+            max_request_line_bytes=flag.integer("max_request_line_bytes"),
+            max_header_bytes=flag.integer("max_header_bytes"),
+            max_header_fields=flag.integer("max_header_fields"),
+            max_body_chunks=flag.integer("max_body_chunks"),
             max_connections=flag.integer("max_connections"),
             max_connections_per_peer=flag.integer("max_connections_per_peer"),
             grpc_default_timeout_ms=flag.integer("grpc_default_timeout_ms"),
@@ -541,6 +555,13 @@ class ServerOptions:
         for name in (
             "max_message_bytes",
             "max_body_bytes",
+            "max_expanded_bytes",
+            "max_inflated_bytes",
+            "max_inflation_ratio",
+            "max_request_line_bytes",
+            "max_header_bytes",
+            "max_header_fields",
+            "max_body_chunks",
             "request_log_file_bytes",
             "request_log_file_s",
             "request_log_queue_bytes",
@@ -606,6 +627,13 @@ class EngineOptions:
     max_concurrent_requests: int = 16_384
     max_queued_requests: int = 4096
     max_examples: int = 65_536
+    max_expanded_bytes: int = 64 << 20
+    max_inflated_bytes: int = 100 << 20
+    max_inflation_ratio: int = 200
+    max_request_line_bytes: int = 8 << 10
+    max_header_bytes: int = 16 << 10
+    max_header_fields: int = 100
+    max_body_chunks: int = 65_536
     max_connections: int = 16_384
     max_connections_per_peer: int = 0
     grpc_default_timeout_ms: int = 0

@@ -39,7 +39,7 @@ impl Arguments<'_> {
     }
 
     /// How connections are kept.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self, max_header_bytes: usize) -> Settings {
         Settings {
             max_concurrent_streams: self.limit("grpc.max_concurrent_streams"),
             // A peer that is gone without a word, or reads nothing, is noticed by this.
@@ -47,7 +47,9 @@ impl Arguments<'_> {
             keepalive_timeout: self.or_none("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT),
             max_connection_age: self.duration("grpc.max_connection_age_ms"),
             max_connection_age_grace: self.duration("grpc.max_connection_age_grace_ms"),
-            max_header_list_size: self.limit("grpc.max_metadata_size"),
+            max_header_list_size: self
+                .limit("grpc.max_metadata_size")
+                .or(u32::try_from(max_header_bytes).ok()),
             // What the protocol allows.
             max_frame_size: self
                 .limit("grpc.http2.max_frame_size")

@@ -67,7 +67,7 @@ pub async fn serve(
     stopping: impl Future<Output = ()> + Send + 'static,
 ) {
     let arguments = Arguments(&app.options.grpc_channel_arguments);
-    let settings = arguments.settings();
+    let settings = arguments.settings(app.options.max_header_bytes);
     let limits = arguments.limits(app.options.max_message_bytes);
     let dispatch = Dispatch { others: others(&app, health), app, limits };
     transport::serve(listeners.incoming(stopping), settings, dispatch).await;

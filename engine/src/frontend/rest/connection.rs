@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, timeout_at, Instant};
 
-use super::head::{find_end, Framing, Head};
+use super::head::{find_end, Framing, Head, Limits};
 use super::reply::Reply;
 use crate::admission::Permit;
 use crate::frontend::pace::Pace;
@@ -31,7 +31,6 @@ pub(super) const WRITE_STALL: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 64 << 10;
 
-const MAX_CHUNKS: usize = 65_536;
 /// Bytes of the line before a chunk, with its extensions.
 const MAX_CHUNK_LINE: usize = 256;
 const MAX_TRAILER_BYTES: usize = 16 << 10;
@@ -54,8 +53,8 @@ pub trait Service {
     /// The answer that does not depend on the body: it is not waited for then.
     fn refusal(&self, head: &Head) -> Option<Reply>;
 
-    /// Most bytes a body may have.
-    fn max_body_bytes(&self) -> usize;
+    /// How long a request may be.
+    fn limits(&self) -> Limits;
 
     /// Whether clients are to look elsewhere with their next request.
     fn is_leaving(&self) -> bool;
@@ -129,8 +128,9 @@ fn refuse<T>(status: u16) -> Result<T, Failure> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(&mut self, service: &impl Service) -> io::Result<()> {
+        let limits = service.limits();
         loop {
-            let head = match self.head().await {
+            let head = match self.head(&limits).await {
                 Ok(head) => head,
                 Err(Failure::Gone) => return Ok(()),
                 Err(Failure::Refused(reply)) => return self.end(reply, 1).await,
@@ -141,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
             let permit = service.permit();
-            let body = match self.body(&head, service.max_body_bytes(), &permit).await {
+            let body = match self.body(&head, &limits, &permit).await {
                 Ok(body) => body,
                 Err(Failure::Gone) => return Ok(()),
                 Err(Failure::Refused(reply)) => return self.end(reply, head.minor).await,
@@ -176,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn head(&mut self) -> Result<Head, Failure> {
+    async fn head(&mut self, limits: &Limits) -> Result<Head, Failure> {
         if self.buffer.is_empty() {
             let mut stopping = self.stopping.clone();
             let is_new = self.is_new;
@@ -191,12 +191,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let deadline = Instant::now() + HEAD;
         let end = loop {
-            match find_end(&self.buffer)? {
+            match find_end(&self.buffer, limits)? {
                 Some(end) => break end,
                 None => self.receive(deadline).await?,
             }
         };
-        let head = Head::parse(&self.buffer[..end])?;
+        let head = Head::parse(&self.buffer[..end], limits)?;
         self.buffer.advance(end);
         Ok(head)
     }
@@ -204,11 +204,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn body(
         &mut self,
         head: &Head,
-        limit: usize,
+        limits: &Limits,
         permit: &Permit,
     ) -> Result<Vec<u8>, Failure> {
         if let Framing::Length(length) = head.framing {
-            if length > limit {
+            if length > limits.body {
                 return refuse(413);
             }
             if length <= self.buffer.len() {
@@ -226,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut body = Body::new();
         match head.framing {
             Framing::Length(length) => self.read_exactly(&mut body, length, permit).await?,
-            Framing::Chunked => self.chunks(&mut body, limit, permit).await?,
+            Framing::Chunked => self.chunks(&mut body, limits, permit).await?,
         }
         Ok(body.bytes)
     }
@@ -265,16 +265,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn chunks(
         &mut self,
         body: &mut Body,
-        limit: usize,
+        limits: &Limits,
         permit: &Permit,
     ) -> Result<(), Failure> {
-        for _ in 0..=MAX_CHUNKS {
+        for _ in 0..=limits.chunks {
             let line = self.line(body, MAX_CHUNK_LINE).await?;
             let Some(size) = chunk_size(&line) else { return refuse(400) };
             if size == 0 {
                 return self.trailers(body).await;
             }
-            if size > limit - body.bytes.len() {
+            if size > limits.body - body.bytes.len() {
                 return refuse(413);
             }
             self.read_exactly(body, size, permit).await?;

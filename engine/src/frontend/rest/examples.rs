@@ -2,7 +2,7 @@
 
 use super::document::Document;
 use crate::inference::classify::Classifications;
-use crate::inference::examples::{check_count, Examples};
+use crate::inference::examples::{check_count, Examples, Most};
 use crate::inference::head::Inference;
 use crate::status::{Result, Status};
 use crate::tensor::json::decode::{base64_object, read_bytes};
@@ -12,12 +12,12 @@ use crate::tensor::json::text::{unescape, write_string};
 use crate::tensor::number;
 use crate::wire;
 
-/// The examples of a document, and their context; there may be `most` of them.
+/// The examples of a document, and their context.
 ///
 /// # Errors
 /// INVALID_ARGUMENT by specification 2.10, in its order; RESOURCE_EXHAUSTED as soon as there are too
 /// many.
-pub fn examples(document: &Document<'_>, most: usize) -> Result<Examples<Vec<u8>>> {
+pub fn examples(document: &Document<'_>, most: Most) -> Result<Examples<Vec<u8>>> {
     let context = document.context().map(|mut cursor| example(&mut cursor)).transpose()?;
     let Some(mut cursor) = document.examples() else {
         // The text is the same for both methods.
@@ -275,7 +275,7 @@ mod tests {
 
     fn parse(body: &str) -> std::result::Result<Examples<Vec<u8>>, String> {
         let document = Document::parse(body.as_bytes(), |_| None).unwrap();
-        examples(&document, 0).map_err(|status| status.message.into_owned())
+        examples(&document, Most::default()).map_err(|status| status.message.into_owned())
     }
 
     /// An example with one feature: its name, and the serialized `Feature`.

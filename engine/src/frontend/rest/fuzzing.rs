@@ -6,11 +6,11 @@ use tokio::io::{duplex, AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::head::{find_end, Head};
+use super::head::{find_end, Head, Limits};
 use super::service::{Service, Session};
 use super::url::{matched, route, Method};
 use super::{converse_plainly, gzip as compression, media as types, pages, proto_json};
-use crate::app::App;
+use crate::app::{App, Options};
 use crate::frontend::peer::Peer;
 
 /// Send bytes over a connection, and return what is answered.
@@ -56,10 +56,11 @@ fn runtime() -> &'static Runtime {
 }
 
 pub fn head(input: &[u8]) {
-    if let Ok(Some(end)) = find_end(input) {
-        let _ = Head::parse(&input[..end]);
+    let limits = Limits::of(&Options::default());
+    if let Ok(Some(end)) = find_end(input, &limits) {
+        let _ = Head::parse(&input[..end], &limits);
     }
-    let _ = Head::parse(input);
+    let _ = Head::parse(input, &limits);
 }
 
 pub fn url(input: &[u8]) {
@@ -76,7 +77,8 @@ pub fn media(input: &[u8]) {
 }
 
 pub fn gzip(input: &[u8]) {
-    if let Ok(body) = compression::inflate(input, 1 << 20) {
+    let inflation = compression::Inflation { max_bytes: 1 << 20, max_ratio: 200 };
+    if let Ok(body) = compression::inflate(input, &inflation) {
         assert!(body.len() <= 1 << 20);
     }
 }

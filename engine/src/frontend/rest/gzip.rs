@@ -8,10 +8,27 @@ use std::io::{ErrorKind, Read};
 use flate2::bufread::{GzDecoder, GzEncoder};
 use flate2::Compression;
 
+use crate::app::Options;
+
 /// So much may come of anything.
 const FREE: usize = 1 << 20;
-/// Beyond that a byte may become so many.
-const MAX_RATIO: usize = 200;
+
+/// What may become of a compressed body.
+#[derive(Clone, Copy, Debug)]
+pub struct Inflation {
+    pub max_bytes: usize,
+    /// What a byte may become, beyond a mebibyte that may come of anything.
+    pub max_ratio: usize,
+}
+
+impl Inflation {
+    pub fn of(options: &Options) -> Self {
+        Self {
+            max_bytes: options.max_body_bytes.min(options.max_inflated_bytes),
+            max_ratio: options.max_inflation_ratio,
+        }
+    }
+}
 
 /// More came out than is allowed, or than there is memory for.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,9 +37,10 @@ pub struct TooLarge;
 /// What was compressed, empty when it was not sound.
 ///
 /// # Errors
-/// When there is more of it than `limit` bytes, than the ratio allows, or than there is memory for.
-pub fn inflate(compressed: &[u8], limit: usize) -> Result<Vec<u8>, TooLarge> {
-    let allowed = limit.min(FREE.max(compressed.len().saturating_mul(MAX_RATIO)));
+/// When there is more of it than is allowed, or than there is memory for.
+pub fn inflate(compressed: &[u8], inflation: &Inflation) -> Result<Vec<u8>, TooLarge> {
+    let by_ratio = compressed.len().saturating_mul(inflation.max_ratio);
+    let allowed = inflation.max_bytes.min(FREE.max(by_ratio));
     let mut decoder = GzDecoder::new(compressed);
     let mut body = Vec::new();
     let usual = compressed.len().saturating_mul(4).min(allowed);
@@ -50,6 +68,12 @@ mod tests {
     use flate2::write;
     use std::io::Write;
 
+    const RATIO: usize = 200;
+
+    fn inflated(compressed: &[u8], max_bytes: usize) -> Result<Vec<u8>, TooLarge> {
+        inflate(compressed, &Inflation { max_bytes, max_ratio: RATIO })
+    }
+
     fn deflate(text: &[u8]) -> Vec<u8> {
         let mut encoder = write::GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(text).unwrap();
@@ -59,7 +83,7 @@ mod tests {
     #[test]
     fn only_one_sound_member_is_a_body() {
         let sound = deflate(b"{\"instances\": [1.0]}");
-        assert_eq!(inflate(&sound, 1000).unwrap(), b"{\"instances\": [1.0]}");
+        assert_eq!(inflated(&sound, 1000).unwrap(), b"{\"instances\": [1.0]}");
 
         let mut bad_sum = sound.clone();
         let at = bad_sum.len() - 6;
@@ -69,27 +93,27 @@ mod tests {
         for unsound in
             [&bad_sum[..], &twice, &trailing, &sound[..sound.len() - 3], b"plain", b"", b"\x78\x9c"]
         {
-            assert_eq!(inflate(unsound, 1000), Ok(Vec::new()), "{unsound:?}");
+            assert_eq!(inflated(unsound, 1000), Ok(Vec::new()), "{unsound:?}");
         }
     }
 
     #[test]
     fn what_grows_too_large_is_refused() {
         let zeros = deflate(&vec![0; 1000]);
-        assert!(inflate(&zeros, 1000).is_ok());
-        assert_eq!(inflate(&zeros, 999), Err(TooLarge));
+        assert!(inflated(&zeros, 1000).is_ok());
+        assert_eq!(inflated(&zeros, 999), Err(TooLarge));
 
         let bomb = deflate(&vec![0; 3 << 20]);
-        assert!(bomb.len() * MAX_RATIO < 3 << 20, "not a bomb");
-        assert_eq!(inflate(&bomb, 64 << 20), Err(TooLarge));
+        assert!(bomb.len() * RATIO < 3 << 20, "not a bomb");
+        assert_eq!(inflated(&bomb, 64 << 20), Err(TooLarge));
         let free = deflate(&vec![0; FREE]);
-        assert_eq!(inflate(&free, 64 << 20).unwrap().len(), FREE);
+        assert_eq!(inflated(&free, 64 << 20).unwrap().len(), FREE);
     }
 
     #[test]
     fn what_is_kept_is_inflated_or_refused() {
         crate::corpus::each("gzip", |input| {
-            if let Ok(body) = inflate(input, 1 << 20) {
+            if let Ok(body) = inflated(input, 1 << 20) {
                 assert!(body.len() <= 1 << 20);
             }
         });
@@ -100,6 +124,6 @@ mod tests {
         let body = b"{\"predictions\": [1.0, 1.0, 1.0, 1.0]}".repeat(100);
         let compressed = super::deflate(&body);
         assert!(compressed.len() < body.len() / 10);
-        assert_eq!(inflate(&compressed, 1 << 20), Ok(body));
+        assert_eq!(inflated(&compressed, 1 << 20), Ok(body));
     }
 }

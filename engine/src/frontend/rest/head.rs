@@ -6,12 +6,37 @@
 use super::media::{self, Media};
 use super::reply::Reply;
 use super::url::Method;
+use crate::app::Options;
 use crate::frontend::{LOW_PRIORITY, PRIORITY};
 
-/// Bytes of the request line, and of all header fields together; number of fields.
-pub const MAX_LINE: usize = 8 << 10;
-pub const MAX_FIELDS_BYTES: usize = 16 << 10;
-pub const MAX_FIELDS: usize = 100;
+/// How long a request may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the request line.
+    pub line: usize,
+    /// Bytes of all header fields together.
+    pub fields_bytes: usize,
+    pub fields: usize,
+    /// Bytes of the body.
+    pub body: usize,
+    /// Chunks in which a body may come.
+    pub chunks: usize,
+}
+
+impl Limits {
+    pub fn of(options: &Options) -> Self {
+        Self {
+            line: options.max_request_line_bytes,
+            fields_bytes: options.max_header_bytes,
+            fields: options.max_header_fields,
+            body: options.max_body_bytes,
+            chunks: options.max_body_chunks,
+        }
+    }
+}
+
+/// Header fields for which there is a place without asking for memory.
+const USUAL_FIELDS: usize = 100;
 
 /// Fields of ours, for bodies that are one tensor and nothing else.
 const SIGNATURE_NAME: &str = "servable-signature-name";
@@ -78,7 +103,7 @@ impl std::fmt::Debug for Secret {
 ///
 /// # Errors
 /// The answer, when it will never be one: it is too long, or has a bare line feed.
-pub fn find_end(received: &[u8]) -> Result<Option<usize>, Reply> {
+pub fn find_end(received: &[u8], limits: &Limits) -> Result<Option<usize>, Reply> {
     let mut line_end = None;
     let mut start = 0;
     for at in memchr::memchr_iter(b'\n', received) {
@@ -96,14 +121,14 @@ pub fn find_end(received: &[u8]) -> Result<Option<usize>, Reply> {
         }
     }
     let Some(line_end) = line_end else {
-        return if received.len() > MAX_LINE { Err(Reply::page(414)) } else { Ok(None) };
+        return if received.len() > limits.line { Err(Reply::page(414)) } else { Ok(None) };
     };
-    if line_end > MAX_LINE + 1 {
+    if line_end > limits.line + 1 {
         return Err(Reply::page(414));
     }
     let is_complete = received[..start].ends_with(b"\r\n\r\n");
     let end = if is_complete { start } else { received.len() };
-    if end - line_end - 1 > MAX_FIELDS_BYTES {
+    if end - line_end - 1 > limits.fields_bytes {
         return Err(Reply::page(431));
     }
     Ok(is_complete.then_some(start))
@@ -168,10 +193,19 @@ impl Head {
     ///
     /// # Errors
     /// The answer, when it is malformed, ambiguous, or has too many fields.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Reply> {
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, Reply> {
         let bad = || Reply::page(400);
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut fields);
+        let mut usual = [httparse::EMPTY_HEADER; USUAL_FIELDS];
+        let mut many;
+        let fields = if let Some(fields) = usual.get_mut(..limits.fields) {
+            fields
+        } else {
+            // No more than there are lines.
+            let most = limits.fields.min(bytes.len() / 2);
+            many = vec![httparse::EMPTY_HEADER; most];
+            &mut many[..]
+        };
+        let mut request = httparse::Request::new(fields);
         match request.parse(bytes) {
             Ok(httparse::Status::Complete(_)) => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Reply::page(431)),
@@ -250,11 +284,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn limits() -> Limits {
+        Limits::of(&Options::default())
+    }
+
     fn parse(head: &str) -> Result<Head, u16> {
         let status = |reply: Reply| reply.status;
-        let end = find_end(head.as_bytes()).map_err(status)?;
+        let limits = limits();
+        let end = find_end(head.as_bytes(), &limits).map_err(status)?;
         assert_eq!(end, Some(head.len()), "{head:?}");
-        Head::parse(head.as_bytes()).map_err(status)
+        Head::parse(head.as_bytes(), &limits).map_err(status)
     }
 
     fn with(fields: &str) -> Result<Head, u16> {
@@ -323,51 +362,51 @@ mod tests {
         assert_eq!(parse("GET / HTTP/2.0\r\n\r\n"), Err(505));
         assert_eq!(with("Expect: something\r\n"), Err(417));
         for bare in [&b"GET / HTTP/1.1\n\n"[..], b"GET / HTTP/1.1\r\nA: b\n\r\n", b"\n"] {
-            assert_eq!(find_end(bare).unwrap_err().status, 400);
+            assert_eq!(find_end(bare, &limits()).unwrap_err().status, 400);
         }
     }
 
     #[test]
     fn limits_hold_to_the_byte() {
         let line = |len: usize| format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(len - 14));
-        assert!(parse(&line(MAX_LINE)).is_ok());
-        assert_eq!(parse(&line(MAX_LINE + 1)), Err(414));
-        assert_eq!(find_end(&vec![b'a'; MAX_LINE + 1]).unwrap_err().status, 414);
+        assert!(parse(&line(limits().line)).is_ok());
+        assert_eq!(parse(&line(limits().line + 1)), Err(414));
+        assert_eq!(find_end(&vec![b'a'; limits().line + 1], &limits()).unwrap_err().status, 414);
 
         let field = |len: usize| format!("A: {}\r\n", "b".repeat(len - 5));
-        assert!(with(&field(MAX_FIELDS_BYTES - 2)).is_ok());
-        assert_eq!(with(&field(MAX_FIELDS_BYTES - 1)), Err(431));
-        let endless = format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(MAX_FIELDS_BYTES));
-        assert_eq!(find_end(endless.as_bytes()).unwrap_err().status, 431);
+        assert!(with(&field(limits().fields_bytes - 2)).is_ok());
+        assert_eq!(with(&field(limits().fields_bytes - 1)), Err(431));
+        let endless = format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(limits().fields_bytes));
+        assert_eq!(find_end(endless.as_bytes(), &limits()).unwrap_err().status, 431);
 
-        assert!(with(&"A: b\r\n".repeat(MAX_FIELDS)).is_ok());
-        assert_eq!(with(&"A: b\r\n".repeat(MAX_FIELDS + 1)), Err(431));
+        assert!(with(&"A: b\r\n".repeat(limits().fields)).is_ok());
+        assert_eq!(with(&"A: b\r\n".repeat(limits().fields + 1)), Err(431));
     }
 
     #[test]
     fn a_head_is_awaited_to_its_end() {
         let head = b"GET / HTTP/1.1\r\nA: b\r\n\r\n";
         for cut in 0..head.len() {
-            assert_eq!(find_end(&head[..cut]), Ok(None), "{cut}");
+            assert_eq!(find_end(&head[..cut], &limits()), Ok(None), "{cut}");
         }
-        assert_eq!(find_end(b"GET / HTTP/1.1\r\n\r\nGET"), Ok(Some(18)));
+        assert_eq!(find_end(b"GET / HTTP/1.1\r\n\r\nGET", &limits()), Ok(Some(18)));
     }
 
     #[test]
     fn what_is_kept_is_read_or_refused() {
         crate::corpus::each("http", |input| {
-            if let Ok(Some(end)) = find_end(input) {
-                let _ = Head::parse(&input[..end]);
+            if let Ok(Some(end)) = find_end(input, &limits()) {
+                let _ = Head::parse(&input[..end], &limits());
             }
-            let _ = Head::parse(input);
+            let _ = Head::parse(input, &limits());
         });
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = find_end(&bytes);
-            let _ = Head::parse(&bytes);
+            let _ = find_end(&bytes, &limits());
+            let _ = Head::parse(&bytes, &limits());
         }
     }
 }

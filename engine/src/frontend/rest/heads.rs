@@ -6,9 +6,11 @@ use serde::Deserialize;
 
 use super::document::Document;
 use super::examples;
+use super::gzip::Inflation;
 use super::media::Media;
 use super::predict::{not_parsed, with_spec};
 use super::service::{Body, Failure, Service, LARGE_ANSWER};
+use crate::inference::examples::Most;
 use crate::inference::head::{Head, Inference, Method};
 use crate::inference::multi_inference::{Plan, Task};
 use crate::inference::predict::signature_name;
@@ -35,11 +37,11 @@ impl Service {
             return Ok((Media::Json, self.infer_json(method, spec, body, exchange).await?));
         }
         let options = body.run_options();
-        let limit = self.app.options.max_body_bytes;
+        let inflation = Inflation::of(&self.app.options);
         let permit = body.permit.clone();
         let message = self
             .convert(body.is_large(), body.run_options(), move || {
-                Ok::<_, Failure>(with_spec(body.read(limit)?, &spec))
+                Ok::<_, Failure>(with_spec(body.read(&inflation)?, &spec))
             })
             .await?;
         let answered = match method {
@@ -112,10 +114,10 @@ impl Service {
         let app = self.app.clone();
         let (handle, plan, count, feeds) = self
             .convert(body.is_large(), body.run_options(), move || {
-                let body = body.read(app.options.max_body_bytes)?;
+                let body = body.read(&Inflation::of(&app.options))?;
                 let document = Document::parse(&body, |_| None)?;
                 let tasks: Vec<TaskDocument> = document.tasks(TASKS)?;
-                let most = app.options.max_examples;
+                let most = Most::of(&app.options);
                 let examples = examples::examples(&document, most)?;
                 let handle = app.map.resolve(&spec)?;
                 let tasks: Vec<Task> = tasks.into_iter().map(|task| task.of(&spec)).collect();
@@ -149,10 +151,10 @@ impl Service {
     ) -> Result<(Arc<ServableHandle>, String, Tensor, Option<Sample>), Failure> {
         let app = self.app.clone();
         self.convert(body.is_large(), body.run_options(), move || {
-            let body = body.read(app.options.max_body_bytes)?;
+            let body = body.read(&Inflation::of(&app.options))?;
             let document = Document::parse(&body, |_| None)?;
             let requested = document.signature_name()?.unwrap_or_default();
-            let most = app.options.max_examples;
+            let most = Most::of(&app.options);
             let examples = examples::examples(&document, most)?;
             let handle = app.map.resolve(&spec)?;
             let tensor = examples.to_tensor(most)?;

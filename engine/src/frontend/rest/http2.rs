@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout_at, Instant};
 
 use super::connection::{Body, Service, IDLE, WRITE_STALL};
-use super::head::{Head, MAX_FIELDS, MAX_FIELDS_BYTES, MAX_LINE};
+use super::head::Head;
 use super::reply::{Reply, CHALLENGE};
 use super::service::Session;
 use super::url::Method;
@@ -56,6 +56,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     session: Session,
     mut stopping: watch::Receiver<bool>,
 ) {
+    let limits = session.limits();
     let activity = Arc::new(Activity::new());
     let stream = TokioIo::new(Rewound { read, stream });
     let watched = activity.clone();
@@ -66,7 +67,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size((MAX_LINE + MAX_FIELDS_BYTES) as u32)
+        .max_header_list_size(u32::try_from(limits.line + limits.fields_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(IDLE)
@@ -186,15 +187,16 @@ async fn answer(request: Request<Incoming>, session: &Session, mut guard: Guard)
     for (name, value) in &parts.headers {
         head.field(name.as_str(), value.as_bytes());
     }
-    let mut reply = if target.len() > MAX_LINE {
+    let limits = session.limits();
+    let mut reply = if target.len() > limits.line {
         Reply::page(414)
-    } else if parts.headers.len() > MAX_FIELDS {
+    } else if parts.headers.len() > limits.fields {
         Reply::page(431)
     } else if let Some(refusal) = session.refusal(&head) {
         refusal
     } else {
         let permit = session.permit();
-        match collect(&mut incoming, session.max_body_bytes(), &permit).await {
+        match collect(&mut incoming, limits.body, &permit).await {
             Ok(body) => session.answer(&head, body, permit).await,
             Err(reply) => reply,
         }

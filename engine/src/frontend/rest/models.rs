@@ -7,6 +7,7 @@ use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{json, Map, Value};
 
+use super::gzip::Inflation;
 use super::head::Head;
 use super::media::Media;
 use super::predict::not_parsed;
@@ -61,10 +62,10 @@ impl Service {
             return Err(Status::permission_denied(message).into());
         }
         let media = body.content;
-        let limit = self.app.options.max_body_bytes;
+        let inflation = Inflation::of(&self.app.options);
         let request = self
             .convert(body.is_large(), body.run_options(), move || {
-                let bytes = body.read(limit)?;
+                let bytes = body.read(&inflation)?;
                 Ok::<_, Failure>(match media {
                     Media::Protobuf => {
                         ReloadConfigRequest::decode(&*bytes).map_err(|_| not_parsed())?

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::gzip;
-use super::head::Head as RequestHead;
+use super::gzip::{self, Inflation};
+use super::head::{Head as RequestHead, Limits};
 use super::media::Media;
 use super::reply::Reply;
 use super::url::{self, Action, Method, Refusal, Route};
@@ -32,8 +32,6 @@ pub(super) const LARGE_ANSWER: usize = 8 << 10;
 /// How many bytes of tensors a byte of JSON becomes at worst: `1,` is a number of eight bytes, in a
 /// vector that has grown to twice that, and `"",` a string.
 const JSON_GROWS: usize = 8;
-/// What a compressed body may grow to, whatever the limit on bodies is.
-const MAX_INFLATED: usize = 100 << 20;
 
 /// The method of the gRPC API that does the same.
 fn counted_as(action: Action) -> Counted {
@@ -94,8 +92,8 @@ impl connection::Service for Session {
         self.service.authorized(head).err().map(|status| self.service.refused(&status))
     }
 
-    fn max_body_bytes(&self) -> usize {
-        self.service.app.options.max_body_bytes
+    fn limits(&self) -> Limits {
+        Limits::of(&self.service.app.options)
     }
 
     fn is_leaving(&self) -> bool {
@@ -244,9 +242,9 @@ impl Body {
         }
     }
 
-    pub fn read(self, limit: usize) -> std::result::Result<Vec<u8>, Failure> {
+    pub fn read(self, inflation: &Inflation) -> std::result::Result<Vec<u8>, Failure> {
         let bytes = if self.is_gzip {
-            let inflated = gzip::inflate(&self.bytes, limit.min(MAX_INFLATED))
+            let inflated = gzip::inflate(&self.bytes, inflation)
                 .map_err(|gzip::TooLarge| Failure::TooLarge)?;
             self.permit.charge(inflated.len()).map_err(Failure::Busy)?;
             inflated

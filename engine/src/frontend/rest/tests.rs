@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout, Instant};
 
-use super::head::Head;
+use super::head::{Head, Limits as RequestLimits};
 use super::*;
 use crate::admission::{Admission, Limits, Permit};
 use crate::app::Options;
@@ -547,8 +547,8 @@ impl connection::Service for Echo {
         (head.target == "/refused").then(|| Reply::page(401))
     }
 
-    fn max_body_bytes(&self) -> usize {
-        8 << 20
+    fn limits(&self) -> RequestLimits {
+        RequestLimits::of(&Options { max_body_bytes: 8 << 20, ..Options::default() })
     }
 
     fn is_leaving(&self) -> bool {

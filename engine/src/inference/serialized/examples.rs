@@ -140,7 +140,7 @@ impl Input {
         if rules.is_hurried && context.len().saturating_mul(self.count) > LARGE_TENSOR {
             return Err(Status::resource_exhausted("The context is large for so many examples"));
         }
-        examples::to_tensor(self.count, self.examples(), context, rules.max_examples)
+        examples::to_tensor(self.count, self.examples(), context, rules.most)
     }
 }
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use crate::admission::Permit;
 use crate::app::App;
+use crate::inference::examples::Most;
 use crate::inference::predict as predict_request;
 use crate::metrics::{Exchange, Method, Metrics, Protocol, Stage};
 use crate::request_log::{self, Kind};
@@ -38,8 +39,7 @@ pub struct Prepared {
 pub struct Rules {
     pub check_method_name: bool,
     pub as_tensor_content: bool,
-    /// Examples that a request may have; 0: no limit.
-    pub max_examples: usize,
+    pub most: Most,
     /// Whether a tensor beyond [`LARGE_TENSOR`] is refused, as others wait for the thread.
     pub is_hurried: bool,
 }
@@ -149,7 +149,7 @@ async fn prepare<R: Request>(
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
         as_tensor_content: app.options.enable_serialization_as_tensor_content,
-        max_examples: app.options.max_examples,
+        most: Most::of(&app.options),
         is_hurried: false,
     };
     let request = if message.len() > LARGE {

@@ -105,7 +105,7 @@ impl PredictRequest {
 
     /// The inputs by name; of several with one name the last counts.
     fn inputs(&self, rules: Rules) -> Vec<(&str, SerializedTensor<'_>)> {
-        let mut limits = proto::Limits::for_message(self.message.len());
+        let mut limits = proto::Limits::for_message(self.message.len(), rules.most.expanded_bytes);
         if rules.is_hurried {
             limits.max_bytes = limits.max_bytes.min(LARGE_TENSOR);
         }

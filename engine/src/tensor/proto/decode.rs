@@ -34,9 +34,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What a message of this size may expand to: four times its size, and 64 MiB at least.
-    pub fn for_message(bytes: usize) -> Self {
-        Self { max_bytes: bytes.saturating_mul(4).clamp(64 << 20, 4 << 30) }
+    /// What a message of this size may expand to: four times its size and no more than 4 GiB, but
+    /// `least` in any case.
+    pub fn for_message(bytes: usize, least: usize) -> Self {
+        Self { max_bytes: bytes.saturating_mul(4).min(4 << 30).max(least) }
     }
 }
 
@@ -97,7 +98,7 @@ pub fn decode(message: &Bytes, limits: Limits) -> Result<Tensor> {
     if bytes > limits.max_bytes {
         return Err(Status::resource_exhausted(format!(
             "A tensor of shape {} takes {bytes} bytes; at most {} are accepted in one tensor of \
-             this request",
+             this request (--max_expanded_bytes)",
             shape_text(&fields.shape),
             limits.max_bytes
         )));

@@ -529,7 +529,10 @@ mod tests {
                 let Ok(mut document) = Document::parse(input, |_| dtype) else { continue };
                 let _ = (document.signature_name(), document.output_filter());
                 let _ = document.tasks::<serde_json::Value>("a list");
-                let _ = super::super::super::examples::examples(&document, 0);
+                let _ = super::super::super::examples::examples(
+                    &document,
+                    crate::inference::examples::Most::default(),
+                );
                 for signature in &signatures {
                     for extended in [false, true] {
                         let _ = inputs(&mut document, signature, "", extended);

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::document::Document;
+use super::gzip::Inflation;
 use super::media::Media;
 use super::service::{Body, Failure, Service, LARGE_ANSWER};
 use crate::app::App;
+use crate::inference::examples::Most;
 use crate::inference::predict as inference;
 use crate::inference::serialized::predict::{request, response, Plan, PredictRequest};
 use crate::inference::serialized::{Request as _, Rules};
@@ -112,10 +114,9 @@ struct Prepared {
 
 impl Prepared {
     fn new(app: &App, spec: &ModelSpec, body: Body) -> std::result::Result<Self, Failure> {
-        let limit = app.options.max_body_bytes;
         let Body { content, accept, .. } = body;
         let headers = (body.signature_name.clone(), body.output_filter.clone());
-        let bytes = body.read(limit)?;
+        let bytes = body.read(&Inflation::of(&app.options))?;
         let media = content.of_body(&bytes);
         let answer = accept.unwrap_or(media);
         let prepared = match media {
@@ -189,7 +190,8 @@ fn from_message(app: &App, spec: &ModelSpec, body: Vec<u8>, answer: Media) -> Re
     let rules = Rules {
         check_method_name: app.options.enable_signature_method_name_check,
         as_tensor_content: app.options.enable_serialization_as_tensor_content,
-        ..Rules::default()
+        most: Most::of(&app.options),
+        is_hurried: false,
     };
     let plan = request.plan(&handle, rules)?;
     let sample = sample(app, &handle, &plan.signature_name, || message.clone());
@@ -203,7 +205,8 @@ fn from_npy(
     (signature_name, filter): (String, Vec<String>),
     answer: Media,
 ) -> Result<Prepared> {
-    let tensor = npy::decode(body, Limits::for_message(body.len()))?;
+    let tensor =
+        npy::decode(body, Limits::for_message(body.len(), app.options.max_expanded_bytes))?;
     let handle = app.map.resolve(spec)?;
     let signature_name = inference::signature_name(&signature_name).to_owned();
     let check = app.options.enable_signature_method_name_check;
