@@ -87,12 +87,10 @@ impl Input {
         range: Range<usize>,
     ) -> std::result::Result<(), Malformed> {
         let mut reader = Reader::within(message, range);
-        let mut is_first = true;
         while let Some((number, field)) = reader.next()? {
             let (1 | 2, Field::Bytes(range)) = (number, field) else { continue };
-            if is_first || self.kind != number {
+            if self.kind != number {
                 *self = Self { message: message.clone(), kind: number, ..Self::default() };
-                is_first = false;
             }
             self.add(range)?;
         }
@@ -361,5 +359,33 @@ pub fn replay(
         4 => answer_here::<MultiInferenceRequest>(handle, message, metrics, all_sizes),
         6 => answer_here::<PredictRequest>(handle, message, metrics, all_sizes),
         _ => Err(Status::unimplemented(format!("Unsupported log_type for warmup: {kind}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field `input` whose list, of the kind that has this number, has so many examples.
+    fn input(kind: u8, count: u8) -> Vec<u8> {
+        let list = [0x0a, 0].repeat(usize::from(count));
+        let oneof = [&[kind << 3 | 2, 2 * count][..], &list].concat();
+        [&[0x12, 2 * count + 2][..], &oneof].concat()
+    }
+
+    #[test]
+    fn inputs_of_one_kind_are_merged_and_of_several_the_last_counts() {
+        for (inputs, expected) in [
+            (vec![input(1, 1)], 1),
+            (vec![input(1, 1), input(1, 2)], 3),
+            (vec![input(2, 1), input(2, 2)], 3),
+            (vec![input(1, 1), input(2, 2)], 2),
+            (vec![input(1, 1), input(2, 2), input(1, 3)], 3),
+        ] {
+            let request = RegressionRequest::parse(&inputs.concat().into()).unwrap();
+            assert_eq!(request.0.input.count, expected, "{inputs:?}");
+            let tensor = request.0.input.to_tensor(Rules::default()).unwrap();
+            assert_eq!(tensor.num_elements(), expected);
+        }
     }
 }
