@@ -18,6 +18,7 @@ from servable.errors import (
     ResourceExhausted,
 )
 from servable.sources.cache import Fetching, ModelCache
+from servable.sources.file_lock import FileLock
 from servable.sources.store import Content, Digest, RemoteFile
 
 DATA = bytes(range(256)) * 40
@@ -299,6 +300,29 @@ def test_two_servers_fetch_one_version_once(tmp_path: Path) -> None:
 
     assert len(paths) == 1
     assert first.log.read_text().split() == ["0"]
+
+
+def test_what_another_server_has_just_made_is_waited_for(cache: ModelCache) -> None:
+    lease = cache.fetch(version(DATA), Fetching())
+    lease.release()
+    (made,) = (Path(cache._directory) / "versions").iterdir()
+    lock = FileLock(str(Path(cache._directory) / "locks" / made.name))
+    assert lock.try_acquire()
+
+    class Waiting(Counted):
+        """Waits for the other one, who then lets it in."""
+
+        waits = 0
+
+        def check(self) -> None:
+            self.waits += 1
+            lock.share()
+
+    fetching = Waiting()
+    again = cache.fetch(version(DATA), fetching)
+
+    assert again.path == lease.path
+    assert (fetching.came, fetching.waits) == (0, 1)
 
 
 def _last(server: Other) -> str:

@@ -128,16 +128,21 @@ class ModelCache:
         key = content.identity
         lock = FileLock(self._path("locks", key))
         path = self._path("versions", key)
+        was_damaged = False
         while True:
+            is_damaged = False
             if lock.try_acquire(shared=True):
                 if _is_complete(path):
                     fetching.received(content.size_bytes, was_there=True)
                     os.utime(self._path("locks", key))
                     return Lease(os.path.join(path, _FILES), lock)
+                is_damaged = os.path.exists(path)
                 lock.release()
             if not lock.try_acquire():
-                if os.path.exists(path):
+                # Seen once, it may be what another server is about to mend.
+                if is_damaged and was_damaged:
                     raise DataLoss(f"{path} is damaged, and used by another server")
+                was_damaged = is_damaged
                 _wait(fetching)
                 continue
             try:
