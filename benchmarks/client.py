@@ -7,8 +7,8 @@ What the client costs: to install, to import, per call, per megabyte.
 
 `installed` makes a fresh environment with the wheel and what it depends on.  `call` and
 `async` ask this project's server, which needs the extra `tensorflow`;
-`tensors` compares with Python's TensorFlow and `tensorflow-serving-api`.  Each prints
-what is asked of its figure.
+`tensors` compares with Python's TensorFlow; so does messages.py, beside this, for
+arrays of floats.  Each prints what is asked of its figure.
 """
 
 import argparse
@@ -110,7 +110,6 @@ def tensors(rounds: int) -> None:
     except ModuleNotFoundError:
         print("TensorFlow is not installed: nothing to compare with")
         return
-    large(rounds, tf)
     million = np.arange(1 << 20)
     for name, values in {
         "booleans": million % 2 == 0,
@@ -132,73 +131,6 @@ def tensors(rounds: int) -> None:
         ours = best(lambda m=mine: make_ndarray(m), rounds)
         theirs = best(lambda m=other: tf.make_ndarray(m), rounds)
         compared(f"make_ndarray, {field}", ours, theirs)
-
-
-def large(rounds: int, tf: Any) -> None:
-    """Compare what arrays of floats cost, as tensors and in messages of a call."""
-    from tensorflow_serving.apis import predict_pb2 as theirs  # noqa: PLC0415
-
-    from servable.client import dtypes  # noqa: PLC0415 - as the client has them
-    from servable.client.operations import Predict, Tensor, model_ref  # noqa: PLC0415
-    from servable.client.predict_wire import (  # noqa: PLC0415
-        decode_response,
-        encode_request,
-    )
-
-    for megabytes in (4, 64):
-        array = np.resize(FOUR_MEGABYTES, megabytes << 18)
-        mine, other = make_tensor_proto(array), tf.make_tensor_proto(array)
-        operation = Predict(
-            model_ref("m"), "", {"x": Tensor(array, dtypes.parse("float32"))}
-        )
-        response = theirs.PredictResponse()
-        response.outputs["y"].CopyFrom(other)
-        data = response.SerializeToString()
-
-        def their_request(array: Any = array) -> bytes:
-            request = theirs.PredictRequest()
-            request.model_spec.name = "m"
-            request.inputs["x"].CopyFrom(tf.make_tensor_proto(array))
-            return bytes(request.SerializeToString())
-
-        def their_outputs(data: bytes = data) -> Any:
-            response = theirs.PredictResponse.FromString(data)
-            return tf.make_ndarray(response.outputs["y"])
-
-        pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-            "make_tensor_proto": (
-                lambda a=array: make_tensor_proto(a),
-                lambda a=array: tf.make_tensor_proto(a),
-            ),
-            "… and SerializeToString": (
-                lambda a=array: make_tensor_proto(a).SerializeToString(),
-                lambda a=array: tf.make_tensor_proto(a).SerializeToString(),
-            ),
-            "make_ndarray": (
-                lambda m=mine: make_ndarray(m),
-                lambda o=other: tf.make_ndarray(o),
-            ),
-            "… read-only": (
-                lambda m=mine: make_ndarray(m, writable=False),
-                lambda o=other: tf.make_ndarray(o),
-            ),
-            "array to request": (
-                lambda o=operation: encode_request(o),
-                their_request,
-            ),
-            "response to array": (
-                lambda d=data: decode_response(d, writable=False),
-                their_outputs,
-            ),
-            "… writable": (
-                lambda d=data: decode_response(d, writable=True),
-                their_outputs,
-            ),
-        }
-        for name, (ours, tensorflows) in pairs.items():
-            compared(
-                f"{name}, {megabytes} MB", best(ours, rounds), best(tensorflows, rounds)
-            )
 
 
 def call(rounds: int) -> None:

@@ -1,6 +1,9 @@
 """Arrays to TensorProto and back, against TensorFlow and against the server's rules."""
 
 import copy
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -261,6 +264,38 @@ def test_an_array_is_not_that_of_another() -> None:
     make_ndarray(tensor)[0] = 5
 
     assert make_ndarray(tensor, writable=False).tolist() == [1, 1, 1]
+
+
+REQUESTS = """
+import resource
+import numpy as np
+from servable.apis import predict_pb2
+from servable.client import make_ndarray, make_tensor_proto
+
+def ask(array):
+    request = predict_pb2.PredictRequest()
+    request.inputs["x"].CopyFrom(make_tensor_proto(array))
+    data = request.SerializeToString()
+    return make_ndarray(predict_pb2.PredictRequest.FromString(data).inputs["x"])
+
+array = np.ones(1 << 20, np.float32)
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert (ask(array) == array).all()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's habit")
+def test_the_memory_of_large_messages_is_used_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REQUESTS], capture_output=True, text=True, check=True
+    )
+
+    # As many pages as one of the arrays has would mean that it lay in fresh ones.
+    assert int(done.stdout) < (4 << 20) // 4096
 
 
 def proto(text: str) -> tensor_pb2.TensorProto:

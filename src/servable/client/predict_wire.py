@@ -23,6 +23,7 @@ from servable.client.operations import ModelRef, Outputs, Predict
 from servable.client.tensors import (
     content_of,
     encode,
+    keep_freed_memory,
     make_ndarray,
     read_only,
     set_shape,
@@ -66,6 +67,7 @@ def encode_request(operation: Predict) -> bytes:
             tensor = message.SerializeToString()
             parts += (_entry_head(name, len(tensor)), tensor)
         else:
+            keep_freed_memory(array.nbytes)
             content = content_of(array)
             parts += (_head(name, dtype, array.shape, len(content)), content)
     return b"".join(parts)
@@ -82,6 +84,7 @@ def decode_response(data: bytes, *, writable: bool) -> Outputs:
         Internal: the bytes are none.
         TensorError: a tensor has no values, or not those that its shape asks for.
     """
+    keep_freed_memory(len(data))
     try:
         found = _outputs(data, writable)
     except (IndexError, UnicodeDecodeError, DecodeError):  # protobuf says it better

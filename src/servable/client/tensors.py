@@ -6,6 +6,8 @@ which accept more than `tf.make_ndarray` does: the last of too few values is rep
 no values are zeros, and what exceeds the shape is ignored.
 """
 
+import contextlib
+import functools
 import math
 import numbers
 import sys
@@ -28,6 +30,7 @@ _LENGTH_DELIMITED: Final = 2  # the type on the wire of bytes, messages, packed 
 _FEW: Final = 64  # up to here an array is made faster of a list than of a field
 _LARGE: Final = 1 << 16  # bytes, from which a copy costs more than a view
 _MAX_CONTENT: Final = 2**31 - 1  # what protobuf can carry in one message
+_KEPT: Final = (32 << 20) - (64 << 10)  # bytes, see `keep_freed_memory`
 
 
 def make_tensor_proto(
@@ -60,6 +63,7 @@ def make_tensor_proto(
             f"{array.size} values do not fit a tensor of shape {list(dims)}, "
             f"which takes {size}"
         )
+    keep_freed_memory(array.nbytes)
     tensor = tensor_pb2.TensorProto()
     set_shape(tensor, wire, dims)
     if wire.content_by_default and array.size == size > 1:
@@ -111,6 +115,28 @@ def content_of(array: npt.NDArray[Any]) -> bytes | memoryview:
     return array.tobytes()
 
 
+def keep_freed_memory(nbytes: int) -> None:
+    """
+    Have the C library use again what messages of so many bytes leave behind.
+
+    A message is made, copied into a request, serialized and forgotten.  glibc hands
+    what is freed beyond 128 KiB back to the kernel at once, and to write to fresh
+    memory costs several times what copying does: a request of 4 MiB took 9 ms instead
+    of 0.7 ms.  It does not once the program has freed a larger block, of 32 MiB at
+    most: blocks of up to that size then come from its heap, of which it keeps up to
+    twice as much (mallopt(3), M_MMAP_THRESHOLD).  So this takes such a block, writes
+    nothing to it, and frees it.  Other C libraries do not mind.
+    """
+    if nbytes > _LARGE:
+        _free_a_block()
+
+
+@functools.cache
+def _free_a_block() -> None:
+    with contextlib.suppress(MemoryError):
+        np.empty(_KEPT, np.uint8)
+
+
 def make_ndarray(
     tensor: tensor_pb2.TensorProto, *, writable: bool = True
 ) -> npt.NDArray[Any]:
@@ -140,6 +166,7 @@ def make_ndarray(
         if not size:
             values = np.empty(shape, numpy_dtype)
             return values if writable else read_only(values)
+        keep_freed_memory(size * numpy_dtype.itemsize)
         if content := tensor.tensor_content:
             values = _from_content(content, wire, numpy_dtype, size)
         else:
