@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from servable.client import dtypes
@@ -17,7 +18,7 @@ from servable.client.operations import (
     Status,
     Tensor,
 )
-from servable.client.rest_codec import decode, encode
+from servable.client.rest_codec import HttpRequest, decode, encode
 from servable.client.signatures import Signature, TensorSpec
 from servable.errors import Code, Internal, ServingError, Unimplemented
 
@@ -35,8 +36,18 @@ def predict(outputs: dict[str, str], **inputs: tuple[Any, str]) -> Predict:
     return Predict(ModelRef("m"), "s", tensors, (), signature)
 
 
+def encoded(operation: Any) -> HttpRequest:
+    steps = encode(operation)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            request: HttpRequest = done.value
+            return request
+
+
 def body(operation: Any) -> str:
-    data = encode(operation).body
+    data = encoded(operation).body
     assert data is not None
     return data.decode()
 
@@ -65,10 +76,42 @@ def test_values_are_written(value: Any, dtype: str, text: str) -> None:
     )
 
 
+BITS = np.random.default_rng(0).integers(0, 2**32, 99_000, np.uint32)
+ANY = np.where(np.isnan(BITS.view("f4")), np.float32(np.nan), BITS.view("f4"))
+FINITE = np.nan_to_num(ANY)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pytest.param(FINITE.reshape(99, 10, 100), id="every sort of float"),
+        pytest.param(FINITE.reshape(1, -1, 1), id="many in one row"),
+        pytest.param(FINITE.reshape(2, -1), id="two long rows"),
+        pytest.param(ANY, id="with some that are no numbers"),
+        pytest.param(np.zeros((50_000, 0), np.float32), id="none"),
+        pytest.param(-np.zeros(2_000, np.float32), id="negative zeros"),
+        pytest.param(FINITE.astype(np.float64), id="float64"),
+        pytest.param(BITS.astype(np.int64).reshape(-1, 3), id="integers"),
+        pytest.param(BITS > 1 << 31, id="booleans"),
+    ],
+)
+def test_large_arrays_are_written_to_the_last_bit(array: npt.NDArray[Any]) -> None:
+    written = body(predict({}, a=([1], "int32"), x=(array, array.dtype.name)))
+    inputs = json.loads(written)["inputs"]
+    read = np.array(inputs["x"], array.dtype)
+
+    assert inputs["a"] == [1]
+    assert (read.shape, read.tobytes()) == (array.shape, array.tobytes())
+
+
+def test_a_large_array_is_written_in_pieces() -> None:
+    assert len(list(encode(predict({}, x=(FINITE, "float32"))))) > 3
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint16", "complex64"])
 def test_what_rest_has_no_form_for_is_refused(dtype: str) -> None:
     with pytest.raises(Unimplemented, match=f"no {dtype} values; use a gRPC"):
-        encode(predict({}, x=([1], dtype)))
+        encoded(predict({}, x=([1], dtype)))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +127,8 @@ def test_what_rest_has_no_form_for_is_refused(dtype: str) -> None:
     ids=str,
 )
 def test_names_are_percent_encoded(model: ModelRef, path: str) -> None:
-    assert encode(Status(model)).path == path
-    assert encode(Metadata(model)).path == f"{path}/metadata"
+    assert encoded(Status(model)).path == path
+    assert encoded(Metadata(model)).path == f"{path}/metadata"
 
 
 def answered(operation: Predict, text: str) -> dict[str, Any]:

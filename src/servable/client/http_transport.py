@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -74,7 +74,10 @@ class HttpTransport:
             ServingError: the server's code and text, or that it was not reached.
         """
         deadline = time.monotonic() + timeout_s
-        request = self._requests.make(operation)
+        steps = self._requests.make(operation)
+        while (request := next(steps)) is None:
+            if time.monotonic() > deadline:
+                raise _late(self._target, timeout_s)
         request.extensions["timeout"] = dict.fromkeys(_PHASES, deadline)
         try:
             response = self._pool.handle_request(request)
@@ -108,9 +111,12 @@ class AsyncHttpTransport:
 
     async def send(self, operation: Operation, timeout_s: float) -> Any:
         """Send one operation and return its result; raises as HttpTransport.send."""
-        request = self._requests.make(operation)
+        steps = self._requests.make(operation)
         try:
             async with asyncio.timeout(timeout_s):
+                # Between the pieces others have their turns, and time passes.
+                while (request := next(steps)) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
                 response = await self._pool.handle_async_request(request)
                 try:
                     body = await response.aread()
@@ -147,15 +153,16 @@ class _Requests:
         name = None if tls is None else tls.server_name
         self._extensions = {} if name is None else {"sni_hostname": name}
 
-    def make(self, operation: Operation) -> httpcore.Request:
-        message = rest_codec.encode(operation)
+    def make(self, operation: Operation) -> Iterator[httpcore.Request | None]:
+        """Give None now and then while the request is written, and then itself."""
+        message = yield from rest_codec.encode(operation)
         headers = dict(self._headers)
         if message.method != "GET":
             headers["Content-Type"] = b"application/json"
             headers["Content-Length"] = str(len(message.body or b"")).encode()
         if authorization := self._options.authorization():
             headers["Authorization"] = authorization.encode()
-        return httpcore.Request(
+        yield httpcore.Request(
             message.method,
             httpcore.URL(
                 scheme=self._scheme,

@@ -1,8 +1,9 @@
 """How each operation looks over REST: method, path and JSON, and the way back."""
 
 import base64
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from servable.apis import (
     model_pb2,
 )
 from servable.client import dtypes
-from servable.client.dtypes import STRING
+from servable.client.dtypes import STRING, DType
 from servable.client.grpc_codec import version_statuses
 from servable.client.operations import (
     Classification,
@@ -33,7 +34,6 @@ from servable.client.operations import (
     Regress,
     ReloadConfig,
     Status,
-    Tensor,
 )
 from servable.client.signatures import (
     ModelMetadata,
@@ -50,6 +50,10 @@ _JSON_DTYPES: Final = frozenset(
         *("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"),
     )
 )
+
+_FLOAT32: Final = dtypes.parse("float32")
+_BLOCK: Final = 1 << 15  # values that are written at once: some milliseconds
+_FEW: Final = 1 << 10  # values, up to which it is not worth a template
 
 # More than one code has the same HTTP status; the one that is meant most stands here.
 _CODES: Final = {
@@ -83,9 +87,9 @@ class HttpRequest:
     body: bytes | None = None
 
 
-def encode(operation: Operation) -> HttpRequest:
+def encode(operation: Operation) -> Generator[None, None, HttpRequest]:
     """
-    Return the request for *operation*.
+    Return the request for *operation*; yield now and then while it is written.
 
     MultiInference and ReloadConfig are extensions that not every server has.
 
@@ -100,7 +104,7 @@ def encode(operation: Operation) -> HttpRequest:
         case ReloadConfig():
             return HttpRequest("POST", "/v1/config:reload", _config_body(operation))
         case Predict():
-            verb, body = "predict", _predict_body(operation)
+            verb, body = "predict", (yield from _predict_body(operation))
         case Classify():
             verb, body = "classify", _examples_body(operation)
         case Regress():
@@ -163,24 +167,63 @@ def _dumps(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _predict_body(operation: Predict) -> bytes:
-    document: dict[str, Any] = {}
-    if operation.signature_name:
-        document["signature_name"] = operation.signature_name
-    document["inputs"] = {
-        name: _json_values(name, tensor) for name, tensor in operation.inputs.items()
-    }
-    return _dumps(document)
+def _predict_body(operation: Predict) -> Generator[None, None, bytes]:
+    head = {"signature_name": operation.signature_name, "inputs": {}}
+    if not operation.signature_name:
+        del head["signature_name"]
+    parts = [_dumps(head)[:-2]]
+    for number, (name, tensor) in enumerate(operation.inputs.items()):
+        if tensor.dtype.name not in _JSON_DTYPES:
+            raise Unimplemented(
+                f"input {name!r}: the REST API has no {tensor.dtype} values; use a "
+                "gRPC address, as Client('host:8500')"
+            )
+        parts.append((b"," if number else b"") + _dumps(name) + b":")
+        for part in _values(tensor.array, tensor.dtype):
+            parts.append(part)
+            yield
+    return b"".join(parts) + b"}}"
 
 
-def _json_values(name: str, tensor: Tensor) -> Any:
-    if tensor.dtype.name not in _JSON_DTYPES:
-        raise Unimplemented(
-            f"input {name!r}: the REST API has no {tensor.dtype} values; use a gRPC "
-            "address, as Client('host:8500')"
-        )
-    values = tensor.array.tolist()
-    return _json_strings(values) if tensor.dtype is STRING else values
+def _values(array: npt.NDArray[Any], dtype: DType) -> Iterator[bytes]:
+    """Return the values in JSON, in pieces."""
+    if array.size <= _BLOCK or array.ndim == 0:
+        yield _block(array, dtype)
+        return
+    rows = max(1, _BLOCK * len(array) // array.size)
+    opening = b"["
+    for at in range(0, len(array), rows):
+        yield opening
+        if rows == 1:
+            yield from _values(array[at], dtype)
+        else:
+            yield _block(array[at : at + rows], dtype)[1:-1]
+        opening = b","
+    yield b"]"
+
+
+def _block(array: npt.NDArray[Any], dtype: DType) -> bytes:
+    if dtype is STRING:
+        return _dumps(_json_strings(array.tolist()))
+    if dtype is _FLOAT32 and array.size > _FEW and np.isfinite(array).all():
+        has_negative_zero = bool((np.signbit(array) & (array == 0)).any())
+        template = _template(array.shape, "%#.9g" if has_negative_zero else "%.9g")
+        return (template % tuple(array.reshape(-1).tolist())).encode()
+    return _dumps(array.tolist())
+
+
+@functools.lru_cache(maxsize=4)
+def _template(shape: tuple[int, ...], number: str) -> str:
+    """
+    Return what makes JSON of so many numbers, three times as fast as json does.
+
+    Nine digits say which float32 is meant; json writes the seventeen of a float64.  A
+    zero that is negative needs its point, as servers read `-0` as an integer.
+    """
+    text = number
+    for size in reversed(shape):
+        text = "[" + ",".join([text] * size) + "]"
+    return text
 
 
 def _json_strings(value: Any) -> Any:
