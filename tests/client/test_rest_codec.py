@@ -104,8 +104,16 @@ def test_large_arrays_are_written_to_the_last_bit(array: npt.NDArray[Any]) -> No
     assert (read.shape, read.tobytes()) == (array.shape, array.tobytes())
 
 
-def test_a_large_array_is_written_in_pieces() -> None:
-    assert len(list(encode(predict({}, x=(FINITE, "float32"))))) > 3
+@pytest.mark.parametrize(
+    ("count", "pauses"),
+    [pytest.param(1 << 15, False, id="few"), pytest.param(1 << 16, True, id="many")],
+)
+def test_there_are_pauses_while_a_large_array_is_written(
+    count: int, pauses: bool
+) -> None:
+    steps = encode(predict({}, x=(FINITE[:count], "float32")))
+
+    assert bool(list(steps)) is pauses
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint16", "complex64"])

@@ -89,7 +89,7 @@ class HttpRequest:
 
 def encode(operation: Operation) -> Generator[None, None, HttpRequest]:
     """
-    Return the request for *operation*; yield now and then while it is written.
+    Return the request for *operation*; yield now and then while a large one is written.
 
     MultiInference and ReloadConfig are extensions that not every server has.
 
@@ -181,7 +181,8 @@ def _predict_body(operation: Predict) -> Generator[None, None, bytes]:
         parts.append((b"," if number else b"") + _dumps(name) + b":")
         for part in _values(tensor.array, tensor.dtype):
             parts.append(part)
-            yield
+            if tensor.array.size > _BLOCK:
+                yield
     return b"".join(parts) + b"}}"
 
 
