@@ -1,9 +1,11 @@
 """TLS and HTTP/2 on the REST port, and certificates that are replaced meanwhile."""
 
 import json
+import os
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,34 @@ def test_a_client_shows_who_it_is_where_that_is_asked(
             pytest.raises(httpx.TransportError),
         ):
             session.post(url, json=BODY)
+
+
+def test_the_shell_completes_models_of_a_server_that_asks_who_one_is(
+    start: Callable[..., Any], base_path: Path, authority: Authority, tmp_path: Path
+) -> None:
+    key, certificate = authority.certify("server", "/CN=server")
+    authority.certify("client", "/CN=client")
+    ca = authority.read("ca.pem")
+    path = ssl_config(tmp_path / "ssl.config", key, certificate, ca, verify=True)
+    server = start(f"--model_base_path={base_path}", f"--ssl_config_file={path}")
+    files = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}
+    options = [f"--tls-{name}={authority.directory / files[name]}" for name in files]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "servable"],
+        env={
+            **os.environ,
+            "_SERVABLE_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"servable predict {' '.join(options)} def",
+            "COMP_CWORD": "5",
+            "SERVABLE_ADDRESS": f"localhost:{server.grpc_port}",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.split() == ["plain,default"]
 
 
 def subject(port: int) -> str:

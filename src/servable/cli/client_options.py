@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FAILED: Final = 1
 DEFAULT_ADDRESS: Final = "localhost:8500"
 _DEFAULT_TIMEOUT_S: Final = 10.0
+_DEFAULT_ATTEMPTS: Final = 4
 _VARIABLE: Final = "SERVABLE_TOKEN"
 
 _COMPLETION_TIMEOUT_S: Final = 2.0
@@ -45,7 +46,7 @@ class Connection:
     token: str | None = field(default=None, repr=False)
     is_token_told: bool = False
 
-    def __call__(self) -> "Client":
+    def __call__(self, attempts: int = _DEFAULT_ATTEMPTS) -> "Client":
         """Return a Client; nothing is connected yet."""
         from servable.client import Client, Tls  # noqa: PLC0415 - slow to import
 
@@ -54,6 +55,7 @@ class Connection:
             tls=Tls(self.ca, self.certificate, self.key) if self._files() else self.tls,
             token=self.token,
             timeout=self.timeout_s,
+            attempts=attempts,
         )
 
     def python(self) -> str:
@@ -177,16 +179,17 @@ def complete_model(
     context: click.Context, _argument: click.Parameter, incomplete: str
 ) -> list[str]:
     """Return the models of the server that begin so; none if it does not tell."""
-    # The shell waits for this: what is slow to import is imported only here.
-    from servable.client import Client  # noqa: PLC0415
-
-    given = context.params.get("address")
-    address = given or os.environ.get("SERVABLE_ADDRESS") or DEFAULT_ADDRESS
-    with contextlib.suppress(ServingError):
-        token = context.params.get("token") or os.environ.get(_VARIABLE)
-        with Client(
-            address, timeout=_COMPLETION_TIMEOUT_S, attempts=1, token=token
-        ) as c:
-            names = [model.config.name for model in c.administration.models()]
+    given = context.params
+    connect = Connection(
+        given.get("address") or os.environ.get("SERVABLE_ADDRESS") or DEFAULT_ADDRESS,
+        _COMPLETION_TIMEOUT_S,
+        given.get("tls") or False,
+        given.get("tls_ca"),
+        given.get("tls_cert"),
+        given.get("tls_key"),
+        given.get("token") or os.environ.get(_VARIABLE),
+    )
+    with contextlib.suppress(ServingError), connect(attempts=1) as client:
+        names = [model.config.name for model in client.administration.models()]
         return sorted(name for name in names if name.startswith(incomplete))
     return []
