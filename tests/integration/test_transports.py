@@ -203,13 +203,18 @@ def test_grpc_stays_plain_beside_it(secure: Any) -> None:
     assert secure.is_serving("m")
 
 
-def test_a_client_shows_who_it_is_where_that_is_asked(
-    start: Callable[..., Any], base_path: Path, authority: Authority, tmp_path: Path
-) -> None:
+def mutual(authority: Authority, directory: Path) -> Path:
+    """Write an SSLConfig file that asks clients for certificates, and make one."""
     key, certificate = authority.certify("mutual", "/CN=server")
     authority.certify("client", "/CN=client")
     ca = authority.read("ca.pem")
-    path = ssl_config(tmp_path / "ssl.config", key, certificate, ca, verify=True)
+    return ssl_config(directory / "ssl.config", key, certificate, ca, verify=True)
+
+
+def test_a_client_shows_who_it_is_where_that_is_asked(
+    start: Callable[..., Any], base_path: Path, authority: Authority, tmp_path: Path
+) -> None:
+    path = mutual(authority, tmp_path)
     model = (f"--model_base_path={base_path}", "--model_name=m")
     server = start(
         *model, "--wait_for_models=true", f"--rest_api_ssl_config_file={path}"
@@ -229,10 +234,7 @@ def test_a_client_shows_who_it_is_where_that_is_asked(
 def test_the_shell_completes_models_of_a_server_that_asks_who_one_is(
     start: Callable[..., Any], base_path: Path, authority: Authority, tmp_path: Path
 ) -> None:
-    key, certificate = authority.certify("server", "/CN=server")
-    authority.certify("client", "/CN=client")
-    ca = authority.read("ca.pem")
-    path = ssl_config(tmp_path / "ssl.config", key, certificate, ca, verify=True)
+    path = mutual(authority, tmp_path)
     server = start(f"--model_base_path={base_path}", f"--ssl_config_file={path}")
     files = {"ca": "ca.pem", "cert": "client.pem", "key": "client.key"}
     options = [f"--tls-{name}={authority.directory / files[name]}" for name in files]

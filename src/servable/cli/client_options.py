@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _FAILED: Final = 1
 DEFAULT_ADDRESS: Final = "localhost:8500"
 _DEFAULT_TIMEOUT_S: Final = 10.0
-_DEFAULT_ATTEMPTS: Final = 4
 _VARIABLE: Final = "SERVABLE_TOKEN"
 
 _COMPLETION_TIMEOUT_S: Final = 2.0
@@ -46,8 +45,8 @@ class Connection:
     token: str | None = field(default=None, repr=False)
     is_token_told: bool = False
 
-    def __call__(self, attempts: int = _DEFAULT_ATTEMPTS) -> "Client":
-        """Return a Client; nothing is connected yet."""
+    def __call__(self, **options: Any) -> "Client":
+        """Return a Client, with further options of it; nothing is connected yet."""
         from servable.client import Client, Tls  # noqa: PLC0415 - slow to import
 
         return Client(
@@ -55,7 +54,7 @@ class Connection:
             tls=Tls(self.ca, self.certificate, self.key) if self._files() else self.tls,
             token=self.token,
             timeout=self.timeout_s,
-            attempts=attempts,
+            **options,
         )
 
     def python(self) -> str:
